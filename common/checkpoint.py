@@ -1,0 +1,86 @@
+"""Checkpoints of a run: what is in them, and how they reach the disk.
+
+`last.pdparams` holds everything to go on with, `best.pdparams` the weights of the best
+evaluation. Both are dictionaries with the weights under 'model', as PaddleViT writes them.
+"""
+import os
+
+import paddle
+
+from common.errors import InputError
+from common.optim import load_optimizer_state, optimizer_state
+from common.safe_load import load_pickle
+from common.weights import load_pretrained
+
+FORMAT_VERSION = 1
+
+
+def write_atomically(content, path):
+    """paddle.save through a temporary file: the old file or the new one, never half of one."""
+    temporary = f'{path}.tmp{os.getpid()}'
+    try:
+        paddle.save(content, temporary)
+        with open(temporary, 'rb+') as stream:
+            os.fsync(stream.fileno())
+        os.replace(temporary, path)
+    except BaseException:
+        if os.path.exists(temporary):
+            os.remove(temporary)
+        raise
+    folder = os.open(os.path.dirname(os.path.abspath(path)), os.O_RDONLY)
+    try:
+        os.fsync(folder)
+    finally:
+        os.close(folder)
+
+
+def save_weights(path, model, facts):
+    """Weights with some facts about them (epoch, accuracy, config).
+
+    Args:
+        path: file to write.
+        model: a Layer.
+        facts: dict of numbers, strings and dicts of them.
+    """
+    write_atomically({'model': model.state_dict(), 'format_version': FORMAT_VERSION, **facts}, path)
+
+
+def save_checkpoint(path, model, optimizer, scaler, facts):
+    """Everything that a run needs to go on: weights, optimiser, loss scaling, and the facts."""
+    write_atomically({
+        'model': model.state_dict(),
+        'optimizer': optimizer_state(optimizer, model),
+        'amp_grad_scaler': scaler.state_dict() if scaler else {},
+        'format_version': FORMAT_VERSION,
+        **facts,
+    }, path)
+
+
+def resume(path, model, optimizer, scaler):
+    """Loads what `save_checkpoint` wrote.
+
+    Args:
+        path: file.
+        model: a Layer; the weights must fit without any change.
+        optimizer: of common.optim.build_optimizer, or None to load the weights only.
+        scaler: GradScaler or None.
+
+    Returns:
+        The checkpoint's dict, with the facts.
+
+    Raises:
+        InputError: not a checkpoint of a run, of a newer format, or for another model.
+    """
+    content = load_pickle(path)
+    if not isinstance(content, dict) or 'optimizer' not in content or 'epoch' not in content:
+        raise InputError(f'{path}: got weights without a training state, expected a last.pdparams '
+                         f'of a run; to start from weights use -pretrained')
+    version = content.get('format_version', 0)
+    if version != FORMAT_VERSION:
+        raise InputError(f'{path}: got checkpoint format {version}, expected {FORMAT_VERSION}')
+    load_pretrained(model, path)
+    if optimizer is not None:
+        load_optimizer_state(optimizer, model, content['optimizer'], path)
+        if scaler and content['amp_grad_scaler']:
+            scaler.load_state_dict(content['amp_grad_scaler'])
+    return content

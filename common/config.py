@@ -1,0 +1,418 @@
+"""Configuration: the keys that every family shares, and how a config is put together.
+
+Order: default < yaml (one BASE hop) < flag < -o KEY=VALUE; then frozen. yaml is read with the
+safe loader only. A key that is unknown or given twice, and a value of the wrong type or range,
+stop the program with the file and line, and name the nearest key.
+
+A family's config.py adds its MODEL keys to `base_config()` and calls `load_config`.
+"""
+import ast
+import difflib
+import math
+import os
+
+import yaml
+from yacs.config import CfgNode
+
+from common.errors import InputError
+
+MAX_YAML_BYTES = 1 << 20
+
+
+def base_config():
+    """A new, unfrozen config with the keys of DATA, AUG, TRAIN and the run, and their defaults."""
+    config = CfgNode()
+    # other yaml files, in this file's folder, that are read first; they may have no BASE of their
+    # own
+    config.BASE = []
+
+    config.DATA = CfgNode()
+    # images of one training step on one device (one GPU or process), before accumulation
+    config.DATA.BATCH_SIZE = 256
+    # the same for evaluation; None is BATCH_SIZE
+    config.DATA.BATCH_SIZE_EVAL = None
+    # folder with train_list.txt and val_list.txt
+    config.DATA.DATA_PATH = '/dataset/imagenet/'
+    # imagenet2012 | list: both read train_list.txt and val_list.txt ('relative/path label' a line)
+    config.DATA.DATASET = 'imagenet2012'
+    # pixels: a number, or [height, width]
+    config.DATA.IMAGE_SIZE = 224
+    config.DATA.IMAGE_CHANNELS = 3
+    # evaluation: the short side is resized to floor(IMAGE_SIZE / CROP_PCT), the centre is cut out
+    config.DATA.CROP_PCT = 0.875
+    # evaluation filter: bicubic | bilinear (Pillow's, antialiased)
+    config.DATA.INTERPOLATION = 'bicubic'
+    # loader processes of one device; 0 loads in the training process
+    config.DATA.NUM_WORKERS = 2
+    # subtracted from and divided into pixels in [0, 1], by channel R, G, B
+    config.DATA.IMAGENET_MEAN = [0.5, 0.5, 0.5]
+    config.DATA.IMAGENET_STD = [0.5, 0.5, 0.5]
+
+    config.AUG = CfgNode()
+    # random resized crop: range of the area (share of the image) and of the aspect ratio
+    config.AUG.SCALE = [0.08, 1.0]
+    config.AUG.RATIO = [3 / 4, 4 / 3]
+    # training filter: bicubic | bilinear | random (one of both for each image)
+    config.AUG.INTERPOLATION = 'bicubic'
+    # probability of a left-right flip
+    config.AUG.HFLIP = 0.5
+
+    config.MODEL = CfgNode()
+    config.MODEL.TYPE = ''
+    config.MODEL.NAME = ''
+    # weight file to start from (fine-tuning) or to evaluate
+    config.MODEL.PRETRAINED = None
+    # checkpoint of an interrupted run to go on with
+    config.MODEL.RESUME = None
+    config.MODEL.NUM_CLASSES = 1000
+    config.MODEL.DROPOUT = 0.0
+    config.MODEL.ATTENTION_DROPOUT = 0.0
+    config.MODEL.DROPPATH = 0.0
+
+    config.TRAIN = CfgNode()
+    # epochs already done when a run starts from weights without a training state
+    config.TRAIN.LAST_EPOCH = 0
+    # epochs of the schedule; a cosine or linear schedule reaches END_LR at its end
+    config.TRAIN.NUM_EPOCHS = 300
+    config.TRAIN.WARMUP_EPOCHS = 32
+    # epochs at END_LR after NUM_EPOCHS
+    config.TRAIN.COOLDOWN_EPOCHS = 0
+    config.TRAIN.BASE_LR = 3e-3
+    # the batch that BASE_LR is meant for: lr = BASE_LR * global batch / this; None: not scaled
+    config.TRAIN.LR_BASE_BATCH = None
+    config.TRAIN.WARMUP_START_LR = 1e-6
+    config.TRAIN.END_LR = 0.0
+    config.TRAIN.WEIGHT_DECAY = 0.3
+    # largest global L2 norm of the gradient; None does not clip
+    config.TRAIN.GRAD_CLIP = None
+    # micro-batches that are summed before one optimiser step
+    config.TRAIN.ACCUM_ITER = 1
+    # share of the target that is spread evenly over all classes
+    config.TRAIN.LABEL_SMOOTHING = 0.0
+
+    config.TRAIN.LR_SCHEDULER = CfgNode()
+    # cosine | linear | constant
+    config.TRAIN.LR_SCHEDULER.NAME = 'cosine'
+    # step: a new rate at every optimiser step; epoch: one rate for each epoch
+    config.TRAIN.LR_SCHEDULER.UNIT = 'step'
+    # where the decay starts to count: 'warmup' at the end of the warm-up, so that BASE_LR is
+    # reached; 'zero' at the first step, as timm does
+    config.TRAIN.LR_SCHEDULER.DECAY_FROM = 'warmup'
+
+    config.TRAIN.OPTIMIZER = CfgNode()
+    # AdamW
+    config.TRAIN.OPTIMIZER.NAME = 'AdamW'
+    config.TRAIN.OPTIMIZER.EPS = 1e-8
+    config.TRAIN.OPTIMIZER.BETAS = [0.9, 0.999]
+    # which parameters WEIGHT_DECAY acts on: 'matrices' leaves out biases, norms and what the
+    # model's no_weight_decay() names; 'all' is PaddleViT's behaviour
+    config.TRAIN.OPTIMIZER.DECAY = 'matrices'
+
+    # folder under which each run makes its own
+    config.SAVE = './output'
+    # epochs between two checkpoints
+    config.SAVE_FREQ = 1
+    # optimiser steps between two lines of the log
+    config.REPORT_FREQ = 20
+    # epochs between two evaluations
+    config.VALIDATE_FREQ = 1
+    config.SEED = 0
+    # evaluate MODEL.PRETRAINED and stop
+    config.EVAL = False
+    # mixed precision, in training and evaluation; no effect on a CPU
+    config.AMP = False
+    # auto (bfloat16 where the GPU has it, else float16) | float16 | bfloat16
+    config.AMP_DTYPE = 'auto'
+    # O1: lists of operators; O2: everything but norms and losses, with float32 master weights
+    config.AMP_LEVEL = 'O1'
+    # auto (GPU when there is one) | cpu | gpu
+    config.DEVICE = 'auto'
+    return config
+
+
+# What a default of None may be, beside None.
+NULLABLE = {
+    'DATA.BATCH_SIZE_EVAL': int,
+    'MODEL.PRETRAINED': str,
+    'MODEL.RESUME': str,
+    'TRAIN.LR_BASE_BATCH': int,
+    'TRAIN.GRAD_CLIP': float,
+}
+
+# Closed ranges (low, high); None is open. They hold for every entry of a list.
+RANGES = {
+    'DATA.BATCH_SIZE': (1, None),
+    'DATA.BATCH_SIZE_EVAL': (1, None),
+    'DATA.IMAGE_SIZE': (1, 16384),
+    'DATA.IMAGE_CHANNELS': (3, 3),
+    'DATA.CROP_PCT': (0.01, 1.0),
+    'DATA.NUM_WORKERS': (0, 256),
+    'DATA.IMAGENET_STD': (1e-6, None),
+    'AUG.SCALE': (1e-6, 1.0),
+    'AUG.RATIO': (1e-3, 1e3),
+    'AUG.HFLIP': (0.0, 1.0),
+    'MODEL.NUM_CLASSES': (1, None),
+    'MODEL.DROPOUT': (0.0, 0.999),
+    'MODEL.ATTENTION_DROPOUT': (0.0, 0.999),
+    'MODEL.DROPPATH': (0.0, 0.999),
+    'TRAIN.LAST_EPOCH': (0, None),
+    'TRAIN.NUM_EPOCHS': (1, None),
+    'TRAIN.WARMUP_EPOCHS': (0, None),
+    'TRAIN.COOLDOWN_EPOCHS': (0, None),
+    'TRAIN.BASE_LR': (0.0, None),
+    'TRAIN.LR_BASE_BATCH': (1, None),
+    'TRAIN.WARMUP_START_LR': (0.0, None),
+    'TRAIN.END_LR': (0.0, None),
+    'TRAIN.WEIGHT_DECAY': (0.0, None),
+    'TRAIN.GRAD_CLIP': (1e-12, None),
+    'TRAIN.ACCUM_ITER': (1, None),
+    'TRAIN.LABEL_SMOOTHING': (0.0, 0.999),
+    'TRAIN.OPTIMIZER.EPS': (0.0, 1.0),
+    'TRAIN.OPTIMIZER.BETAS': (0.0, 0.999999999),
+    'SAVE_FREQ': (1, None),
+    'REPORT_FREQ': (1, None),
+    'VALIDATE_FREQ': (1, None),
+    'SEED': (0, 2 ** 31 - 1),
+}
+
+CHOICES = {
+    'DATA.DATASET': ('imagenet2012', 'list'),
+    'DATA.INTERPOLATION': ('bicubic', 'bilinear'),
+    'AUG.INTERPOLATION': ('bicubic', 'bilinear', 'random'),
+    'TRAIN.LR_SCHEDULER.NAME': ('cosine', 'linear', 'constant'),
+    'TRAIN.LR_SCHEDULER.UNIT': ('step', 'epoch'),
+    'TRAIN.LR_SCHEDULER.DECAY_FROM': ('warmup', 'zero'),
+    'TRAIN.OPTIMIZER.NAME': ('AdamW',),
+    'TRAIN.OPTIMIZER.DECAY': ('matrices', 'all'),
+    'AMP_DTYPE': ('auto', 'float16', 'bfloat16'),
+    'AMP_LEVEL': ('O1', 'O2'),
+    'DEVICE': ('auto', 'cpu', 'gpu'),
+}
+
+# Lists of a fixed length.
+LENGTHS = {'DATA.IMAGENET_MEAN': 3, 'DATA.IMAGENET_STD': 3, 'AUG.SCALE': 2, 'AUG.RATIO': 2,
+           'TRAIN.OPTIMIZER.BETAS': 2}
+
+
+def load_config(defaults, cfg_file=None, nullable=None, ranges=None):
+    """A frozen copy of `defaults` with the values of a yaml file.
+
+    Args:
+        defaults: CfgNode with every key that may be set.
+        cfg_file: path of the yaml, or None.
+        nullable, ranges: the family's additions to NULLABLE and RANGES.
+
+    Raises:
+        InputError: naming the file and line.
+    """
+    config = defaults.clone()
+    if cfg_file:
+        for file in [*read_base(cfg_file), cfg_file]:
+            for key, value, line in read_yaml(file):
+                set_key(config, key, value, f'{file}:{line}', nullable, ranges)
+    config.freeze()
+    return config
+
+
+def update_config(config, args=None, nullable=None, ranges=None):
+    """A frozen copy of `config` with the values of the flags and then of `-o KEY=VALUE`.
+
+    Args:
+        config: CfgNode.
+        args: namespace of common.runner's parser; a flag that is None is left alone.
+
+    Raises:
+        InputError: naming the flag.
+    """
+    config = config.clone()
+    config.defrost()
+    for flag, keys in FLAG_KEYS.items():
+        value = getattr(args, flag, None)
+        if value is not None and value is not False:
+            for key in keys:
+                set_key(config, key, value, f'-{flag}', nullable, ranges)
+    for item in getattr(args, 'o', None) or []:
+        key, equals, text = item.partition('=')
+        if not equals:
+            raise InputError(f'-o {item}: got no "=", expected KEY=VALUE')
+        try:
+            value = yaml.safe_load(text)
+        except yaml.YAMLError as error:
+            raise InputError(f'-o {item}: got a value that is not yaml ({error.problem})') from None
+        set_key(config, key, value, f'-o {item}', nullable, ranges)
+    check_together(config)
+    config.freeze()
+    return config
+
+
+# The keys that each flag sets; a later flag wins over an earlier one.
+FLAG_KEYS = {
+    'dataset': ['DATA.DATASET'],
+    'data_path': ['DATA.DATA_PATH'],
+    'output': ['SAVE'],
+    'batch_size': ['DATA.BATCH_SIZE', 'DATA.BATCH_SIZE_EVAL'],
+    'batch_size_eval': ['DATA.BATCH_SIZE_EVAL'],
+    'image_size': ['DATA.IMAGE_SIZE'],
+    'accum_iter': ['TRAIN.ACCUM_ITER'],
+    'pretrained': ['MODEL.PRETRAINED'],
+    'resume': ['MODEL.RESUME'],
+    'last_epoch': ['TRAIN.LAST_EPOCH'],
+    'eval': ['EVAL'],
+    'amp': ['AMP'],
+}
+
+
+def check_together(config):
+    """What no single key can say."""
+    train = config.TRAIN
+    if train.WARMUP_EPOCHS > train.NUM_EPOCHS:
+        raise InputError(f'TRAIN.WARMUP_EPOCHS: got {train.WARMUP_EPOCHS}, expected at most '
+                         f'TRAIN.NUM_EPOCHS {train.NUM_EPOCHS}')
+    for key in ('SCALE', 'RATIO'):
+        low, high = config.AUG[key]
+        if low > high:
+            raise InputError(f'AUG.{key}: got [{low}, {high}], expected the smaller one first')
+
+
+def read_base(cfg_file):
+    """The files that `cfg_file` names under BASE."""
+    names = [value for key, value, _ in read_yaml(cfg_file) if key == 'BASE']
+    names = names[0] if names else []
+    names = [names] if isinstance(names, str) else names or []
+    folder = os.path.realpath(os.path.dirname(cfg_file))
+    files = []
+    for name in (name for name in names if name):
+        file = os.path.realpath(os.path.join(folder, str(name)))
+        if os.path.dirname(file) != folder:
+            raise InputError(f'{cfg_file}: BASE: got {name}, expected a file in the same folder')
+        if any(key == 'BASE' and value for key, value, _ in read_yaml(file)):
+            raise InputError(f'{cfg_file}: BASE: {name} has a BASE of its own, expected none')
+        files.append(os.path.join(os.path.dirname(cfg_file), str(name)))
+    return files
+
+
+def read_yaml(file):
+    """The leaves of a yaml file as a list of (dotted key, value, line)."""
+    if not os.path.isfile(file):
+        raise InputError(f'{file}: no such config file')
+    if os.path.getsize(file) > MAX_YAML_BYTES:
+        raise InputError(f'{file}: got {os.path.getsize(file)} bytes, expected a config of at '
+                         f'most {MAX_YAML_BYTES}')
+    with open(file, 'rb') as stream:
+        loader = yaml.SafeLoader(stream)
+        try:
+            node = loader.get_single_node()
+            if not isinstance(node, yaml.MappingNode):
+                raise InputError(f'{file}:1: got no mapping, expected KEY: VALUE lines')
+            return list(yaml_leaves(loader, node, '', file))
+        except yaml.YAMLError as error:
+            mark = getattr(error, 'problem_mark', None)
+            where = f'{file}:{mark.line + 1}' if mark else file
+            raise InputError(f'{where}: not safe yaml: '
+                             f'{getattr(error, "problem", None) or error}') from None
+        finally:
+            loader.dispose()
+
+
+def yaml_leaves(loader, node, prefix, file):
+    seen = set()
+    for key_node, value_node in node.value:
+        line = key_node.start_mark.line + 1
+        key = f'{prefix}{loader.construct_object(key_node, deep=True)}'
+        if key in seen:
+            raise InputError(f'{file}:{line}: {key} is given twice')
+        seen.add(key)
+        if isinstance(value_node, yaml.MappingNode):
+            yield from yaml_leaves(loader, value_node, f'{key}.', file)
+        else:
+            yield key, loader.construct_object(value_node, deep=True), line
+
+
+def set_key(config, key, value, where, nullable=None, ranges=None):
+    """Sets one dotted key of an unfrozen config, or raises InputError with `where`."""
+    *parents, leaf = key.split('.')
+    node = config
+    for parent in parents:
+        node = node.get(parent) if isinstance(node, CfgNode) else None
+    if not isinstance(node, CfgNode) or leaf not in node or isinstance(node[leaf], CfgNode):
+        nearest = difflib.get_close_matches(key, list(leaf_keys(config)), n=1, cutoff=0.0)
+        raise InputError(f'{where}: unknown key {key}; the nearest key is {nearest[0]}')
+    value = coerce(key, value, node[leaf], where, nullable or {})
+    check_value(key, value, where, ranges or {})
+    node[leaf] = value
+
+
+def leaf_keys(config, prefix=''):
+    """All dotted keys of a config."""
+    for key, value in config.items():
+        if isinstance(value, CfgNode):
+            yield from leaf_keys(value, f'{prefix}{key}.')
+        else:
+            yield f'{prefix}{key}'
+
+
+def coerce(key, value, default, where, nullable):
+    """The value in the type of the key; what only looks like it ('10', 224.0) is an error."""
+    nullable = {**NULLABLE, **nullable}
+    if value is None:
+        if key in nullable or key == 'BASE':
+            return [] if key == 'BASE' else None
+        raise wrong(where, key, value, type_name(type(default)))
+    if key == 'BASE':
+        return [value] if isinstance(value, str) else list(value)
+    if key == 'DATA.IMAGE_SIZE' and isinstance(value, (list, tuple)):
+        if len(value) != 2 or not all(type(item) is int for item in value):
+            raise wrong(where, key, value, 'a whole number or [height, width]')
+        return list(value)
+    wanted = nullable.get(key, type(default))
+    if wanted is tuple or (wanted is list and isinstance(value, str)):
+        wanted = list
+        value = parse_literal(value)  # '(0.9, 0.999)' is a string in yaml
+    if wanted is float:
+        if isinstance(value, str):
+            value = parse_literal(value)  # so is 1e-3 in YAML 1.1
+        if type(value) not in (int, float) or not math.isfinite(value):
+            raise wrong(where, key, value, 'a number')
+        return float(value)
+    if wanted is list:
+        if not isinstance(value, (list, tuple)):
+            raise wrong(where, key, value, 'a list')
+        kind = type(default[0]) if default else None
+        if kind is float:
+            return [coerce(f'{key}[]', item, 0.0, where, {}) for item in value]
+        if kind and not all(type(item) is kind for item in value):
+            raise wrong(where, key, value, f'a list of {type_name(kind)}s')
+        return list(value)
+    if type(value) is not wanted:
+        raise wrong(where, key, value, type_name(wanted))
+    return value
+
+
+def parse_literal(value):
+    try:
+        return ast.literal_eval(value) if isinstance(value, str) else value
+    except (ValueError, SyntaxError):
+        return value
+
+
+def check_value(key, value, where, ranges):
+    low, high = {**RANGES, **ranges}.get(key, (None, None))
+    values = value if isinstance(value, list) else [value]
+    if key in LENGTHS and len(values) != LENGTHS[key]:
+        raise wrong(where, key, value, f'{LENGTHS[key]} numbers')
+    if key in CHOICES and value not in CHOICES[key]:
+        raise wrong(where, key, value, 'one of ' + ', '.join(CHOICES[key]))
+    for item in values:
+        if item is not None and ((low is not None and item < low)
+                                 or (high is not None and item > high)):
+            bounds = f'at least {low}' if high is None else f'{low} to {high}'
+            raise wrong(where, key, value, bounds)
+
+
+def type_name(kind):
+    return {int: 'whole number', float: 'number', str: 'string', bool: 'true or false',
+            list: 'list'}.get(kind, kind.__name__)
+
+
+def wrong(where, key, value, expected):
+    return InputError(f'{where}: {key}: got {value!r}, expected {expected}')

@@ -1,0 +1,146 @@
+"""The two loops: one epoch of training, one pass of evaluation.
+
+B is the batch of one micro-batch on one rank, K the classes. Sums stay on the device; the host
+waits for it once for each line of the log, not at each step.
+"""
+import time
+
+import paddle
+import paddle.nn.functional as F
+
+from common import dist
+from common.errors import InputError
+from common.randomness import seed_step
+
+
+def train_one_epoch(model, batches, criterion, optimizer, schedule, precision, *, epoch,
+                    steps_per_epoch, first_step=0, accum_iter=1, grad_clip=None, seed=0,
+                    report_freq=20, on_step=None, on_report=None):
+    """Trains over the batches of one epoch.
+
+    Args:
+        model: a Layer or its DataParallel.
+        batches: iterator of (images [B, 3, H, W], target [B] or [B, K]); `accum_iter` of them make
+            one optimiser step.
+        criterion: (logits, target) -> mean loss.
+        optimizer: made by common.optim.build_optimizer.
+        schedule: step of the whole run, from 0 -> learning rate.
+        precision: common.precision.Precision.
+        epoch: from 1.
+        steps_per_epoch: optimiser steps.
+        first_step: optimiser steps of this epoch that are already done.
+        grad_clip: largest global gradient norm, or None.
+        seed: of dropout and drop path.
+        report_freq: optimiser steps between two reports.
+        on_step: called with (step in the epoch from 1) after each optimiser step.
+        on_report: called with a dict of the report's figures, equal on all ranks.
+
+    Returns:
+        dict: loss and acc1 over the epoch, over all ranks.
+
+    Raises:
+        InputError: the loss is not finite, on all ranks at the same step.
+    """
+    model.train()
+    parameters = [p for p in model.parameters() if not p.stop_gradient]
+    epoch_sums, sums = paddle.zeros([3], 'float64'), paddle.zeros([3], 'float64')
+    batches = iter(batches)
+    data_time, start = 0.0, time.perf_counter()
+    for step in range(first_step, steps_per_epoch):
+        lr = schedule((epoch - 1) * steps_per_epoch + step)
+        optimizer.set_lr(lr)
+        for micro in range(accum_iter):
+            fetch = time.perf_counter()
+            images, target = next(batches)
+            data_time += time.perf_counter() - fetch
+            seed_step(seed, epoch, step * accum_iter + micro, dist.rank())
+            last = micro == accum_iter - 1
+            with dist.no_sync(model, when=not last):
+                sums += backward(model, images, target, criterion, precision, accum_iter)
+        update(optimizer, parameters, grad_clip, precision)
+        if on_step:
+            on_step(step + 1)
+        if (step + 1) % report_freq == 0 or step + 1 == steps_per_epoch:
+            epoch_sums += sums
+            loss, acc1, seen = reduce_means(sums)
+            if not loss < float('inf'):  # also False for NaN
+                raise InputError(f'epoch {epoch}, step {step + 1}: the training loss is {loss}; '
+                                 f'a lower TRAIN.BASE_LR or a TRAIN.GRAD_CLIP may help')
+            elapsed = time.perf_counter() - start
+            if on_report:
+                on_report({'epoch': epoch, 'step': step + 1, 'loss': loss, 'acc1': acc1, 'lr': lr,
+                           'images_per_s': seen / elapsed, 'data_share': data_time / elapsed})
+            sums, data_time, start = paddle.zeros([3], 'float64'), 0.0, time.perf_counter()
+    loss, acc1, _ = reduce_means(epoch_sums)
+    return {'loss': loss, 'acc1': acc1}
+
+
+def backward(model, images, target, criterion, precision, accum_iter):
+    """Forward and backward of one micro-batch; returns [loss * B, correct, B] on the device."""
+    with precision.autocast():
+        logits = model(images)                                      # [B, K]
+        loss = criterion(logits, target)
+    scaled = loss / accum_iter if accum_iter > 1 else loss
+    (precision.scaler.scale(scaled) if precision.scaler else scaled).backward()
+    with paddle.no_grad():
+        labels = target if target.ndim == 1 else target.argmax(axis=-1)
+        correct = (logits.argmax(axis=-1) == labels).astype('float64').sum()
+        B = images.shape[0]
+        return paddle.stack([loss.detach().astype('float64') * B, correct,
+                             paddle.full([], B, 'float64')])
+
+
+def update(optimizer, parameters, grad_clip, precision):
+    """One optimiser step: unscale, clip, step, clear."""
+    scaler = precision.scaler
+    if scaler:
+        scaler.unscale_(optimizer)
+    if grad_clip is not None:
+        # g * min(1, grad_clip / (norm + 1e-6)), as torch's clip_grad_norm_
+        paddle.nn.utils.clip_grad_norm_(parameters, grad_clip)
+    if scaler:
+        scaler.step(optimizer)
+        scaler.update()
+    else:
+        optimizer.step()
+    optimizer.clear_grad()
+
+
+def reduce_means(sums):
+    """[loss sum, correct, seen] of this rank -> (mean loss, accuracy, seen) over all ranks."""
+    loss, correct, seen = dist.all_reduce_sum(sums.clone()).tolist()
+    return loss / max(seen, 1), correct / max(seen, 1), int(seen)
+
+
+@paddle.no_grad()
+def evaluate(model, batches, precision, progress=None):
+    """Loss and accuracy over the batches of all ranks; each sample counts once.
+
+    Args:
+        model: a Layer (not its DataParallel: ranks may have different numbers of batches).
+        batches: iterator of (images [B, 3, H, W], labels [B]).
+        precision: common.precision.Precision.
+        progress: called after each batch.
+
+    Returns:
+        dict: loss (mean cross entropy), acc1, acc5 (among the top min(5, K)), as shares of 1,
+        and seen, the number of images.
+    """
+    model.eval()
+    sums = paddle.zeros([4], 'float64')
+    for images, labels in batches:
+        with precision.autocast():
+            logits = model(images)                                       # [B, K]
+        logits = logits.astype('float32')
+        loss = F.cross_entropy(logits, labels, reduction='sum')
+        top = logits.topk(min(5, logits.shape[1]), axis=1)[1]            # [B, min(5, K)]
+        hit = top == labels.unsqueeze(1)
+        counts = [loss, hit[:, 0].sum(), hit.sum(), paddle.full([], images.shape[0], 'float64')]
+        sums += paddle.stack([count.astype('float64') for count in counts])
+        if progress:
+            progress()
+    loss, correct1, correct5, seen = dist.all_reduce_sum(sums).tolist()
+    if seen == 0:
+        raise InputError('evaluation: got no image')
+    return {'loss': loss / seen, 'acc1': correct1 / seen, 'acc5': correct5 / seen,
+            'seen': int(seen)}

@@ -1,0 +1,9 @@
+"""The one exception for what a user got wrong."""
+
+
+class InputError(ValueError):
+    """A wrong config, list, image, weight file or flag.
+
+    The message is one line: where, what, what was got and what was expected. The programs print
+    it without a traceback and exit with code 1; Python callers get an ordinary ValueError.
+    """

@@ -1,0 +1,119 @@
+"""The ImageNet list layout: `relative/path label` a line, kept in compact arrays.
+
+1.28 million entries take some 60 MB, and worker processes share them: there is no Python object
+for each entry whose reference count a worker would touch (and so copy).
+"""
+import os
+from array import array
+
+import numpy as np
+
+from common.errors import InputError
+
+BOM = b'\xef\xbb\xbf'
+
+
+class ImageList:
+    """Paths and labels of a list file.
+
+    Attributes:
+        file: the list file, for messages.
+        root: the folder that the paths are relative to.
+        labels: int64 [n].
+    """
+
+    def __init__(self, file, root, names, ends, labels, lines):
+        self.file = file
+        self.root = root
+        self.names = names            # uint8, all relative paths joined
+        self.ends = ends              # int64 [n], where each path ends in `names`
+        self.labels = labels          # int64 [n]
+        self.lines = lines            # int32 [n], line numbers from 1
+
+    def __len__(self):
+        return len(self.labels)
+
+    def name(self, index):
+        """The path of an entry, relative to the root."""
+        start = self.ends[index - 1] if index else 0
+        return self.names[start:self.ends[index]].tobytes().decode('utf-8')
+
+    def path(self, index):
+        return os.path.join(self.root, self.name(index))
+
+    def where(self, index):
+        """'FILE:LINE' of an entry."""
+        return f'{self.file}:{self.lines[index]}'
+
+    def check_labels(self, num_classes):
+        """Raises InputError at the first label that is not in [0, num_classes)."""
+        bad = np.flatnonzero(self.labels >= num_classes)
+        if len(bad):
+            raise InputError(
+                f'{self.where(bad[0])}: label: got {self.labels[bad[0]]}, expected 0 to '
+                f'{num_classes - 1} (MODEL.NUM_CLASSES {num_classes}); {len(bad)} of {len(self)} '
+                f'entries are out of range')
+
+
+def read_list(file, root=None):
+    """Reads a list file.
+
+    The label is the last field, so a path may hold spaces. A byte order mark, CRLF, tabs and
+    blank lines are fine.
+
+    Args:
+        file: path of the list.
+        root: folder that the paths are relative to; None is the list's own folder.
+
+    Raises:
+        InputError: 'FILE:LINE: ...' for a line without a label, a label that is not a plain
+            whole number, a path that is absolute or leaves the root, or bytes that are not UTF-8;
+            and for a file that is missing or has no entry.
+    """
+    root = os.path.dirname(file) if root is None else root
+    if not os.path.isfile(file):
+        raise InputError(f'{file}: no such list file')
+    names, ends, labels, lines = bytearray(), array('q'), array('q'), array('i')
+    with open(file, 'rb') as stream:
+        for number, line in enumerate(stream, 1):
+            if number == 1 and line.startswith(BOM):
+                line = line[len(BOM):]
+            fields = line.strip().rsplit(None, 1)
+            if not fields:
+                continue
+            if len(fields) != 2 or not fields[1].isdigit() or len(fields[1]) > 9:
+                raise InputError(f'{file}:{number}: got {shown(line)}, expected "relative/path '
+                                 f'label" with a whole number from 0 as the label')
+            name = fields[0]
+            # The substring tests are quick and rare to hit; the exact ones follow only then.
+            if name[0] == 0x2F or b'..' in name or b'\0' in name:
+                check_name(name, file, number)
+            if not name.isascii():
+                check_utf8(name, file, number)
+            names += name
+            ends.append(len(names))
+            labels.append(int(fields[1]))
+            lines.append(number)
+    if not labels:
+        raise InputError(f'{file}: got no entry, expected "relative/path label" lines')
+    return ImageList(file, root, np.frombuffer(bytes(names), np.uint8), np.array(ends, np.int64),
+                     np.array(labels, np.int64), np.array(lines, np.int32))
+
+
+def check_name(name, file, number):
+    parts = name.split(b'/')
+    if name.startswith(b'/') or b'..' in parts or b'\0' in name:
+        raise InputError(f'{file}:{number}: path: got {shown(name)}, expected a path inside the '
+                         f"data folder, relative to it and without '..'")
+
+
+def check_utf8(name, file, number):
+    try:
+        name.decode('utf-8')
+    except UnicodeDecodeError:
+        raise InputError(f'{file}:{number}: path: got {shown(name)}, expected UTF-8') from None
+
+
+def shown(raw):
+    text = raw.strip()[:120].decode('utf-8', 'backslashreplace')
+    return repr(text)

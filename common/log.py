@@ -1,0 +1,77 @@
+"""What a run writes: log.txt, metrics.jsonl, curves.png, and the progress bar on a terminal."""
+import json
+import logging
+import os
+import sys
+import time
+
+from tqdm import tqdm
+
+
+class TqdmHandler(logging.Handler):
+    """Lines to standard output that do not tear a progress bar."""
+
+    def emit(self, record):
+        tqdm.write(self.format(record), file=sys.stdout)
+        sys.stdout.flush()
+
+
+class RunLog:
+    """The log of one run; on ranks other than 0 every method does nothing.
+
+    Args:
+        folder: where the files go; None writes to the terminal only.
+        active: whether this is rank 0.
+    """
+
+    def __init__(self, folder=None, active=True):
+        self.active = active
+        self.folder = folder
+        self.logger = logging.getLogger(f'run{id(self)}')
+        self.logger.setLevel(logging.INFO)
+        self.logger.propagate = False
+        self.metrics = None
+        self.last_curves = 0.0
+        if not active:
+            return
+        handlers = [TqdmHandler()]
+        if folder:
+            handlers.append(logging.FileHandler(os.path.join(folder, 'log.txt')))
+            self.metrics = open(os.path.join(folder, 'metrics.jsonl'), 'a')  # noqa: SIM115
+        for handler in handlers:
+            handler.setFormatter(logging.Formatter('%(asctime)s %(message)s', '%m-%d %H:%M:%S'))
+            self.logger.addHandler(handler)
+
+    def info(self, text):
+        if self.active:
+            self.logger.info(text)
+
+    def warning(self, text):
+        self.info(f'WARNING: {text}')
+
+    def metric(self, kind, **figures):
+        """One line of metrics.jsonl: {"kind": ..., figures}; floats keep 6 significant digits."""
+        if self.metrics:
+            rounded = {name: float(f'{value:.6g}') if isinstance(value, float) else value
+                       for name, value in figures.items()}
+            self.metrics.write(json.dumps({'kind': kind, **rounded}) + '\n')
+            self.metrics.flush()
+
+    def progress(self, total, text):
+        """A progress bar over `total` steps; only on a terminal."""
+        return tqdm(total=total, desc=text, leave=False, dynamic_ncols=True,
+                    disable=not (self.active and sys.stderr.isatty()))
+
+    def draw_curves(self, force=False):
+        """Draws curves.png from metrics.jsonl, at most once a minute unless forced."""
+        if self.metrics and (force or time.monotonic() - self.last_curves > 60):
+            from common.curves import draw  # matplotlib takes half a second to import
+            draw(os.path.join(self.folder, 'metrics.jsonl'),
+                 os.path.join(self.folder, 'curves.png'))
+            self.last_curves = time.monotonic()
+
+    def close(self):
+        if self.metrics:
+            self.metrics.close()
+        for handler in self.logger.handlers:
+            handler.close()

@@ -1,0 +1,100 @@
+"""The optimiser: which parameters are decayed, and its state by parameter path."""
+import numpy as np
+import paddle
+
+from common.errors import InputError
+
+
+def decayed_parameters(model, rule='matrices'):
+    """The names of the parameters that weight decay acts on.
+
+    Args:
+        model: a Layer; `model.no_weight_decay()` names more parameters to leave out.
+        rule: 'matrices': all but vectors and scalars (biases, norms) and the named ones;
+            'all': every parameter, as PaddleViT does.
+    """
+    if rule == 'all':
+        return {name for name, _ in trainable_parameters(model)}
+    left_out = model.no_weight_decay() if hasattr(model, 'no_weight_decay') else set()
+    return {name for name, parameter in trainable_parameters(model)
+            if parameter.ndim > 1 and name not in left_out}
+
+
+def trainable_parameters(model):
+    return [(name, parameter) for name, parameter in model.named_parameters()
+            if not parameter.stop_gradient]
+
+
+def build_optimizer(train, model, master_weights=False):
+    """The optimiser of a config's TRAIN node over the trainable parameters of a model.
+
+    The rate is set at each step by the training loop. Clipping is the loop's work too.
+    """
+    if train.OPTIMIZER.NAME != 'AdamW':
+        raise InputError(f'TRAIN.OPTIMIZER.NAME: got {train.OPTIMIZER.NAME!r}, expected AdamW')
+    wanted = decayed_parameters(model, train.OPTIMIZER.DECAY)
+    parameters = trainable_parameters(model)
+    decayed = {parameter.name for name, parameter in parameters if name in wanted}
+    return paddle.optimizer.AdamW(
+        learning_rate=train.BASE_LR,
+        parameters=[parameter for _, parameter in parameters],
+        beta1=train.OPTIMIZER.BETAS[0],
+        beta2=train.OPTIMIZER.BETAS[1],
+        epsilon=train.OPTIMIZER.EPS,
+        weight_decay=train.WEIGHT_DECAY,
+        apply_decay_param_fun=lambda name: name in decayed,
+        multi_precision=master_weights)
+
+
+def optimizer_state(optimizer, model):
+    """The optimiser's tensors as {parameter path: {slot: tensor}}.
+
+    Paddle keys them by names that depend on what else was built in the process; a path does not.
+    """
+    paths = {parameter.name: path for path, parameter in trainable_parameters(model)}
+    state = {}
+    for key, value in optimizer.state_dict().items():
+        if key == 'master_weights':
+            for name, weight in value.items():
+                state.setdefault(paths[name], {})['master_weight'] = weight
+        elif key != 'LR_Scheduler':
+            name = longest_prefix(key, paths)
+            state.setdefault(paths[name], {})[key[len(name) + 1:]] = value
+    return state
+
+
+def longest_prefix(key, names):
+    return max((name for name in names if key.startswith(name + '_')), key=len)
+
+
+def load_optimizer_state(optimizer, model, state, file):
+    """Puts back what `optimizer_state` gave; the inverse for the same model.
+
+    Raises:
+        InputError: paths that are missing or unexpected, or a moment of another shape; nothing is
+            loaded then.
+    """
+    parameters = dict(trainable_parameters(model))
+    missing, unexpected = parameters.keys() - state.keys(), state.keys() - parameters.keys()
+    if missing or unexpected:
+        raise InputError(f'{file}: optimizer state: {len(missing)} missing '
+                         f'{sorted(missing)[:3]}, {len(unexpected)} unexpected '
+                         f'{sorted(unexpected)[:3]}, expected the parameters of this model')
+    flat, master = {}, {}
+    for path, slots in state.items():
+        parameter = parameters[path]
+        for slot, value in slots.items():
+            value = np.asarray(value)
+            if 'moment' in slot and list(value.shape) != list(parameter.shape):
+                raise InputError(f'{file}: optimizer state {path}.{slot}: got shape '
+                                 f'{list(value.shape)}, expected {list(parameter.shape)}')
+            tensor = paddle.to_tensor(value)
+            if slot == 'master_weight':
+                tensor.name = f'{parameter.name}_fp32_master_0'
+                master[parameter.name] = tensor
+            else:
+                tensor.name = f'{parameter.name}_{slot}'
+                flat[tensor.name] = tensor
+    if master:
+        flat['master_weights'] = master
+    optimizer.set_state_dict(flat)

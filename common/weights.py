@@ -1,0 +1,123 @@
+"""Puts the weights of a file into a model: compared first, assigned only when all is right."""
+import math
+
+import numpy as np
+import paddle
+
+from common.errors import InputError
+from common.layers import resize_position_embedding
+from common.safe_load import load_pickle
+
+# Paddle's own entry in a saved state dict; it holds no weights.
+NAME_TABLE = 'StructuredToParameterName@@'
+
+
+def read_weights(file):
+    """The model's arrays in a weight file or checkpoint, as {name: numpy array}."""
+    content = load_pickle(file)
+    if isinstance(content, dict) and isinstance(content.get('model'), dict):
+        content = content['model']
+    if not isinstance(content, dict):
+        raise InputError(f'{file}: got a {type(content).__name__}, expected a state dict')
+    content.pop(NAME_TABLE, None)
+    for name, value in content.items():
+        if not isinstance(value, np.ndarray):
+            raise InputError(f'{file}: {name}: got a {type(value).__name__}, expected an array')
+    return content
+
+
+def load_pretrained(model, file, new_head=False):
+    """Loads a weight file into a model.
+
+    Position embeddings of another grid are resized. Everything else must fit.
+
+    Args:
+        model: a Layer.
+        file: path.
+        new_head: whether a classifier of another shape is left out, so that the model keeps its
+            newly initialised one (fine-tuning); otherwise it is an error.
+
+    Returns:
+        list of sentences about what was replaced, for the log.
+
+    Raises:
+        InputError: missing, unexpected or mismatched weights, or values that are not finite;
+            nothing is assigned then.
+    """
+    state = read_weights(file)
+    wanted = model.state_dict()
+    notes = []
+    notes += resize_positions(model, state, wanted, file)
+    kept = set()
+    if new_head:
+        kept, head_notes = leave_out_head(model, state, wanted)
+        notes += head_notes
+    notes += check_state(state, wanted, kept, file)
+    for name, value in state.items():
+        target = wanted[name]
+        target.set_value(paddle.to_tensor(value).astype(target.dtype))
+    return notes
+
+
+def leave_out_head(model, state, wanted):
+    """Takes a classifier of another shape out of `state`."""
+    prefix = model.classifier_name + '.'
+    names = [name for name in wanted if name.startswith(prefix)]
+    other = [name for name in names if name in state
+             and list(state[name].shape) != list(wanted[name].shape)]
+    if not other and all(name in state for name in names):
+        return set(), []
+    weight = next((name for name in names if name.endswith('.weight')), None)
+    got = list(state[weight].shape) if weight in state else None
+    for name in [name for name in state if name.startswith(prefix)]:
+        del state[name]
+    shape = list(wanted[weight].shape) if weight else None
+    return set(names), [f'{model.classifier_name}: new, {shape}; the file has {got}']
+
+
+def resize_positions(model, state, wanted, file):
+    """Resizes the position embeddings of `state` to the model's grid, in place."""
+    notes = []
+    table = model.position_embeddings() if hasattr(model, 'position_embeddings') else {}
+    for name, (num_prefix, grid) in table.items():
+        value = state.get(name)
+        if value is None or value.ndim != 3 or value.shape[2] != wanted[name].shape[2] \
+                or value.shape[1] == wanted[name].shape[1]:
+            continue
+        side = math.isqrt(max(value.shape[1] - num_prefix, 0))
+        if side * side != value.shape[1] - num_prefix or side == 0:
+            raise InputError(f'{file}: {name}: got {value.shape[1]} tokens, expected {num_prefix} '
+                             f'and a square grid, or {wanted[name].shape[1]}')
+        resized = resize_position_embedding(
+            paddle.to_tensor(value.astype('float32')), num_prefix, (side, side), grid)
+        state[name] = resized.numpy()
+        notes.append(f'{name}: resized (bicubic) from {side}x{side} to {grid[0]}x{grid[1]}')
+    return notes
+
+
+def check_state(state, wanted, kept, file):
+    """Compares names, shapes, types and values; returns notes about casts."""
+    missing = [name for name in wanted if name not in state and name not in kept]
+    unexpected = [name for name in state if name not in wanted]
+    mismatched = [f'{name} {list(state[name].shape)} instead of {list(wanted[name].shape)}'
+                  for name in wanted
+                  if name in state and list(state[name].shape) != list(wanted[name].shape)]
+    if missing or unexpected or mismatched:
+        raise InputError(
+            f'{file}: these weights are not for this model; nothing was loaded: '
+            f'{first_ten("missing", missing)}; {first_ten("unexpected", unexpected)}; '
+            f'{first_ten("of another shape", mismatched)}')
+    casts = {}
+    for name, value in state.items():
+        if value.dtype.kind != 'f':
+            raise InputError(f'{file}: {name}: got {value.dtype} values, expected floats')
+        if not np.isfinite(value).all():
+            raise InputError(f'{file}: {name}: got values that are not finite')
+        if value.dtype.name != str(wanted[name].dtype).removeprefix('paddle.'):
+            casts[value.dtype.name] = casts.get(value.dtype.name, 0) + 1
+    return [f'{count} arrays were cast from {dtype}' for dtype, count in casts.items()]
+
+
+def first_ten(what, names):
+    more = ', ...' if len(names) > 10 else ''
+    return f'{len(names)} {what}' + (f' ({", ".join(names[:10])}{more})' if names else '')
