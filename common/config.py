@@ -74,7 +74,8 @@ def base_config():
     config.TRAIN.LAST_EPOCH = 0
     # epochs of the schedule; a cosine or linear schedule reaches END_LR at its end
     config.TRAIN.NUM_EPOCHS = 300
-    config.TRAIN.WARMUP_EPOCHS = 32
+    # may be a part of an epoch
+    config.TRAIN.WARMUP_EPOCHS = 32.0
     # epochs at END_LR after NUM_EPOCHS
     config.TRAIN.COOLDOWN_EPOCHS = 0
     config.TRAIN.BASE_LR = 3e-3
@@ -100,10 +101,11 @@ def base_config():
     config.TRAIN.LR_SCHEDULER.DECAY_FROM = 'warmup'
 
     config.TRAIN.OPTIMIZER = CfgNode()
-    # AdamW
+    # AdamW (EPS, BETAS) | SGD (MOMENTUM; weight decay is added to the gradient)
     config.TRAIN.OPTIMIZER.NAME = 'AdamW'
     config.TRAIN.OPTIMIZER.EPS = 1e-8
     config.TRAIN.OPTIMIZER.BETAS = [0.9, 0.999]
+    config.TRAIN.OPTIMIZER.MOMENTUM = 0.9
     # which parameters WEIGHT_DECAY acts on: 'matrices' leaves out biases, norms and what the
     # model's no_weight_decay() names; 'all' is PaddleViT's behaviour
     config.TRAIN.OPTIMIZER.DECAY = 'matrices'
@@ -169,6 +171,7 @@ RANGES = {
     'TRAIN.LABEL_SMOOTHING': (0.0, 0.999),
     'TRAIN.OPTIMIZER.EPS': (0.0, 1.0),
     'TRAIN.OPTIMIZER.BETAS': (0.0, 0.999999999),
+    'TRAIN.OPTIMIZER.MOMENTUM': (0.0, 0.999999999),
     'SAVE_FREQ': (1, None),
     'REPORT_FREQ': (1, None),
     'VALIDATE_FREQ': (1, None),
@@ -182,7 +185,7 @@ CHOICES = {
     'TRAIN.LR_SCHEDULER.NAME': ('cosine', 'linear', 'constant'),
     'TRAIN.LR_SCHEDULER.UNIT': ('step', 'epoch'),
     'TRAIN.LR_SCHEDULER.DECAY_FROM': ('warmup', 'zero'),
-    'TRAIN.OPTIMIZER.NAME': ('AdamW',),
+    'TRAIN.OPTIMIZER.NAME': ('AdamW', 'SGD'),
     'TRAIN.OPTIMIZER.DECAY': ('matrices', 'all'),
     'AMP_DTYPE': ('auto', 'float16', 'bfloat16'),
     'AMP_LEVEL': ('O1', 'O2'),

@@ -9,7 +9,7 @@ import math
 import paddle
 import paddle.nn.functional as F
 from paddle import nn
-from paddle.nn.initializer import Constant, TruncatedNormal
+from paddle.nn.initializer import Constant, Normal
 
 
 class Dropout(nn.Layer):
@@ -77,9 +77,13 @@ def drop_path_rates(rate, depth):
     return [rate * i / max(depth - 1, 1) for i in range(depth)]
 
 
-def trunc_normal_(parameter, std=0.02):
-    """Fills with a normal of standard deviation `std`, cut at two standard deviations."""
-    TruncatedNormal(std=std)(parameter)
+def normal_(parameter, std=0.02):
+    """Fills with a normal of standard deviation `std`.
+
+    This is what timm's trunc_normal_(std=.02) does in effect: it cuts at -2 and 2, which is a
+    hundred deviations. Paddle's TruncatedNormal cuts elsewhere in 2.6 than in 3.x.
+    """
+    Normal(std=std)(parameter)
 
 
 def zeros_(parameter):
@@ -91,14 +95,14 @@ def ones_(parameter):
 
 
 def lecun_normal_(parameter):
-    """A convolution weight [out, in / groups, kh, kw]: truncated normal, std sqrt(1 / fan_in)."""
-    trunc_normal_(parameter, std=math.sqrt(1.0 / math.prod(parameter.shape[1:])))
+    """A convolution weight [out, in / groups, kh, kw]: normal, std sqrt(1 / fan_in)."""
+    normal_(parameter, std=math.sqrt(1.0 / math.prod(parameter.shape[1:])))
 
 
 def kaiming_normal_(parameter):
-    """A convolution weight [out, in / groups, kh, kw]: truncated normal, std sqrt(2 / fan_out)."""
+    """A convolution weight [out, in / groups, kh, kw]: normal, std sqrt(2 / fan_out)."""
     fan_out = parameter.shape[0] * math.prod(parameter.shape[2:])
-    trunc_normal_(parameter, std=math.sqrt(2.0 / fan_out))
+    normal_(parameter, std=math.sqrt(2.0 / fan_out))
 
 
 def resize_position_embedding(position, num_prefix, old_grid, new_grid):

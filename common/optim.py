@@ -30,20 +30,30 @@ def build_optimizer(train, model, master_weights=False):
 
     The rate is set at each step by the training loop. Clipping is the loop's work too.
     """
-    if train.OPTIMIZER.NAME != 'AdamW':
-        raise InputError(f'TRAIN.OPTIMIZER.NAME: got {train.OPTIMIZER.NAME!r}, expected AdamW')
-    wanted = decayed_parameters(model, train.OPTIMIZER.DECAY)
     parameters = trainable_parameters(model)
-    decayed = {parameter.name for name, parameter in parameters if name in wanted}
-    return paddle.optimizer.AdamW(
-        learning_rate=train.BASE_LR,
-        parameters=[parameter for _, parameter in parameters],
-        beta1=train.OPTIMIZER.BETAS[0],
-        beta2=train.OPTIMIZER.BETAS[1],
-        epsilon=train.OPTIMIZER.EPS,
-        weight_decay=train.WEIGHT_DECAY,
-        apply_decay_param_fun=lambda name: name in decayed,
-        multi_precision=master_weights)
+    wanted = decayed_parameters(model, train.OPTIMIZER.DECAY)
+    if train.OPTIMIZER.NAME == 'AdamW':
+        decayed = {parameter.name for name, parameter in parameters if name in wanted}
+        return paddle.optimizer.AdamW(
+            learning_rate=train.BASE_LR,
+            parameters=[parameter for _, parameter in parameters],
+            beta1=train.OPTIMIZER.BETAS[0],
+            beta2=train.OPTIMIZER.BETAS[1],
+            epsilon=train.OPTIMIZER.EPS,
+            weight_decay=train.WEIGHT_DECAY,
+            apply_decay_param_fun=lambda name: name in decayed,
+            multi_precision=master_weights)
+    if train.OPTIMIZER.NAME == 'SGD':
+        groups = [
+            {'params': [p for name, p in parameters if name in wanted],
+             'weight_decay': train.WEIGHT_DECAY},
+            {'params': [p for name, p in parameters if name not in wanted], 'weight_decay': 0.0}]
+        return paddle.optimizer.Momentum(
+            learning_rate=train.BASE_LR,
+            parameters=[group for group in groups if group['params']],
+            momentum=train.OPTIMIZER.MOMENTUM,
+            multi_precision=master_weights)
+    raise InputError(f'TRAIN.OPTIMIZER.NAME: got {train.OPTIMIZER.NAME!r}, expected AdamW or SGD')
 
 
 def optimizer_state(optimizer, model):

@@ -11,7 +11,7 @@ class Schedule:
     warm-up units, T units of the schedule, base, start and end rates:
 
         u < W    start + (base - start) * u / W
-        u < T    end + (base - end) * f((u - z) / (T - z)), z = W (decay_from 'warmup') or 0 ('zero')
+        u < T    end + (base - end) * f((u - z) / (T - z)),  z = W, or 0 with decay_from 'zero'
         else     end (constant: base)
 
     with f(x) = (1 + cos(pi x)) / 2 (cosine), 1 - x (linear) or 1 (constant). 'zero' is timm's
@@ -19,7 +19,8 @@ class Schedule:
 
     Args:
         base_lr, warmup_start_lr, end_lr: rates; warm-up starts exactly at warmup_start_lr.
-        epochs, warmup_epochs, cooldown_epochs: whole numbers.
+        epochs, cooldown_epochs: whole numbers.
+        warmup_epochs: may be a part of an epoch; rounded to whole units.
         steps_per_epoch: optimiser steps.
         name: cosine | linear | constant.
         unit: step | epoch.
@@ -35,7 +36,7 @@ class Schedule:
         self.end_lr = end_lr
         self.name = name
         self.steps_per_unit = 1 if unit == 'step' else steps_per_epoch
-        self.warmup = warmup_epochs * scale
+        self.warmup = round(warmup_epochs * scale)
         self.total = epochs * scale
         self.decay_start = self.warmup if decay_from == 'warmup' else 0
         self.num_epochs = epochs + cooldown_epochs

@@ -7,13 +7,13 @@ import os
 import sys
 
 # A bare clone works without an installation: the repository root holds `common`.
-sys.path.append(os.path.dirname(os.path.dirname(os.path.abspath(__file__))))
+sys.path.insert(1, os.path.dirname(os.path.dirname(os.path.abspath(__file__))))
+
+from common.runner import run  # noqa: E402
 
 from config import get_config, update_config  # noqa: E402
 from datasets import get_dataset  # noqa: E402
 from vit import build_vit as build_model  # noqa: E402
-
-from common.runner import run  # noqa: E402
 
 if __name__ == '__main__':
     run(get_config, update_config, build_model, get_dataset)

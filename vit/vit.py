@@ -13,16 +13,16 @@ import paddle.nn.functional as F
 from paddle import nn
 
 from common.layers import (
-    DropPath,
     Dropout,
+    DropPath,
     Mlp,
     drop_path_rates,
     kaiming_normal_,
     lecun_normal_,
+    normal_,
     ones_,
     resize_position_embedding,
     to_pair,
-    trunc_normal_,
     zeros_,
 )
 
@@ -345,7 +345,7 @@ class VisionTransformer(nn.Layer):
 
 
 def init_linear(layer):
-    trunc_normal_(layer.weight, std=0.02)
+    normal_(layer.weight, std=0.02)
     if layer.bias is not None:
         zeros_(layer.bias)
 
@@ -353,17 +353,17 @@ def init_linear(layer):
 def init_weights(model):
     """Initialises every parameter of a VisionTransformer.
 
-    | parameter                              | weight                              | bias |
-    |----------------------------------------|-------------------------------------|------|
-    | linear (qkv, out, fc1, fc2, classifier)| truncated normal, std .02           | 0    |
-    | patch convolution                      | truncated normal, std sqrt(1/fan_in)| 0    |
-    | LayerNorm, GroupNorm                   | 1                                   | 0    |
-    | position_embedding, cls_token          | truncated normal, std .02           |      |
-    | ResNet convolutions                    | truncated normal, sqrt(2/fan_out)   |      |
-    | last GroupNorm of a ResNet unit (gn3)  | 0 (the unit starts as its shortcut) | 0    |
+    | parameter                               | weight                              | bias |
+    |-----------------------------------------|-------------------------------------|------|
+    | linear (qkv, out, fc1, fc2, classifier) | normal, std .02                     | 0    |
+    | patch convolution                       | normal, std sqrt(1 / fan_in)        | 0    |
+    | LayerNorm, GroupNorm                    | 1                                   | 0    |
+    | position_embedding, cls_token           | normal, std .02                     |      |
+    | ResNet convolutions                     | normal, std sqrt(2 / fan_out)       |      |
+    | last GroupNorm of a ResNet unit (gn3)   | 0 (the unit starts as its shortcut) | 0    |
     """
-    trunc_normal_(model.position_embedding)
-    trunc_normal_(model.cls_token)
+    normal_(model.position_embedding)
+    normal_(model.cls_token)
     for name, layer in model.named_sublayers():
         if isinstance(layer, nn.Linear):
             init_linear(layer)

@@ -1,0 +1,62 @@
+# make demo   installs into .venv, trains a small ViT on real images, evaluates, predicts
+# make test   installs what the tests need and runs them
+.PHONY: demo test test-paddle26 lint clean
+
+# The first Python of 3.10 to 3.12 that runs; `make demo PYTHON=/path/to/python` chooses another.
+PYTHON ?= $(shell for p in python3 python3.12 python3.11 python3.10; do \
+	$$p -c 'import sys; sys.exit(not (3, 10) <= sys.version_info[:2] <= (3, 12))' 2>/dev/null \
+	&& echo $$p && break; done)
+BIN = .venv/bin
+BIN26 = .venv-paddle26/bin
+DIGITS = data/digits
+DEMO = output/demo
+
+define make_venv
+	@test -n "$(PYTHON)" || { echo "error: found no Python 3.10 to 3.12; make PYTHON=... names one" >&2; exit 1; }
+	test -x $(1)/python || $(PYTHON) -m venv $(dir $(1))
+endef
+
+$(BIN)/.demo: pyproject.toml
+	$(call make_venv,$(BIN))
+	$(BIN)/pip install -q -e '.[cpu,digits]'
+	touch $@
+
+$(BIN)/.test: pyproject.toml
+	$(call make_venv,$(BIN))
+	$(BIN)/pip install -q -e '.[cpu,test,dev]'
+	touch $@
+
+$(BIN26)/.test: pyproject.toml
+	$(call make_venv,$(BIN26))
+	$(BIN26)/pip install -q -e '.[test]' paddlepaddle==2.6.2 numpy==1.26.4 setuptools
+	touch $@
+
+$(DIGITS)/val_list.txt: | $(BIN)/.demo
+	$(BIN)/python -W ignore -m common.digits $(DIGITS)
+
+demo: $(BIN)/.demo $(DIGITS)/val_list.txt
+	@rm -rf $(DEMO)
+	cd vit && ../$(BIN)/python -W ignore main_multi_gpu.py -cfg=./configs/vit_digits.yaml \
+		-data_path=../$(DIGITS) -output=../$(DEMO)/train
+	@echo; echo "--- the saved weights, evaluated again"
+	cd vit && ../$(BIN)/python -W ignore main_multi_gpu.py -cfg=./configs/vit_digits.yaml \
+		-data_path=../$(DIGITS) -output=../$(DEMO)/eval -eval \
+		-pretrained=$$(ls -d ../$(DEMO)/train/*)/best.pdparams
+	@echo; echo "--- one prediction"
+	$(BIN)/python -W ignore -m common.predict -cfg vit_digits -topk 3 \
+		-pretrained $(DEMO)/train/*/best.pdparams $$(ls $(DIGITS)/val/7/*.png | head -1)
+	@echo; echo "curves: $$(ls $(DEMO)/train/*/curves.png)"
+	@echo "the trained ViT: $$(tail -1 $(DEMO)/train/*/log.txt | cut -d' ' -f3-)"
+
+test: $(BIN)/.test
+	$(BIN)/python -m pytest
+
+# The quick subset on the oldest supported Paddle and numpy.
+test-paddle26: $(BIN26)/.test
+	$(BIN26)/python -m pytest -m smoke
+
+lint: $(BIN)/.test
+	$(BIN)/ruff check .
+
+clean:
+	rm -rf .venv .venv-paddle26 data output *.egg-info

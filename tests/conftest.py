@@ -1,0 +1,47 @@
+import os
+import subprocess
+import sys
+from pathlib import Path
+
+import numpy as np
+import paddle
+import pytest
+from PIL import Image
+
+ROOT = Path(__file__).resolve().parent.parent
+
+
+@pytest.fixture
+def float64():
+    """Everything that is built in the test is float64."""
+    paddle.set_default_dtype('float64')
+    yield
+    paddle.set_default_dtype('float32')
+
+
+def run_script(arguments, folder='vit', timeout=240, env=None):
+    """Runs a command in a family's folder as a user does: (exit code, stdout, stderr)."""
+    result = subprocess.run([sys.executable, '-W', 'ignore', *map(str, arguments)],
+                            cwd=ROOT / folder, capture_output=True, text=True, timeout=timeout,
+                            env={**os.environ, **(env or {})})
+    return result.returncode, result.stdout, result.stderr
+
+
+def write_image_list(folder, train=16, val=8, classes=10, size=(48, 40), seed=0):
+    """A small data set of noise JPEGs in the list layout; class k is brighter than class k - 1."""
+    random = np.random.RandomState(seed)
+    for split, count in (('train', train), ('val', val)):
+        (folder / split).mkdir(parents=True, exist_ok=True)
+        lines = []
+        for index in range(count):
+            label = index % classes
+            pixels = random.randint(0, 60, (size[1], size[0], 3)) + label * 190 // classes
+            Image.fromarray(pixels.astype(np.uint8)).save(folder / split / f'{index}.jpg')
+            lines.append(f'{split}/{index}.jpg {label}\n')
+        (folder / f'{split}_list.txt').write_text(''.join(lines))
+    return folder
+
+
+@pytest.fixture(scope='session')
+def small_data(tmp_path_factory):
+    return write_image_list(tmp_path_factory.mktemp('small_data'))

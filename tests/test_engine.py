@@ -1,0 +1,107 @@
+"""The two loops: accumulation, evaluation sums, reports, stopping on a loss that is not finite."""
+import numpy as np
+import paddle
+import pytest
+
+from common.config import base_config
+from common.engine import evaluate, train_one_epoch
+from common.errors import InputError
+from common.losses import LabelSmoothingCrossEntropy
+from common.optim import build_optimizer
+from common.precision import Precision
+from vit.vit import VisionTransformer
+
+pytestmark = pytest.mark.smoke
+
+
+def build(seed=0, **options):
+    paddle.seed(seed)
+    return VisionTransformer(image_size=16, patch_size=8, embed_dim=16, depth=2, num_heads=2,
+                             num_classes=4, **options)
+
+
+def data(count, seed=0):
+    random = np.random.RandomState(seed)
+    return (random.randn(count, 3, 16, 16).astype(paddle.get_default_dtype()),
+            random.randint(0, 4, count))
+
+
+def train(model, images, labels, batch, accum_iter=1, steps=3, **options):
+    """`steps` optimiser steps over the images in order; the weights afterwards."""
+    batches = ((paddle.to_tensor(images[i:i + batch]), paddle.to_tensor(labels[i:i + batch]))
+               for i in range(0, len(images), batch))
+    config = base_config().TRAIN
+    train_one_epoch(model, batches, LabelSmoothingCrossEntropy(0.1), build_optimizer(config, model),
+                    lambda step: 1e-2, Precision(), epoch=1, steps_per_epoch=steps,
+                    accum_iter=accum_iter, grad_clip=1.0, **options)
+    return {name: value.numpy() for name, value in model.state_dict().items()}
+
+
+def test_two_batches_of_four_equal_one_of_eight(float64):
+    images, labels = data(24)
+    whole = train(build(), images, labels, batch=8)
+    halves = train(build(), images, labels, batch=4, accum_iter=2)
+    for name, value in whole.items():
+        np.testing.assert_allclose(halves[name], value, rtol=0, atol=1e-12, err_msg=name)
+
+
+def test_same_seed_same_dropout_whatever_was_drawn_before():
+    images, labels = data(24)
+    one = train(build(dropout=0.2, drop_path=0.5), images, labels, batch=8, seed=3)
+    model = build(dropout=0.2, drop_path=0.5)
+    paddle.rand([100])
+    two = train(model, images, labels, batch=8, seed=3)
+    other = train(build(dropout=0.2, drop_path=0.5), images, labels, batch=8, seed=4)
+    assert all((one[name] == two[name]).all() for name in one)
+    assert any((one[name] != other[name]).any() for name in one)
+
+
+def test_report_is_the_mean_over_its_steps():
+    images, labels = data(40)
+    model = build()
+    reports, steps = [], []
+    train(model, images, labels, batch=8, steps=5, report_freq=2, on_report=reports.append,
+          on_step=steps.append)
+    assert [report['step'] for report in reports] == [2, 4, 5] and steps == [1, 2, 3, 4, 5]
+    single = []
+    train(build(), images, labels, batch=8, steps=5, report_freq=1, on_report=single.append)
+    losses = [report['loss'] for report in single]
+    np.testing.assert_allclose([report['loss'] for report in reports],
+                               [np.mean(losses[:2]), np.mean(losses[2:4]), losses[4]], rtol=1e-6)
+
+
+def test_loss_that_is_not_finite_stops_the_run():
+    images, labels = data(24)
+    images[9] = np.nan
+    with pytest.raises(InputError, match='epoch 1, step 2: the training loss is nan'):
+        train(build(), images, labels, batch=8, report_freq=1)
+
+
+@pytest.mark.parametrize('classes', [4, 7])
+def test_evaluation_against_numpy(classes):
+    paddle.seed(0)
+    model = VisionTransformer(image_size=16, patch_size=8, embed_dim=16, depth=1, num_heads=2,
+                              num_classes=classes)
+    images, labels = data(29)
+    batches = [(paddle.to_tensor(images[i:i + 8]), paddle.to_tensor(labels[i:i + 8]))
+               for i in range(0, 29, 8)]  # the last one is smaller
+    result = evaluate(model, iter(batches), Precision())
+    logits = model(paddle.to_tensor(images)).numpy().astype('float64')
+    order = np.argsort(-logits, axis=1)
+    log_p = logits - np.log(np.exp(logits).sum(1, keepdims=True))
+    assert result['seen'] == 29
+    assert result['acc1'] == np.mean(order[:, 0] == labels)
+    assert result['acc5'] == np.mean((order[:, :5] == labels[:, None]).any(1))  # of min(5, K)
+    assert result['loss'] == pytest.approx(-log_p[np.arange(29), labels].mean(), rel=1e-5)
+    with pytest.raises(InputError, match='got no image'):
+        evaluate(model, iter([]), Precision())
+
+
+def test_precision_says_what_it_does_on_a_cpu():
+    precision = Precision(amp=True, dtype='bfloat16', device='cpu')
+    assert not precision.enabled and precision.scaler is None
+    assert str(precision) == 'float32 (on a CPU -amp has no effect)'
+    model = build()
+    assert precision.decorate(model) == (model, None)
+    with precision.autocast():
+        assert model(paddle.randn([1, 3, 16, 16])).dtype == paddle.float32
