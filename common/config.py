@@ -22,10 +22,6 @@ MAX_YAML_BYTES = 1 << 20
 def base_config():
     """A new, unfrozen config with the keys of DATA, AUG, TRAIN and the run, and their defaults."""
     config = CfgNode()
-    # other yaml files, in this file's folder, that are read first; they may have no BASE of their
-    # own
-    config.BASE = []
-
     config.DATA = CfgNode()
     # images of one training step on one device (one GPU or process), before accumulation
     config.DATA.BATCH_SIZE = 256
@@ -212,6 +208,8 @@ def load_config(defaults, cfg_file=None, nullable=None, ranges=None):
     if cfg_file:
         for file in [*read_base(cfg_file), cfg_file]:
             for key, value, line in read_yaml(file):
+                if key == 'BASE':
+                    continue
                 set_key(config, key, value, f'{file}:{line}', nullable, ranges)
     config.freeze()
     return config
@@ -278,7 +276,7 @@ def check_together(config):
 
 
 def read_base(cfg_file):
-    """The files that `cfg_file` names under BASE."""
+    """The files that `cfg_file` names under BASE: a name or a list of names, in its folder."""
     names = [value for key, value, _ in read_yaml(cfg_file) if key == 'BASE']
     names = names[0] if names else []
     names = [names] if isinstance(names, str) else names or []
@@ -358,11 +356,9 @@ def coerce(key, value, default, where, nullable):
     """The value in the type of the key; what only looks like it ('10', 224.0) is an error."""
     nullable = {**NULLABLE, **nullable}
     if value is None:
-        if key in nullable or key == 'BASE':
-            return [] if key == 'BASE' else None
+        if key in nullable:
+            return None
         raise wrong(where, key, value, type_name(type(default)))
-    if key == 'BASE':
-        return [value] if isinstance(value, str) else list(value)
     if key == 'DATA.IMAGE_SIZE' and isinstance(value, (list, tuple)):
         if len(value) != 2 or not all(type(item) is int for item in value):
             raise wrong(where, key, value, 'a whole number or [height, width]')

@@ -9,6 +9,7 @@ from common.errors import InputError
 from common.losses import LabelSmoothingCrossEntropy
 from common.optim import build_optimizer
 from common.precision import Precision
+
 from vit.vit import VisionTransformer
 
 pytestmark = pytest.mark.smoke

@@ -10,6 +10,7 @@ from common.losses import LabelSmoothingCrossEntropy, soft_target_cross_entropy
 from common.optim import build_optimizer, decayed_parameters
 from common.schedule import Schedule
 from tests.reference import FIXTURES, Case
+
 from vit.vit import VisionTransformer
 
 pytestmark = pytest.mark.smoke
@@ -58,7 +59,7 @@ def test_sgd_against_its_formula(float64):
     train = base_config().TRAIN
     train.OPTIMIZER.NAME, train.WEIGHT_DECAY, train.OPTIMIZER.MOMENTUM = 'SGD', 0.1, 0.9
     optimizer = build_optimizer(train, layer)
-    velocity = {name: 0.0 for name in values}
+    velocity = dict.fromkeys(values, 0.0)
     for step in range(4):
         lr = 0.1 / (step + 1)
         gradients = {name: random.randn(*value.shape) for name, value in values.items()}
@@ -111,13 +112,14 @@ def test_timm_cosine_by_epoch(entry):
     schedule = Schedule(params['lr'], params['epochs'], 7, params['warmup'], params['cooldown'],
                         params['warmup_lr'], params['min_lr'], unit='epoch', decay_from='zero')
     assert schedule.num_epochs == entry['num_epochs']
-    rates = [[schedule(epoch * 7 + step) for step in (0, 6)] for epoch in range(schedule.num_epochs)]
+    rates = [[schedule(epoch * 7 + step) for step in (0, 6)]
+             for epoch in range(schedule.num_epochs)]
     np.testing.assert_allclose([first for first, _ in rates], entry['lr_by_epoch'], rtol=1e-12)
     assert all(first == last for first, last in rates)
 
 
 def test_paddlevit_rates_are_met_at_the_epochs_they_were_set_for():
-    """PaddleViT's epoch e has the rate that this per-step schedule reaches when e epochs are done."""
+    """PaddleViT's epoch e has the rate that the per-step schedule has when e epochs are done."""
     for entry in schedules('paddlevit')['schedules']:
         schedule = Schedule(entry['base_lr'], entry['epochs'], 10, entry['warmup_epochs'],
                             warmup_start_lr=entry['warmup_start_lr'], end_lr=entry['end_lr'])

@@ -12,12 +12,14 @@ from common.optim import build_optimizer, decayed_parameters
 from common.precision import Precision
 from common.schedule import Schedule
 from tests.reference import Case, relative_error, set_weights
+
 from vit.vit import VisionTransformer
 
 SMALL = {'image_size': 32, 'patch_size': 8, 'embed_dim': 64, 'depth': 2, 'num_heads': 4}
 MODELS = {'vit_small': SMALL, 'vit_small_full': SMALL,
           'vit_tiny_patch16_64': {'image_size': 64, 'embed_dim': 192, 'num_heads': 3}}
-NAMES = [('pos_embed', 'position_embedding'), ('patch_embed.proj', 'patch_embedding.patch_embedding'),
+NAMES = [('pos_embed', 'position_embedding'),
+         ('patch_embed.proj', 'patch_embedding.patch_embedding'),
          ('blocks.', 'encoder.layers.'), ('norm1', 'attn_norm'), ('norm2', 'mlp_norm'),
          ('attn.proj', 'attn.out'), ('head.', 'classifier.')]
 
@@ -63,7 +65,8 @@ def test_trajectory(float64, name):
 
     parameters = dict(model.named_parameters())
     final = [parameters[own_name(key)].numpy() for key in meta['names']]
-    moved = [value - initial[own_name(key)] for key, value in zip(meta['names'], final, strict=True)]
+    moved = [value - initial[own_name(key)]
+             for key, value in zip(meta['names'], final, strict=True)]
     assert relative_error([np.linalg.norm(value) for value in final],
                           case.arrays['final_l2']) <= 1e-9
     assert relative_error([np.linalg.norm(value) for value in moved],

@@ -1,0 +1,401 @@
+"""Configuration: what is taken, what is refused with which message, and what wins over what."""
+from pathlib import Path
+from types import SimpleNamespace
+
+import pytest
+
+from common.errors import InputError
+
+from vit.config import get_config, update_config
+
+pytestmark = pytest.mark.smoke
+
+CONFIGS = Path(__file__).resolve().parent.parent / 'vit' / 'configs'
+YAMLS = sorted(file for file in CONFIGS.glob('*.yaml') if not file.name.startswith('_'))
+
+
+def write(folder, text, name='a.yaml'):
+    file = folder / name
+    file.write_bytes(text if isinstance(text, bytes) else text.encode())
+    return str(file)
+
+
+def nested(key, text):
+    """The yaml of one dotted key; the key is in the last line."""
+    *parents, leaf = key.split('.')
+    lines = [f'{"  " * depth}{parent}:' for depth, parent in enumerate(parents)]
+    return '\n'.join([*lines, f'{"  " * len(parents)}{leaf}: {text}'])
+
+
+def value_of(config, key):
+    for part in key.split('.'):
+        config = config[part]
+    return config
+
+
+def refusal(function, *args):
+    """The message of the InputError; it is one line."""
+    with pytest.raises(InputError) as caught:
+        function(*args)
+    assert '\n' not in str(caught.value)
+    return str(caught.value)
+
+
+def with_flags(config=None, **flags):
+    return update_config(config or get_config(), SimpleNamespace(**flags))
+
+
+# Unknown and repeated keys
+
+@pytest.mark.parametrize('text, line, key, nearest', [
+    ('SEED: 1\nSEEED: 2\n', 2, 'SEEED', 'SEED'),
+    ('DATA:\n  BATCH_SIZE: 8\n\n  # a comment\n  BATCHSIZE: 8\n', 5,
+     'DATA.BATCHSIZE', 'DATA.BATCH_SIZE'),
+    ('TRAIN:\n  OPTIMIZER:\n    BETA: [0.9, 0.99]\n', 3,
+     'TRAIN.OPTIMIZER.BETA', 'TRAIN.OPTIMIZER.BETAS'),
+    ('MODEL:\n  PATCHSIZE: 8\n', 2, 'MODEL.PATCHSIZE', 'MODEL.PATCH_SIZE'),
+    ('BATCH_SIZE: 8\n', 1, 'BATCH_SIZE', 'DATA.BATCH_SIZE'),
+    ('data:\n  BATCH_SIZE: 8\n', 2, 'data.BATCH_SIZE', 'DATA.BATCH_SIZE'),
+    ('SEED:\n  VALUE: 8\n', 2, 'SEED.VALUE', None),
+    ('DATA: 8\n', 1, 'DATA', None),
+    ('DATA:\n', 1, 'DATA', None),
+    ('DATA: [8]\n', 1, 'DATA', None),
+    ('5: 8\n', 1, '5', None),
+])
+def test_unknown_key_names_the_line_and_the_nearest_key(tmp_path, text, line, key, nearest):
+    file = write(tmp_path, text)
+    message = refusal(get_config, file)
+    assert message.startswith(f'{file}:{line}: unknown key {key}; the nearest key is ')
+    assert nearest is None or message.endswith(f' {nearest}')
+
+
+@pytest.mark.parametrize('text, line, key', [
+    ('SEED: 1\nAMP: true\nSEED: 1\n', 3, 'SEED'),
+    ('DATA:\n  BATCH_SIZE: 8\nDATA:\n  IMAGE_SIZE: 8\n', 3, 'DATA'),
+    ('DATA:\n  BATCH_SIZE: 8\n  BATCH_SIZE: 9\n', 3, 'DATA.BATCH_SIZE'),
+    ('DATA:\n  BATCH_SIZE: 8\nDATA.BATCH_SIZE: 9\n', 3, 'DATA.BATCH_SIZE'),
+])
+def test_repeated_key_names_the_line(tmp_path, text, line, key):
+    file = write(tmp_path, text)
+    assert refusal(get_config, file) == f'{file}:{line}: {key} is given twice'
+
+
+# Values
+
+BAD_VALUES = {
+    'DATA.BATCH_SIZE': ['0', '-1', 'null', '', '.nan', '[8]', '"10"', '224.0', 'many', 'true',
+                        '1e3'],
+    'DATA.BATCH_SIZE_EVAL': ['0', '"10"', '8.0', '[8]'],
+    'DATA.IMAGE_SIZE': ['0', '-224', 'null', '.nan', '"10"', '224.0', 'large', '16385', '[]',
+                        '[224]', '[224, 224, 3]', '[0, 224]', '[224.0, 224]', '["32", 32]'],
+    'DATA.CROP_PCT': ['0', '-0.5', '1.5', 'null', '.nan', '.inf', '[0.9]', 'high', 'true', '1e999'],
+    'DATA.DATASET': ['imagenet', 'null', '2012', '[list]'],
+    'DATA.IMAGENET_MEAN': ['0.5', '[0.5, 0.5]', 'null', '[0.5, 0.5, .nan]', '[a, b, c]'],
+    'DATA.IMAGENET_STD': ['[0.5, 0, 0.5]', '[0.5, -0.5, 0.5]', '[0.5, 0.5, null]'],
+    'DATA.NUM_WORKERS': ['-1', '1.0', '"2"'],
+    'AUG.SCALE': ['[0, 1]', '[0.5, 1.5]', '0.5', '[]'],
+    'AUG.HFLIP': ['-0.1', '1.1', '.nan'],
+    'MODEL.NAME': ['null', '5', '[vit]', '2020-01-01'],
+    'MODEL.PRETRAINED': ['5', 'true', '[a, b]'],
+    'MODEL.QKV_BIAS': ['1', '0', '"true"', 'null'],
+    'MODEL.DEPTH': ['0', '1.5', 'null'],
+    'MODEL.ATTN_HEAD_SIZE': ['0', '1.5', '"64"'],
+    'MODEL.MLP_RATIO': ['0', '-4', '.nan', 'null'],
+    'TRAIN.BASE_LR': ['-1e-3', '.nan', '.inf', '-.inf', 'null', '[1e-3]', 'fast', 'true', '1e-3x'],
+    'TRAIN.GRAD_CLIP': ['0', '-1', '.nan', 'none'],
+    'TRAIN.LR_BASE_BATCH': ['0', '512.0', '"512"'],
+    'TRAIN.OPTIMIZER.NAME': ['Adam', 'adamw', 'null'],
+    'TRAIN.OPTIMIZER.BETAS': ['0.9', '[0.9]', '[0.9, 0.99, 0.999]', '[0.9, 1.0]', '[-0.1, 0.9]',
+                              '[0.9, null]', '[.nan, 0.9]', '[]', 'null', '(0.9,', 'high',
+                              '[[0.9, 0.99]]'],
+    'EVAL': ['1', '"false"', 'null'],
+    'SEED': ['-1', '2147483648', '0.5', '"1"', 'null'],
+}
+
+
+@pytest.mark.parametrize('key, text', [(k, text) for k, texts in BAD_VALUES.items()
+                                       for text in texts])
+def test_bad_value_names_the_line_and_the_key(tmp_path, key, text):
+    yaml = nested(key, text)
+    file = write(tmp_path, '\n' + yaml)
+    message = refusal(get_config, file)
+    assert message.startswith(f'{file}:{yaml.count(chr(10)) + 2}: {key}')
+    assert ': got ' in message and ', expected ' in message
+
+
+@pytest.mark.parametrize('key, text, expected', [
+    ('TRAIN.BASE_LR', '1e-3', 1e-3),  # a string in YAML 1.1
+    ('TRAIN.BASE_LR', '"1e-3"', 1e-3),
+    ('TRAIN.BASE_LR', '1', 1.0),
+    ('TRAIN.GRAD_CLIP', '1', 1.0),
+    ('TRAIN.GRAD_CLIP', 'null', None),
+    ('TRAIN.LR_BASE_BATCH', '4096', 4096),
+    ('TRAIN.OPTIMIZER.BETAS', '(0.9, 0.999)', [0.9, 0.999]),  # so is this
+    ('TRAIN.OPTIMIZER.BETAS', '[0, 1e-3]', [0.0, 1e-3]),
+    ('DATA.IMAGE_SIZE', '32', 32),
+    ('DATA.IMAGE_SIZE', '[32, 64]', [32, 64]),
+    ('DATA.BATCH_SIZE_EVAL', '7', 7),
+    ('MODEL.PRETRAINED', 'a b.pdparams', 'a b.pdparams'),
+    ('MODEL.NAME', '"5"', '5'),
+    ('EVAL', 'true', True),
+])
+def test_good_value_has_the_type_of_its_key(tmp_path, key, text, expected):
+    value = value_of(get_config(write(tmp_path, nested(key, text))), key)
+    assert value == expected and type(value) is type(expected)
+    if isinstance(value, list):
+        assert [type(item) for item in value] == [type(item) for item in expected]
+
+
+@pytest.mark.parametrize('flags', [
+    {'o': ['TRAIN.WARMUP_EPOCHS=5', 'TRAIN.NUM_EPOCHS=4']},
+    {'o': ['AUG.SCALE=[0.9, 0.1]']},
+    {'o': ['AUG.RATIO=[2, 1]']},
+])
+def test_values_that_do_not_go_together_are_refused(flags):
+    assert flags['o'][0].partition('=')[0] in refusal(lambda: with_flags(**flags))
+
+
+# Files that are no config
+
+@pytest.mark.parametrize('tag', [
+    '!!python/object/apply:os.system ["touch {canary}"]',
+    '!!python/object/new:os.system ["touch {canary}"]',
+    '!!python/object/apply:subprocess.call [["touch", "{canary}"]]',
+    '!!python/name:os.system',
+])
+def test_python_tags_are_refused_and_not_run(tmp_path, tag):
+    canary = tmp_path / 'canary'
+    text = tag.format(canary=canary)
+    file = write(tmp_path, f'SEED: 1\nMODEL:\n  NAME: {text}\n')
+    assert refusal(get_config, file).startswith(f'{file}:3: ')
+    assert refusal(lambda: with_flags(o=[f'MODEL.NAME={text}'])).startswith('-o MODEL.NAME=')
+    assert not canary.exists()
+
+
+@pytest.mark.parametrize('text, line', [
+    ('', 1),
+    ('# only a comment\n', 1),
+    ('just words\n', 1),
+    ('5', 1),
+    ('- SEED\n- AMP\n', 1),
+    ('SEED: 1\nDATA:\n\tBATCH_SIZE: 8\n', 3),
+    ('SEED: 1\nDATA: [8\n', 3),
+    ('SEED: "1\n', 2),
+    ('SEED: 1\n  AMP: true\n', 2),
+    ('SEED: *nowhere\n', 1),
+    ('SEED: 1\n---\nSEED: 2\n', 2),
+])
+def test_file_that_is_no_mapping_names_the_line(tmp_path, text, line):
+    file = write(tmp_path, text)
+    assert refusal(get_config, file).startswith(f'{file}:{line}: ')
+
+
+@pytest.mark.parametrize('text', [
+    pytest.param('MODEL:\n  NAME: caf\xe9\n'.encode('latin-1'), id='latin-1'),
+    pytest.param(b'MODEL:\n  NAME: a\0b\n', id='nul'),
+    pytest.param(b'MODEL:\n  NAME: a\x07b\n', id='control character'),
+    pytest.param(bytes(range(256)), id='binary'),
+    pytest.param('MODEL:\n  NAME: 2020-13-45\n', id='date that does not exist'),
+    pytest.param(f'SEED: {"9" * 5000}\n', id='5000 digits'),
+    pytest.param(f'TRAIN:\n  BASE_LR: {"9" * 400}\n', id='beyond float'),
+    pytest.param('TRAIN:\n  BASE_LR: "{[]: 1}"\n', id='unhashable literal'),
+    pytest.param('MODEL: &a\n  NAME: *a\n', id='alias of itself'),
+    pytest.param('SEED: ' + '[' * 5000, id='deep'),
+    pytest.param('BASE: 5\n', id='BASE is a number'),
+    pytest.param('BASE: [[a]]\n', id='BASE in two lists'),
+    pytest.param('#' * ((1 << 20) + 1), id='too large'),
+])
+def test_hostile_file_names_the_file(tmp_path, text):
+    file = write(tmp_path, text)
+    assert refusal(get_config, file).startswith(file)
+
+
+@pytest.mark.parametrize('name', ['missing.yaml', 'folder', 'missing/a.yaml'])
+def test_missing_file_is_named(tmp_path, name):
+    (tmp_path / 'folder').mkdir()
+    assert str(tmp_path / name) in refusal(get_config, str(tmp_path / name))
+
+
+def test_byte_order_mark_is_fine(tmp_path):
+    assert get_config(write(tmp_path, b'\xef\xbb\xbfSEED: 3\n')).SEED == 3
+
+
+def test_crlf_is_fine(tmp_path):
+    config = get_config(write(tmp_path, b'SEED: 3\r\nDATA:\r\n  BATCH_SIZE: 8\r\n'))
+    assert (config.SEED, config.DATA.BATCH_SIZE) == (3, 8)
+
+
+# BASE
+
+@pytest.mark.parametrize('base', ['base.yaml', '[base.yaml]', './base.yaml'])
+def test_base_is_read_first(tmp_path, base):
+    write(tmp_path, 'SEED: 1\nDATA:\n  BATCH_SIZE: 8\n', 'base.yaml')
+    config = get_config(write(tmp_path, f'BASE: {base}\nSEED: 2\n'))
+    assert (config.SEED, config.DATA.BATCH_SIZE) == (2, 8)
+
+
+def test_later_base_wins(tmp_path):
+    write(tmp_path, 'SEED: 1\nSAVE_FREQ: 7\n', 'one.yaml')
+    write(tmp_path, 'SEED: 2\n', 'two.yaml')
+    config = get_config(write(tmp_path, 'BASE: [one.yaml, two.yaml]\n'))
+    assert (config.SEED, config.SAVE_FREQ) == (2, 7)
+
+
+def test_base_is_relative_to_its_file(tmp_path, monkeypatch):
+    (tmp_path / 'folder').mkdir()
+    write(tmp_path / 'folder', 'SEED: 1\n', 'base.yaml')
+    write(tmp_path / 'folder', 'BASE: base.yaml\n')
+    monkeypatch.chdir(tmp_path)
+    assert get_config('folder/a.yaml').SEED == 1
+    monkeypatch.chdir(tmp_path / 'folder')
+    assert get_config('a.yaml').SEED == 1
+
+
+@pytest.mark.parametrize('base', ['../base.yaml', 'other/base.yaml', '.', '..', 'link.yaml',
+                                  '{root}/base.yaml', '{root}/other/base.yaml'])
+def test_base_outside_of_the_folder_is_refused(tmp_path, base):
+    folder = tmp_path / 'folder'
+    (folder / 'other').mkdir(parents=True)
+    for place in (tmp_path, folder / 'other'):
+        write(place, 'SEED: 1\n', 'base.yaml')
+    (folder / 'link.yaml').symlink_to(tmp_path / 'base.yaml')
+    file = write(folder, f'BASE: {base.format(root=tmp_path)}\n')
+    message = refusal(get_config, file)
+    assert message.startswith(file) and 'same folder' in message
+
+
+@pytest.mark.parametrize('base', ['chain.yaml', 'a.yaml'])
+def test_base_with_a_base_of_its_own_is_refused(tmp_path, base):
+    write(tmp_path, 'SEED: 1\n', 'base.yaml')
+    write(tmp_path, 'BASE: base.yaml\n', 'chain.yaml')
+    file = write(tmp_path, f'BASE: {base}\n')
+    message = refusal(get_config, file)
+    assert message.startswith(file) and base in message
+
+
+def test_missing_base_is_named(tmp_path):
+    assert 'gone.yaml' in refusal(get_config, write(tmp_path, 'BASE: gone.yaml\n'))
+
+
+def test_bad_value_in_a_base_names_the_base(tmp_path):
+    base = write(tmp_path, 'AMP: true\nSEED: -1\n', 'base.yaml')
+    message = refusal(get_config, write(tmp_path, 'BASE: base.yaml\n'))
+    assert message.startswith(f'{base}:2: SEED')
+
+
+# Order
+
+def test_default_yaml_flag_option(tmp_path):
+    file = write(tmp_path, 'DATA:\n  BATCH_SIZE: 8\n')
+    assert get_config().DATA.BATCH_SIZE == 256
+    assert get_config(file).DATA.BATCH_SIZE == 8
+    assert with_flags(get_config(file)).DATA.BATCH_SIZE == 8
+    assert with_flags(get_config(file), batch_size=16).DATA.BATCH_SIZE == 16
+    both = with_flags(get_config(file), batch_size=16, o=['DATA.BATCH_SIZE=32'])
+    assert both.DATA.BATCH_SIZE == 32
+
+
+def test_last_option_wins():
+    assert with_flags(o=['SEED=1', 'SEED=2']).SEED == 2
+
+
+def test_flags_set_their_keys():
+    config = with_flags(dataset='list', data_path='d', output='out', batch_size=4, image_size=32,
+                        accum_iter=2, pretrained='w', resume='r', last_epoch=0, eval=True, amp=True)
+    assert (config.DATA.DATASET, config.DATA.DATA_PATH, config.SAVE) == ('list', 'd', 'out')
+    assert (config.DATA.BATCH_SIZE, config.DATA.BATCH_SIZE_EVAL) == (4, 4)
+    assert (config.DATA.IMAGE_SIZE, config.TRAIN.ACCUM_ITER) == (32, 2)
+    assert (config.MODEL.PRETRAINED, config.MODEL.RESUME) == ('w', 'r')
+    assert (config.TRAIN.LAST_EPOCH, config.EVAL, config.AMP) == (0, True, True)
+
+
+def test_batch_size_eval_wins_over_batch_size():
+    data = with_flags(batch_size=4, batch_size_eval=5).DATA
+    assert (data.BATCH_SIZE, data.BATCH_SIZE_EVAL) == (4, 5)
+
+
+def test_absent_flags_change_nothing():
+    config = get_config()
+    assert with_flags(config, batch_size=None, eval=False, o=None) == config
+
+
+@pytest.mark.parametrize('flags, key', [
+    ({'batch_size': 0}, 'DATA.BATCH_SIZE'),
+    ({'image_size': -1}, 'DATA.IMAGE_SIZE'),
+    ({'last_epoch': -1}, 'TRAIN.LAST_EPOCH'),
+    ({'dataset': 'cifar'}, 'DATA.DATASET'),
+])
+def test_bad_flag_is_named(flags, key):
+    assert refusal(lambda: with_flags(**flags)).startswith(f'-{[*flags][0]}: {key}: got ')
+
+
+@pytest.mark.parametrize('item', [
+    'SEED', 'SEED=', 'SEED=-1', 'SEED="1"', 'SEED=1.0', 'SEED=null', 'SEED=[1', 'SEED=a: b: c',
+    'SEEED=1', '=1', 'DATA=1', 'DATA.=1', '.SEED=1', 'DATA.BATCH_SIZE.X=1', 'seed=1',
+    'DATA.IMAGE_SIZE=[32]', 'DATA.DATASET=cifar', 'TRAIN.BASE_LR=.nan', 'TRAIN.BASE_LR=fast',
+    'TRAIN.BASE_LR=1e999', 'MODEL.DEPTH=0', 'MODEL.NAME={a: b}',
+    pytest.param('MODEL.NAME=2020-13-45', id='date that does not exist'),
+    pytest.param('MODEL.NAME=a\x07b', id='control character'),
+    pytest.param('MODEL.NAME=a\udce9b', id='argument that is not UTF-8'),
+    pytest.param(f'TRAIN.BASE_LR={"9" * 400}', id='beyond float'),
+    pytest.param('BASE=5', id='BASE is a number'),
+])
+def test_bad_option_is_named(item):
+    assert refusal(lambda: with_flags(o=[item])).startswith(f'-o {item}: ')
+
+
+@pytest.mark.parametrize('item, key, expected', [
+    ('TRAIN.BASE_LR=1e-3', 'TRAIN.BASE_LR', 1e-3),
+    ('TRAIN.OPTIMIZER.BETAS=(0.9, 0.99)', 'TRAIN.OPTIMIZER.BETAS', [0.9, 0.99]),
+    ('DATA.IMAGE_SIZE=[32, 64]', 'DATA.IMAGE_SIZE', [32, 64]),
+    ('MODEL.PRETRAINED=', 'MODEL.PRETRAINED', None),
+    ('MODEL.NAME=a=b', 'MODEL.NAME', 'a=b'),
+])
+def test_good_option(item, key, expected):
+    assert value_of(with_flags(o=[item]), key) == expected
+
+
+# Frozen
+
+@pytest.mark.parametrize('make', [get_config, with_flags])
+def test_config_is_frozen(make):
+    config = make()
+    for node, key in ((config, 'SEED'), (config.DATA, 'BATCH_SIZE'),
+                      (config.TRAIN.OPTIMIZER, 'EPS'), (config.MODEL, 'NEW')):
+        with pytest.raises(AttributeError):
+            setattr(node, key, 1)
+
+
+def test_update_leaves_its_config_and_the_defaults_alone():
+    before, config = get_config(), get_config()
+    changed = with_flags(config, batch_size=3, o=['DATA.IMAGENET_MEAN=[0, 0, 0]'])
+    changed.DATA.IMAGENET_MEAN[0] = 9.0
+    assert config == before == get_config()
+
+
+# The yamls of this repository
+
+def test_there_are_yamls():
+    assert {'vit_digits', 'vit_base_patch16_224'} <= {file.stem for file in YAMLS}
+
+
+@pytest.mark.parametrize('file', YAMLS, ids=lambda file: file.stem)
+def test_yaml_loads_under_its_own_name(file):
+    config = with_flags(get_config(str(file)))
+    assert config.MODEL.NAME == file.stem
+    assert config.MODEL.TYPE == 'vit'
+
+
+@pytest.mark.parametrize('file', YAMLS, ids=lambda file: file.stem)
+def test_yaml_says_where_it_comes_from(file):
+    top = []
+    for line in file.read_text(encoding='utf-8').splitlines():
+        if not line.startswith('#'):
+            break
+        top.append(line)
+    wanted = ['Source:', 'Hardware:', 'Command:']
+    if file.stem != 'vit_digits':
+        wanted.append('Published:')
+    for word in wanted:
+        assert any(line.lstrip('# ').startswith(word) and line.split(word)[1].strip()
+                   for line in top), f'{file.name}: no {word} line'

@@ -1,0 +1,76 @@
+"""Several processes on a CPU (gloo): the same numbers as one."""
+import json
+
+import numpy as np
+import pytest
+
+from common.checkpoint import write_atomically
+from common.safe_load import load_pickle
+from common.zoo import create_model
+from tests.conftest import run_script, write_image_list
+from tests.test_end_to_end import result_of, run_folder
+
+FLAGS = ['-cfg=./configs/vit_digits.yaml', '-dataset=list', '-o', 'MODEL.DEPTH=2',
+         '-o', 'MODEL.DROPPATH=0.0']
+
+
+@pytest.fixture(scope='module')
+def data(tmp_path_factory):
+    return write_image_list(tmp_path_factory.mktemp('data'), train=160, val=97)
+
+
+def test_accuracy_of_97_images_is_the_same_on_one_to_four_ranks(data, tmp_path):
+    weights = tmp_path / 'weights.pdparams'
+    write_atomically(create_model('vit_digits', depth=2).state_dict(), str(weights))
+    results = []
+    for ranks in (1, 2, 3, 4):
+        output = tmp_path / str(ranks)
+        code, out, err = run_script([
+            'main_multi_gpu.py', *FLAGS, f'-data_path={data}', f'-output={output}', '-eval',
+            f'-pretrained={weights}', '-batch_size=10', f'-nprocs={ranks}'])
+        assert code == 0, err
+        assert f'device: {ranks} x cpu' in out
+        results.append(result_of(output))
+    assert all(result['seen'] == 97 for result in results)
+    assert len({(result['acc1'], result['acc5']) for result in results}) == 1
+    np.testing.assert_allclose([result['loss'] for result in results], results[0]['loss'],
+                               rtol=1e-6)
+
+
+def train(data, output, *arguments, launcher=()):
+    """One epoch, 20 steps; the weights and the losses."""
+    code, _, err = run_script([
+        *launcher, 'main_multi_gpu.py', *FLAGS, f'-data_path={data}', f'-output={output}',
+        '-o', 'TRAIN.NUM_EPOCHS=1', '-o', 'TRAIN.WARMUP_EPOCHS=0.5', '-o', 'REPORT_FREQ=1',
+        '-o', 'TRAIN.BASE_LR=1e-3', *arguments])
+    assert code == 0, err
+    folder = run_folder(output)
+    lines = [json.loads(line) for line in (folder / 'metrics.jsonl').read_text().splitlines()]
+    losses = [line['loss'] for line in lines if line['kind'] == 'train']
+    return load_pickle(str(folder / 'last.pdparams'))['model'], losses
+
+
+def test_two_ranks_equal_one_with_twice_the_batch(data, tmp_path):
+    """Also with two micro-batches, whose gradients travel once; and under Paddle's launcher."""
+    one, losses = train(data, tmp_path / 'one', '-batch_size=8')
+    assert len(losses) == 20
+    launcher = ['-m', 'paddle.distributed.launch', '--nproc_per_node=2',
+                f'--log_dir={tmp_path / "log"}']
+    for name, arguments, start in [
+            ('two', ['-batch_size=4', '-nprocs=2'], ()),
+            ('accumulated', ['-batch_size=2', '-accum_iter=2', '-nprocs=2'], ()),
+            ('launched', ['-batch_size=4'], launcher)]:
+        weights, other = train(data, tmp_path / name, *arguments, launcher=start)
+        np.testing.assert_allclose(other, losses, rtol=1e-4, err_msg=name)
+        for key, value in one.items():
+            np.testing.assert_allclose(weights[key], value, atol=5e-5, err_msg=f'{name} {key}')
+
+
+def test_error_of_a_spawned_process_is_one_line(data, tmp_path):
+    weights = tmp_path / 'weights.pdparams'
+    write_atomically(create_model('vit_digits', depth=1).state_dict(), str(weights))
+    code, _, err = run_script([
+        'main_multi_gpu.py', *FLAGS, f'-data_path={data}', f'-output={tmp_path / "out"}',
+        '-eval', f'-pretrained={weights}', '-nprocs=2'])
+    assert code == 1 and 'Traceback' not in err, err
+    assert 'error: ' in err and 'nothing was loaded: 12 missing' in err
