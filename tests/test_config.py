@@ -74,7 +74,7 @@ def test_unknown_key_names_the_line_and_the_nearest_key(tmp_path, text, line, ke
     ('DATA:\n  BATCH_SIZE: 8\nDATA:\n  IMAGE_SIZE: 8\n', 3, 'DATA'),
     ('DATA:\n  BATCH_SIZE: 8\n  BATCH_SIZE: 9\n', 3, 'DATA.BATCH_SIZE'),
     ('DATA:\n  BATCH_SIZE: 8\nDATA.BATCH_SIZE: 9\n', 3, 'DATA.BATCH_SIZE'),
-])
+], ids=['flat', 'node', 'nested', 'nested and dotted'])
 def test_repeated_key_names_the_line(tmp_path, text, line, key):
     file = write(tmp_path, text)
     assert refusal(get_config, file) == f'{file}:{line}: {key} is given twice'
@@ -202,7 +202,6 @@ def test_file_that_is_no_mapping_names_the_line(tmp_path, text, line):
     pytest.param('MODEL: &a\n  NAME: *a\n', id='alias of itself'),
     pytest.param('SEED: ' + '[' * 5000, id='deep'),
     pytest.param('BASE: 5\n', id='BASE is a number'),
-    pytest.param('BASE: [[a]]\n', id='BASE in two lists'),
     pytest.param('#' * ((1 << 20) + 1), id='too large'),
 ])
 def test_hostile_file_names_the_file(tmp_path, text):

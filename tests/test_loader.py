@@ -1,0 +1,337 @@
+"""Samplers, data set, loader and transforms: which image goes where, and as what."""
+import subprocess
+import sys
+from pathlib import Path
+
+import numpy as np
+import paddle
+import pytest
+from PIL import Image
+
+from common.datasets import ImageDataset
+from common.errors import InputError
+from common.lists import read_list
+from common.loader import EvalSampler, Normalize, TrainSampler, make_loader
+from common.transforms import EvalTransform, TrainTransform, random_crop_box
+
+ROOT = Path(__file__).resolve().parent.parent
+SCALE, RATIO = (0.08, 1.0), (3 / 4, 4 / 3)
+
+
+def picture(width, height, seed=0):
+    pixels = np.random.default_rng(seed).integers(0, 256, (height, width, 3), np.uint8)
+    return Image.fromarray(pixels)
+
+
+def data_folder(folder, count=12):
+    """A list of `count` images of different sizes; the path of the list."""
+    for index in range(count):
+        picture(20 + index, 31 - index, index).save(folder / f'{index}.png')
+    file = folder / 'train_list.txt'
+    file.write_text(''.join(f'{index}.png {index % 10}\n' for index in range(count)))
+    return str(file)
+
+
+def train_set(file, seed=0):
+    return ImageDataset(read_list(file), TrainTransform(16, SCALE, RATIO, 'random'), 16, seed)
+
+
+# TrainSampler
+
+def epoch_of(sampler, epoch=1, first_step=0):
+    """The indices of an epoch, [steps, indices of one step on this rank]; the epoch is checked."""
+    sampler.set_epoch(epoch, first_step)
+    batches = list(sampler)
+    assert len(batches) == len(sampler)
+    assert all(len(batch) == sampler.batch_size for batch in batches)
+    assert {key[0] for batch in batches for key in batch} <= {epoch}
+    indices = [index for batch in batches for _, index in batch]
+    return np.array(indices, np.int64).reshape(-1, sampler.batch_size * sampler.accum_iter)
+
+
+@pytest.mark.smoke
+@pytest.mark.parametrize('world_size', [1, 2, 3])
+@pytest.mark.parametrize('accum_iter', [1, 2])
+@pytest.mark.parametrize('num_samples', [36, 41])
+def test_step_has_the_same_samples_however_it_is_split(world_size, accum_iter, num_samples):
+    batch_size = 12 // world_size // accum_iter
+    whole = epoch_of(TrainSampler(num_samples, 12, seed=5))
+    parts = [epoch_of(TrainSampler(num_samples, batch_size, accum_iter, 5, rank, world_size))
+             for rank in range(world_size)]
+    together = np.concatenate(parts, axis=1)
+    assert whole.shape == together.shape == (3, 12)
+    for step in range(3):
+        assert len(set(together[step])) == 12  # the ranks are disjoint
+        assert set(together[step]) == set(whole[step])
+    assert len(set(whole.ravel())) == 36 and set(whole.ravel()) <= set(range(num_samples))
+
+
+@pytest.mark.smoke
+def test_order_is_a_function_of_seed_and_epoch():
+    orders = {(seed, epoch): epoch_of(TrainSampler(64, 8, seed=seed), epoch).ravel().tolist()
+              for seed in (0, 1, 2 ** 31 - 1) for epoch in (0, 1, 2, 300)}
+    assert len({tuple(order) for order in orders.values()}) == len(orders)
+    assert all(sorted(order) == list(range(64)) != order for order in orders.values())
+    sampler = TrainSampler(64, 8, seed=1)
+    for epoch in (2, 1, 2):
+        assert epoch_of(sampler, epoch).ravel().tolist() == orders[1, epoch]
+
+
+@pytest.mark.smoke
+@pytest.mark.parametrize('accum_iter, rank, world_size', [(1, 0, 1), (2, 1, 2)])
+def test_first_step_goes_on_in_the_same_order(accum_iter, rank, world_size):
+    sampler = TrainSampler(50, 3, accum_iter, 0, rank, world_size)
+    whole = epoch_of(sampler, 4)
+    for first_step in range(sampler.steps_per_epoch + 1):
+        assert np.array_equal(epoch_of(sampler, 4, first_step), whole[first_step:])
+    assert np.array_equal(epoch_of(sampler, 4), whole)
+
+
+@pytest.mark.smoke
+@pytest.mark.parametrize('num_samples', [0, 1, 11])
+def test_fewer_samples_than_one_step_are_refused(num_samples):
+    with pytest.raises(InputError, match=f'got {num_samples} images.* 12 '):
+        TrainSampler(num_samples, 2, accum_iter=3, world_size=2)
+    assert TrainSampler(12, 2, accum_iter=3, world_size=2).steps_per_epoch == 1
+
+
+# EvalSampler
+
+@pytest.mark.smoke
+@pytest.mark.parametrize('num_samples', [97, 3, 1])
+@pytest.mark.parametrize('world_size', [1, 2, 3, 4])
+@pytest.mark.parametrize('batch_size', [1, 8, 200])
+def test_evaluation_sees_every_sample_once(num_samples, world_size, batch_size):
+    seen = []
+    for rank in range(world_size):
+        sampler = EvalSampler(num_samples, batch_size, rank, world_size)
+        batches = list(sampler)
+        assert len(batches) == len(sampler)
+        assert all(0 < len(batch) <= batch_size for batch in batches)
+        seen += [key for batch in batches for key in batch]
+    assert sorted(seen) == [(0, index) for index in range(num_samples)]
+
+
+# ImageDataset
+
+def make_bad(folder, kind):
+    """A file that is no image; its name."""
+    file = folder / 'bad image.jpg'
+    if kind == 'text':
+        file.write_text('this is no image\n')
+    elif kind == 'empty':
+        file.write_bytes(b'')
+    elif kind == 'folder':
+        file.mkdir()
+    elif kind == 'truncated':
+        picture(64, 64).save(file, 'JPEG')
+        file.write_bytes(file.read_bytes()[:-1500])
+    elif kind == 'huge':  # a few bytes that claim to be 60,000 x 60,000 pixels
+        file.write_bytes(b'GIF89a' + (60000).to_bytes(2, 'little') * 2 + b'\x80\0\0' + b'\0' * 6
+                         + b',\0\0\0\0' + (60000).to_bytes(2, 'little') * 2 + b'\0\x02\0;')
+    return file.name
+
+
+BAD_KINDS = ['missing', 'text', 'empty', 'folder', 'truncated', 'huge']
+
+
+@pytest.mark.smoke
+@pytest.mark.parametrize('kind', BAD_KINDS)
+def test_bad_image_is_an_error_text_and_no_exception(tmp_path, kind):
+    file = data_folder(tmp_path)
+    name = make_bad(tmp_path, kind)
+    with open(file, 'a') as stream:
+        stream.write(f'\n{name} 3\n')
+    image, label, index, error = train_set(file)[1, 12]
+    assert (label, index) == (3, 12)
+    assert error.startswith(f'{file}:14: cannot read {tmp_path / name}: ')
+    assert '\n' not in error and not error.endswith(': ')
+    assert image.dtype == np.uint8 and image.shape == (16, 16, 3) and not image.any()
+
+
+@pytest.mark.smoke
+@pytest.mark.parametrize('mode', ['RGB', 'L', '1', 'P', 'RGBA', 'LA', 'CMYK', 'I;16'])
+def test_every_kind_of_pixel_becomes_rgb(tmp_path, mode):
+    name = 'a.tif' if mode == 'CMYK' else 'a.png'
+    Image.new(mode, (20, 30), 1).save(tmp_path / name)
+    file = tmp_path / 'list.txt'
+    file.write_text(f'{name} 0\n')
+    image, _, _, error = train_set(str(file))[1, 0]
+    assert error == '' and image.dtype == np.uint8 and image.shape == (16, 16, 3)
+
+
+READ_ALL = '''
+import sys
+from common.datasets import ImageDataset
+from common.errors import InputError
+from common.lists import read_list
+from common.loader import EvalSampler, Normalize, device_batches, make_loader
+from common.transforms import EvalTransform
+dataset = ImageDataset(read_list(sys.argv[1]), EvalTransform(16, 1.0), 16)
+loader = make_loader(dataset, EvalSampler(len(dataset), 4), int(sys.argv[2]))
+good = 0
+try:
+    for images, labels in device_batches(loader, Normalize([0.5] * 3, [0.5] * 3)):
+        good += len(labels)
+except InputError as error:
+    print(good, error)
+'''
+
+
+@pytest.mark.parametrize('num_workers', [0, 2])
+def test_bad_image_stops_the_loop_with_its_line_and_path(tmp_path, num_workers):
+    """In a process of its own, with a time limit: a loader that fails inside hangs."""
+    file = data_folder(tmp_path)
+    text = Path(file).read_text().splitlines()
+    name = make_bad(tmp_path, 'truncated')
+    Path(file).write_text('\n'.join([*text[:5], f'{name} 1', f'gone/{name} 1', *text[5:]]))
+    done = subprocess.run([sys.executable, '-c', READ_ALL, file, str(num_workers)], cwd=ROOT,
+                          capture_output=True, text=True, timeout=60)
+    assert done.returncode == 0, done.stderr
+    result = done.stdout.splitlines()[-1]
+    assert result.startswith(f'4 {file}:6: cannot read {tmp_path / name}: ')
+    assert result.endswith(' (and 1 more in this batch)')
+
+
+def all_batches(loader, epoch):
+    loader.batch_sampler.set_epoch(epoch)
+    return [[part.numpy() for part in batch] for batch in loader]
+
+
+@pytest.mark.smoke
+def test_workers_change_nothing_and_epochs_do(tmp_path):
+    file = data_folder(tmp_path)
+    runs = {}
+    for num_workers in (0, 2):
+        loader = make_loader(train_set(file, 7), TrainSampler(12, 4, seed=7), num_workers)
+        for epoch in (1, 2, 1):
+            runs.setdefault((num_workers, epoch), []).append(all_batches(loader, epoch))
+    for epoch in (1, 2):
+        first, *others = runs[0, epoch] + runs[2, epoch]
+        assert [batch[0].shape for batch in first] == [(4, 3, 16, 16)] * 3
+        for other in others:
+            for batch, same in zip(first, other, strict=True):
+                for part, same_part in zip(batch, same, strict=True):
+                    assert part.dtype == same_part.dtype and np.array_equal(part, same_part)
+
+
+@pytest.mark.smoke
+def test_item_is_a_function_of_seed_epoch_and_index(tmp_path):
+    file = data_folder(tmp_path)
+    first = [train_set(file, 7)[1, index][0] for index in range(12)]
+    again = train_set(file, 7)
+    for index in reversed(range(12)):
+        assert np.array_equal(again[1, index][0], first[index])
+    for seed, epoch in ((7, 2), (8, 1)):
+        others = [train_set(file, seed)[epoch, index][0] for index in range(12)]
+        assert not any(map(np.array_equal, first, others))
+
+
+@pytest.mark.smoke
+def test_batch_holds_the_pixels_labels_and_indices_of_its_samples(tmp_path):
+    file = data_folder(tmp_path)
+    dataset = ImageDataset(read_list(file), EvalTransform(16, 1.0), 16)
+    seen = []
+    for images, labels, indices, _ in make_loader(dataset, EvalSampler(12, 5), 0):
+        assert images.dtype == paddle.uint8
+        for image, label, index in zip(images.numpy(), labels.tolist(), indices.tolist(),
+                                       strict=True):
+            assert np.array_equal(image.transpose(1, 2, 0), dataset[0, index][0])
+            assert label == index % 10
+            seen.append(index)
+    assert seen == list(range(12))
+
+
+# Transforms
+
+@pytest.mark.smoke
+@pytest.mark.parametrize('width, height', [(1, 1), (1, 30), (30, 1), (2, 3), (7, 5), (13, 400),
+                                           (401, 11), (211, 157), (157, 211)])
+def test_crop_box_stays_inside(width, height):
+    random = np.random.default_rng(0)
+    for _ in range(2000):
+        left, top, box_width, box_height = random_crop_box(width, height, SCALE, RATIO, random)
+        assert left >= 0 and top >= 0 and box_width >= 1 and box_height >= 1
+        assert left + box_width <= width and top + box_height <= height
+
+
+@pytest.mark.smoke
+@pytest.mark.parametrize('width, height', [(211, 157), (157, 211), (501, 499)])
+@pytest.mark.parametrize('scale', [(0.08, 1.0), (0.25, 0.5)])
+def test_crop_box_has_area_and_aspect_in_range(width, height, scale):
+    """Sides are rounded, so each may be half a pixel off."""
+    random = np.random.default_rng(1)
+    areas = []
+    for _ in range(2000):
+        left, top, w, h = random_crop_box(width, height, scale, RATIO, random)
+        area = width * height
+        assert (w + 0.5) * (h + 0.5) >= scale[0] * area
+        assert (w - 0.5) * (h - 0.5) <= scale[1] * area
+        assert (w + 0.5) / (h - 0.5) >= RATIO[0] and (w - 0.5) / (h + 0.5) <= RATIO[1]
+        areas.append(w * h / area)
+    span = scale[1] - scale[0]  # the draws reach both ends
+    assert min(areas) < scale[0] + 0.05 * span and max(areas) > scale[1] - 0.15 * span
+
+
+@pytest.mark.smoke
+@pytest.mark.parametrize('width, height, box', [
+    (1, 30, (0, 14, 1, 1)),
+    (400, 100, (133, 0, 133, 100)),
+    (100, 400, (0, 133, 100, 133)),
+    (50, 40, (0, 0, 50, 40)),
+])
+def test_crop_box_that_never_fits_is_the_centre(width, height, box):
+    """More than the image's area never fits; then the aspect ratio is cut to the range."""
+    assert random_crop_box(width, height, (4.0, 5.0), RATIO, np.random.default_rng(0)) == box
+
+
+@pytest.mark.smoke
+@pytest.mark.parametrize('hflip, flipped', [(0.0, False), (1.0, True)])
+def test_train_transform_crops_resizes_and_flips(hflip, flipped):
+    image = picture(40, 30)
+    left, top, width, height = random_crop_box(40, 30, SCALE, RATIO, np.random.default_rng(3))
+    expected = image.crop((left, top, left + width, top + height)).resize((24, 16), Image.BILINEAR)
+    if flipped:
+        expected = expected.transpose(Image.FLIP_LEFT_RIGHT)
+    result = TrainTransform((16, 24), SCALE, RATIO, 'bilinear', hflip)(
+        image, np.random.default_rng(3))
+    assert result.dtype == np.uint8 and np.array_equal(result, np.asarray(expected))
+
+
+@pytest.mark.smoke
+@pytest.mark.parametrize('width, height', [(300, 200), (200, 300), (256, 256), (17, 11), (1, 1),
+                                           (1, 30), (30, 1), (333, 101)])
+@pytest.mark.parametrize('size', [64, (64, 32), (32, 96), 1])
+@pytest.mark.parametrize('crop_pct', [1.0, 0.875, 0.5])
+def test_evaluation_crop_has_the_size_asked_for(width, height, size, crop_pct):
+    result = EvalTransform(size, crop_pct)(picture(width, height))
+    expected = (size, size) if isinstance(size, int) else size
+    assert result.dtype == np.uint8 and result.shape == (*expected, 3)
+
+
+@pytest.mark.smoke
+@pytest.mark.parametrize('interpolation, pillow', [('bicubic', Image.BICUBIC),
+                                                   ('bilinear', Image.BILINEAR)])
+def test_evaluation_crop_equals_pillow(interpolation, pillow):
+    """224 / 0.875 = 256; a 500 x 375 image becomes 341 x 256, and (341 - 224) / 2 = 58.5 -> 58."""
+    image = picture(500, 375)
+    expected = np.asarray(image.resize((341, 256), pillow))[16:240, 58:282]
+    assert np.array_equal(EvalTransform(224, 0.875, interpolation)(image), expected)
+
+
+@pytest.mark.smoke
+def test_evaluation_crop_of_a_fitting_image_is_the_image():
+    image = picture(64, 64)
+    assert np.array_equal(EvalTransform(64, 1.0)(image), np.asarray(image))
+
+
+@pytest.mark.smoke
+@pytest.mark.parametrize('mean, std', [([0.5] * 3, [0.5] * 3),
+                                       ([0.485, 0.456, 0.406], [0.229, 0.224, 0.225])])
+def test_normalize_against_float64(mean, std):
+    images = np.arange(2 * 3 * 16 * 8).reshape(2, 3, 16, 8).astype(np.uint8)
+    assert len(np.unique(images)) == 256
+    result = Normalize(mean, std)(paddle.to_tensor(images))
+    expected = (images / 255 - np.reshape(mean, [3, 1, 1])) / np.reshape(std, [3, 1, 1])
+    assert result.dtype == paddle.float32
+    np.testing.assert_allclose(result.numpy(), expected, rtol=0, atol=1e-6)
