@@ -8,8 +8,9 @@ A family's config.py adds its MODEL keys to `base_config()` and calls `load_conf
 """
 import ast
 import difflib
-import math
 import os
+import reprlib
+import sys
 
 import yaml
 from yacs.config import CfgNode
@@ -17,6 +18,9 @@ from yacs.config import CfgNode
 from common.errors import InputError
 
 MAX_YAML_BYTES = 1 << 20
+# What PyYAML lets out on a broken or hostile file: its own errors, and those of the constructors
+# of dates, numbers and mappings.
+YAML_ERRORS = (yaml.YAMLError, ValueError, TypeError, OverflowError, RecursionError, AttributeError)
 
 
 def base_config():
@@ -238,8 +242,9 @@ def update_config(config, args=None, nullable=None, ranges=None):
             raise InputError(f'-o {item}: got no "=", expected KEY=VALUE')
         try:
             value = yaml.safe_load(text)
-        except yaml.YAMLError as error:
-            raise InputError(f'-o {item}: got a value that is not yaml ({error.problem})') from None
+        except YAML_ERRORS as error:
+            raise InputError(f'-o {item}: got a value that is not yaml ({one_line(error)})'
+                             ) from None
         set_key(config, key, value, f'-o {item}', nullable, ranges)
     check_together(config)
     config.freeze()
@@ -280,6 +285,8 @@ def read_base(cfg_file):
     names = [value for key, value, _ in read_yaml(cfg_file) if key == 'BASE']
     names = names[0] if names else []
     names = [names] if isinstance(names, str) else names or []
+    if not isinstance(names, list):
+        raise wrong(cfg_file, 'BASE', names, 'a file or a list of files')
     folder = os.path.realpath(os.path.dirname(cfg_file))
     files = []
     for name in (name for name in names if name):
@@ -299,24 +306,26 @@ def read_yaml(file):
     if os.path.getsize(file) > MAX_YAML_BYTES:
         raise InputError(f'{file}: got {os.path.getsize(file)} bytes, expected a config of at '
                          f'most {MAX_YAML_BYTES}')
-    with open(file, 'rb') as stream:
-        loader = yaml.SafeLoader(stream)
-        try:
+    try:
+        with open(file, 'rb') as stream:
+            loader = yaml.SafeLoader(stream)
             node = loader.get_single_node()
             if not isinstance(node, yaml.MappingNode):
                 raise InputError(f'{file}:1: got no mapping, expected KEY: VALUE lines')
-            return list(yaml_leaves(loader, node, '', file))
-        except yaml.YAMLError as error:
-            mark = getattr(error, 'problem_mark', None)
-            where = f'{file}:{mark.line + 1}' if mark else file
-            raise InputError(f'{where}: not safe yaml: '
-                             f'{getattr(error, "problem", None) or error}') from None
-        finally:
-            loader.dispose()
+            return list(yaml_leaves(loader, node, '', file, set()))
+    except InputError:
+        raise
+    except YAML_ERRORS as error:
+        mark = getattr(error, 'problem_mark', None)
+        where = f'{file}:{mark.line + 1}' if mark else file
+        raise InputError(f'{where}: not safe yaml: {one_line(error)}') from None
 
 
-def yaml_leaves(loader, node, prefix, file):
-    seen = set()
+def one_line(error):
+    return ' '.join(str(getattr(error, 'problem', None) or error).split()) or type(error).__name__
+
+
+def yaml_leaves(loader, node, prefix, file, seen):
     for key_node, value_node in node.value:
         line = key_node.start_mark.line + 1
         key = f'{prefix}{loader.construct_object(key_node, deep=True)}'
@@ -324,7 +333,7 @@ def yaml_leaves(loader, node, prefix, file):
             raise InputError(f'{file}:{line}: {key} is given twice')
         seen.add(key)
         if isinstance(value_node, yaml.MappingNode):
-            yield from yaml_leaves(loader, value_node, f'{key}.', file)
+            yield from yaml_leaves(loader, value_node, f'{key}.', file, seen)
         else:
             yield key, loader.construct_object(value_node, deep=True), line
 
@@ -370,7 +379,7 @@ def coerce(key, value, default, where, nullable):
     if wanted is float:
         if isinstance(value, str):
             value = parse_literal(value)  # so is 1e-3 in YAML 1.1
-        if type(value) not in (int, float) or not math.isfinite(value):
+        if type(value) not in (int, float) or not abs(value) <= sys.float_info.max:
             raise wrong(where, key, value, 'a number')
         return float(value)
     if wanted is list:
@@ -390,7 +399,7 @@ def coerce(key, value, default, where, nullable):
 def parse_literal(value):
     try:
         return ast.literal_eval(value) if isinstance(value, str) else value
-    except (ValueError, SyntaxError):
+    except (ValueError, SyntaxError, TypeError, MemoryError, RecursionError):
         return value
 
 
@@ -414,4 +423,5 @@ def type_name(kind):
 
 
 def wrong(where, key, value, expected):
-    return InputError(f'{where}: {key}: got {value!r}, expected {expected}')
+    shown = reprlib.repr(value)
+    return InputError(f'{where}: {key}: got {shown}, expected {expected}')

@@ -381,7 +381,7 @@ def test_there_are_yamls():
 @pytest.mark.parametrize('file', YAMLS, ids=lambda file: file.stem)
 def test_yaml_loads_under_its_own_name(file):
     config = with_flags(get_config(str(file)))
-    assert config.MODEL.NAME == file.stem
+    assert file.stem == config.MODEL.NAME
     assert config.MODEL.TYPE == 'vit'
 
 

@@ -1,0 +1,370 @@
+"""The weight reader: equal to paddle.load on what Paddle writes, and no code is run from a file."""
+import collections
+import contextlib
+import os
+import pickle
+import re
+import subprocess
+import sys
+from pathlib import Path
+
+import numpy as np
+import paddle
+import pytest
+
+from common import safe_load
+from common.errors import InputError
+from common.safe_load import load_pickle
+from common.weights import NAME_TABLE, read_weights
+
+pytestmark = pytest.mark.smoke
+
+ROOT = Path(__file__).resolve().parent.parent
+PROTOCOLS = range(pickle.HIGHEST_PROTOCOL + 1)
+
+
+def state_dict():
+    paddle.seed(0)
+    model = paddle.nn.Sequential(paddle.nn.Conv2D(3, 4, 3), paddle.nn.BatchNorm2D(4),
+                                 paddle.nn.Linear(5, 2))
+    return model.state_dict()
+
+
+CONTENTS = {
+    'state dict': lambda: state_dict(),
+    'checkpoint': lambda: {'model': state_dict(), 'epoch': 3, 'config': {'LR': 1e-3, 'NAME': 'a'},
+                           'best': None, 'done': True},
+    'optimizer': lambda: {'model': state_dict(),
+                          'optimizer': {'0.weight': {'moment1_0': paddle.ones([2, 3])}}},
+    'numpy': lambda: {'a': np.arange(6, dtype='int64').reshape(2, 3),
+                      'c': np.zeros([0, 4], 'float16'), 'd': np.array(7, 'int8'),
+                      'e': np.asfortranarray(np.arange(6.0).reshape(2, 3))},
+    'types': lambda: {name: paddle.ones([2]).astype(name)
+                      for name in ('float16', 'float64', 'int32', 'int64', 'uint8', 'bool')},
+    'list': lambda: {'several': [paddle.ones([2]), paddle.zeros([3])], 'text': 'a\u732b'},
+    'pair of tensors': lambda: {'pair': (paddle.ones([2]), paddle.zeros([3]))},
+    'pair of arrays': lambda: {'pair': (np.ones([2]), np.zeros([3]))},
+    'large': lambda: {'a': paddle.arange(200_000, dtype='float32')},
+}
+
+
+def assert_same(ours, paddles):
+    if isinstance(paddles, dict):
+        assert list(ours) == list(paddles)
+        for name in paddles:
+            assert_same(ours[name], paddles[name])
+    elif isinstance(paddles, (list, tuple)):
+        assert len(ours) == len(paddles)
+        for one, other in zip(ours, paddles, strict=True):
+            assert_same(one, other)
+    elif isinstance(paddles, np.ndarray):
+        assert isinstance(ours, np.ndarray) and ours.dtype == paddles.dtype
+        assert ours.shape == paddles.shape and np.array_equal(ours, paddles)
+    else:
+        assert type(ours) is type(paddles) and ours == paddles
+
+
+@pytest.mark.parametrize('protocol', [2, 3, 4])
+@pytest.mark.parametrize('make', CONTENTS.values(), ids=CONTENTS)
+def test_equals_paddle_load(tmp_path, make, protocol):
+    file = str(tmp_path / 'a.pdparams')
+    paddle.save(make(), file, protocol=protocol)
+    ours = load_pickle(file)
+    ours.pop(NAME_TABLE, None)
+    assert_same(ours, paddle.load(file, return_numpy=True))
+
+
+@pytest.mark.parametrize('wrap', [lambda state: state, lambda state: {'model': state, 'epoch': 1}])
+def test_read_weights_gives_the_arrays_of_the_model(tmp_path, wrap):
+    file, state = str(tmp_path / 'a.pdparams'), state_dict()
+    paddle.save(wrap(state), file)
+    assert_same(read_weights(file), {name: value.numpy() for name, value in state.items()})
+
+
+# Files that are refused
+
+def refusal(file):
+    """The message of the InputError: it is one line and starts with the path."""
+    with pytest.raises(InputError) as caught:
+        load_pickle(str(file))
+    message = str(caught.value)
+    assert message.startswith(f'{file}: ') and '\n' not in message
+    return message
+
+
+def write(folder, content):
+    file = folder / 'bad.pdparams'
+    file.write_bytes(content)
+    return file
+
+
+def part(value):
+    """The opcodes that push a value."""
+    return pickle.dumps(value, 2)[2:-1]
+
+
+def named(name):
+    """The opcodes that push what 'module.name' names."""
+    module, _, name = name.rpartition('.')
+    return f'c{module}\n{name}\n'.encode()
+
+
+def program(*opcodes):
+    return b'\x80\x02' + b''.join(opcodes) + b'.'
+
+
+def call(name, *args):
+    return named(name) + part(args) + b'R'
+
+
+class Command:
+    """Pickles as the order to run a shell command."""
+
+    def __init__(self, command):
+        self.command = command
+
+    def __reduce__(self):
+        return os.system, (self.command,)
+
+
+@pytest.mark.parametrize('protocol', PROTOCOLS)
+@pytest.mark.parametrize('wrap', [
+    lambda command: command,
+    lambda command: {'model': {'weight': command}},
+    lambda command: {'weight': np.ones(3), 'x': [(1, command)]},
+    lambda command: {'weight': np.array([command], dtype=object)},
+], ids=['alone', 'state dict', 'list', 'array'])
+def test_command_is_refused_and_not_run(tmp_path, wrap, protocol):
+    canary = tmp_path / 'canary'
+    content = pickle.dumps(wrap(Command(f'touch {canary}')), protocol)
+    refusal(write(tmp_path, content))
+    assert not canary.exists()
+
+
+def opening(canary):
+    return f"open({str(canary)!r}, 'w')"
+
+
+PROGRAMS = {
+    'eval': lambda canary: call('builtins.eval', opening(canary)),
+    'exec': lambda canary: call('builtins.exec', opening(canary)),
+    'eval of Python 2': lambda canary: call('__builtin__.eval', opening(canary)),
+    'open': lambda canary: call('builtins.open', str(canary), 'w'),
+    'io.open': lambda canary: call('_io.open', str(canary), 'w'),
+    'getattr': lambda canary: (named('builtins.getattr') + b'(' + named('collections.OrderedDict')
+                               + part('fromkeys') + b'tR'),
+    'partial': lambda canary: (named('functools.partial') + b'(' + named('builtins.eval')
+                               + part(opening(canary)) + b'tR)R'),
+    'map': lambda canary: (named('builtins.tuple') + b'(' + named('builtins.map') + b'('
+                           + named('builtins.eval') + part([opening(canary)]) + b'tRtR'),
+    'numpy.load': lambda canary: call('numpy.load', str(canary), None, True),
+    'ndarray.tofile': lambda canary: call('numpy.ndarray.tofile', str(canary)),
+    'dotted name': lambda canary: (part('numpy') + part('ndarray.tofile') + b'\x93'
+                                   + part((np.ones(2), str(canary))) + b'R'),
+    'stack global': lambda canary: (part('builtins') + part('eval') + b'\x93'
+                                    + part((opening(canary),)) + b'R'),
+    'INST': lambda canary: b'(' + part(opening(canary)) + b'ibuiltins\neval\n',
+    'OBJ': lambda canary: b'(' + named('builtins.eval') + part(opening(canary)) + b'o',
+    'NEWOBJ': lambda canary: named('subprocess.Popen') + part((['touch', str(canary)],)) + b'\x81',
+    'extension': lambda canary: b'\x82\x01)R',
+    'persistent id': lambda canary: b'Pstorage\n',
+    'binary persistent id': lambda canary: part(('storage', 'x')) + b'Q',
+    'unpickler': lambda canary: call('pickle.loads', program(call('builtins.eval',
+                                                                  opening(canary)))),
+    'module': lambda canary: call('importlib.import_module', 'antigravity'),
+    'paddle.load': lambda canary: call('paddle.load', str(canary)),
+    'zlib': lambda canary: call('_codecs.encode', 'a' * 9, 'zlib'),
+    'codecs.encode': lambda canary: call('codecs.encode', 'a' * 9, 'latin1'),
+    'encoding of bytes': lambda canary: call('_codecs.encode', b'a', 'latin1'),
+    'huge array': lambda canary: (named('numpy.core.multiarray._reconstruct') + b'('
+                                  + named('numpy.ndarray') + part((10 ** 9,)) + part(b'b') + b'tR'),
+    'array type': lambda canary: (named('numpy.core.multiarray._reconstruct') + b'('
+                                  + named('builtins.tuple') + part((0,)) + part(b'b') + b'tR'),
+}
+
+
+@pytest.mark.parametrize('make', PROGRAMS.values(), ids=PROGRAMS)
+@pytest.mark.parametrize('inside', [False, True], ids=['alone', 'in a dict'])
+def test_program_is_refused_and_not_run(tmp_path, make, inside):
+    canary = tmp_path / 'canary'
+    opcodes = make(canary)
+    if inside:
+        opcodes = b'}' + part('weight') + opcodes + b's'
+    refusal(write(tmp_path, program(opcodes)))
+    assert not canary.exists()
+
+
+@pytest.mark.parametrize('protocol', [2, 3, 4])
+@pytest.mark.parametrize('array', [
+    np.array([{}, 1], dtype=object),
+    np.array(None, dtype=object),
+    np.array(['a', 'b']),
+    np.array([b'a', b'b']),
+    np.array([(1, 2.0)], dtype=[('x', 'i4'), ('y', 'f8')]),
+    np.array(['2020-01-01'], dtype='datetime64[D]'),
+], ids=['object', 'object scalar', 'text', 'bytes', 'record', 'date'])
+def test_array_of_other_than_numbers_is_refused(tmp_path, array, protocol):
+    refusal(write(tmp_path, pickle.dumps({'model': {'weight': array}}, protocol)))
+
+
+@pytest.mark.parametrize('opcodes', [
+    named('numpy.ndarray') + part(((3,), 'f4')) + b'R',
+    named('numpy.ndarray') + part(((3,), 'f4')) + b'\x81',
+    named('numpy.ndarray') + part(((3,), 'f4')) + b'}\x92',
+], ids=['REDUCE', 'NEWOBJ', 'NEWOBJ_EX'])
+def test_array_without_data_is_refused(tmp_path, opcodes):
+    """It would be of any size, and hold what was in the memory before."""
+    refusal(write(tmp_path, program(opcodes)))
+
+
+def array(dtype, shape, data):
+    """The opcodes of an array as numpy pickles it, with a type, shape and data of one's own."""
+    return (named('numpy.core.multiarray._reconstruct') + b'(' + named('numpy.ndarray')
+            + part((0,)) + part(b'b') + b'tR(' + part(1) + part(shape) + dtype + part(False)
+            + part(data) + b'tb')
+
+
+def dtype(name, *state):
+    """The opcodes of a numpy type; an opcode string in the state stands for itself."""
+    opcodes = named('numpy.dtype') + part((name, False, True)) + b'R'
+    if state:
+        opcodes += b'(' + b''.join(item if isinstance(item, bytes) else part(item)
+                                   for item in state) + b'tb'
+    return opcodes
+
+
+OBJECT_FIELD = b'}' + part('x') + b'(' + dtype('O') + part(0) + b'ts'
+
+# numpy trusts the state of its own types; with these it reads or frees memory that is not its own.
+FORGED_ARRAYS = {
+    'fewer objects than the shape': array(dtype('O'), (4,), []),
+    'fewer objects, large shape': array(dtype('O'), (1 << 22,), []),
+    'bytes as references': array(dtype('V8', 3, '|', None, ('x',), OBJECT_FIELD, 8, 1, 1), (1,),
+                                 b'A' * 8),
+    'number type that holds references': array(dtype('f8', 3, '<', None, None, None, -1, -1, 1),
+                                               (1,), b'A' * 8),
+    'all flags': array(dtype('f8', 3, '<', None, None, None, -1, -1, 63), (1,), b'A' * 8),
+    'fewer bytes than the shape': array(dtype('f8'), (4,), b'A' * 8),
+    'more bytes than the shape': array(dtype('f8'), (1,), b'A' * 32),
+    'negative shape': array(dtype('f8'), (-1,), b'A' * 8),
+    'shape beyond all memory': array(dtype('f8'), (1 << 62,), b'A' * 8),
+}
+
+LOAD = '''
+import sys
+from common.errors import InputError
+from common.safe_load import load_pickle
+try:
+    load_pickle(sys.argv[1])
+except InputError as error:
+    print('refused:', error)
+'''
+
+
+@pytest.mark.parametrize('opcodes', FORGED_ARRAYS.values(), ids=FORGED_ARRAYS)
+def test_forged_array_is_refused_without_a_crash(tmp_path, opcodes):
+    """In a process of its own: a segmentation fault would end the test run."""
+    file = write(tmp_path, program(b'}' + part('weight') + opcodes + b's'))
+    done = subprocess.run([sys.executable, '-c', LOAD, str(file)], cwd=ROOT, timeout=60,
+                          capture_output=True, text=True)
+    assert done.returncode == 0
+    assert done.stdout.startswith(f'refused: {file}: ')
+    assert done.stderr == ''
+
+
+@pytest.mark.parametrize('content', [
+    program(b']q\x00h\x00a'),                                              # a = [a]
+    program(b'}q\x09' + part('a') + b'h\x09s'),                            # a = {'a': a}
+    program(named('collections.OrderedDict') + b')R}' + part('items') + part(1) + b'sb'),
+    program(b'(' * 3000),
+    program(b']' * 3000 + b'a' * 2999),
+    b'\x80\x63N.',                                                         # protocol 99
+    b'\x80\x04\x95' + b'\xff' * 8 + b'N.',                                 # a frame of 2^64 bytes
+    b'\x80\x04\x8e' + b'\xff' * 8 + b'N.',                                 # bytes, 2^64 of them
+], ids=['list in itself', 'dict in itself', 'replaced method', 'open tuples', 'nested lists',
+        'protocol', 'frame', 'length'])
+def test_malformed_pickle_is_refused(tmp_path, content):
+    refusal(write(tmp_path, content))
+
+
+def test_file_cannot_change_the_reader(tmp_path):
+    """The functions that stand in for numpy's get no state from a file."""
+    name = 'numpy.core.multiarray._reconstruct'
+    content = program(named(name) + b'N}' + part('__defaults__') + part((1,)) + b's\x86b')
+    try:
+        with contextlib.suppress(InputError):
+            load_pickle(str(write(tmp_path, content)))
+        assert safe_load.reconstruct.__defaults__ is None
+    finally:
+        safe_load.reconstruct.__defaults__ = None
+
+
+def saved(folder, protocol=4):
+    file = folder / 'good.pdparams'
+    paddle.save({'model': state_dict(), 'epoch': 1}, str(file), protocol=protocol)
+    return file.read_bytes()
+
+
+@pytest.mark.parametrize('protocol', [2, 3, 4])
+def test_truncated_file_is_refused(tmp_path, protocol):
+    content = saved(tmp_path, protocol)
+    for twentieth in range(20):
+        refusal(write(tmp_path, content[:len(content) * twentieth // 20]))
+    refusal(write(tmp_path, content[:-1]))
+
+
+@pytest.mark.parametrize('junk', [b'\0', b'.', b'\n', b'junk' * 100_000])
+def test_bytes_after_the_end_are_refused(tmp_path, junk):
+    refusal(write(tmp_path, saved(tmp_path) + junk))
+
+
+def test_two_files_in_one_are_refused(tmp_path):
+    refusal(write(tmp_path, saved(tmp_path) * 2))
+
+
+@pytest.mark.parametrize('content', [
+    b'<!DOCTYPE html>\n<html><head><title>404</title></head></html>\n',
+    b'{"model": {}}',
+    b'version https://git-lfs.github.com/spec/v1\noid sha256:0\nsize 1\n',
+    b'PK\x03\x04' + b'\0' * 100,
+    b'\x93NUMPY\x01\0',
+    'caf\xe9\n'.encode('latin-1'),
+    b'\n',
+    b'.',
+    b'\x80\x04',
+    b'\x80\x04.',
+], ids=['HTML', 'JSON', 'LFS pointer', 'zip', 'npy', 'latin-1', 'newline', 'stop', 'header',
+        'empty pickle'])
+def test_other_file_is_refused(tmp_path, content):
+    refusal(write(tmp_path, content))
+
+
+@pytest.mark.parametrize('seed', range(20))
+def test_random_bytes_are_refused(tmp_path, seed):
+    refusal(write(tmp_path, np.random.default_rng(seed).bytes(5000)))
+
+
+def test_missing_file_and_folder_are_named(tmp_path):
+    refusal(tmp_path / 'missing.pdparams')
+    refusal(tmp_path)
+
+
+# The sources
+
+SOURCES = sorted([*ROOT.glob('common/**/*.py'), *ROOT.glob('vit/**/*.py')])
+
+
+@pytest.mark.parametrize('file', SOURCES, ids=lambda file: str(file.relative_to(ROOT)))
+def test_source_unpickles_nothing(file):
+    text = file.read_text(encoding='utf-8')
+    for call_text in ('paddle.load(', 'pickle.load(', 'pickle.loads(', 'torch.load(', 'yaml.load(',
+                      'yaml.unsafe_load(', 'yaml.full_load(', 'jit.load(', 'allow_pickle=True'):
+        assert call_text not in text
+    uses = re.findall(r'\b(?:c?[pP]ickle|dill|joblib|cloudpickle|shelve|marshal)\b[.\w]*', text)
+    if file.name == 'safe_load.py':
+        code = collections.Counter(use for use in uses if use.startswith('pickle.'))
+        assert set(code) == {'pickle.Unpickler', 'pickle.UnpicklingError'}
+        assert code['pickle.Unpickler'] == 1
+    else:
+        assert not re.search(r'^\s*(?:import|from)\s+.*\b_?c?pickle\b', text, re.M)
+        assert not [use for use in uses if '.' in use.rstrip('.')]
