@@ -8,9 +8,9 @@ import os
 import paddle
 
 from common.errors import InputError
-from common.optim import load_optimizer_state, optimizer_state
+from common.optim import optimizer_state, prepare_optimizer_state
 from common.safe_load import load_pickle
-from common.weights import load_pretrained
+from common.weights import assign, check_state, state_dict_of
 
 FORMAT_VERSION = 1
 
@@ -78,9 +78,11 @@ def resume(path, model, optimizer, scaler):
     version = content.get('format_version', 0)
     if version != FORMAT_VERSION:
         raise InputError(f'{path}: got checkpoint format {version}, expected {FORMAT_VERSION}')
-    load_pretrained(model, path)
+    state = state_dict_of(content.get('model'), path)
+    values, _ = check_state(state, model.state_dict(), set(), path)
     if optimizer is not None:
-        load_optimizer_state(optimizer, model, content['optimizer'], path)
+        optimizer.set_state_dict(prepare_optimizer_state(model, content['optimizer'], path))
         if scaler and content['amp_grad_scaler']:
             scaler.load_state_dict(content['amp_grad_scaler'])
+    assign(model, values)
     return content

@@ -77,13 +77,14 @@ def longest_prefix(key, names):
     return max((name for name in names if key.startswith(name + '_')), key=len)
 
 
-def load_optimizer_state(optimizer, model, state, file):
-    """Puts back what `optimizer_state` gave; the inverse for the same model.
+def prepare_optimizer_state(model, state, file):
+    """What `optimizer_state` gave, checked and under this process's names, for set_state_dict.
 
     Raises:
-        InputError: paths that are missing or unexpected, or a moment of another shape; nothing is
-            loaded then.
+        InputError: paths that are missing or unexpected, or a value of another shape or kind.
     """
+    if not isinstance(state, dict):
+        raise InputError(f'{file}: optimizer state: got {type(state).__name__}, expected a dict')
     parameters = dict(trainable_parameters(model))
     missing, unexpected = parameters.keys() - state.keys(), state.keys() - parameters.keys()
     if missing or unexpected:
@@ -94,10 +95,13 @@ def load_optimizer_state(optimizer, model, state, file):
     for path, slots in state.items():
         parameter = parameters[path]
         for slot, value in slots.items():
-            value = np.asarray(value)
-            if 'moment' in slot and list(value.shape) != list(parameter.shape):
-                raise InputError(f'{file}: optimizer state {path}.{slot}: got shape '
-                                 f'{list(value.shape)}, expected {list(parameter.shape)}')
+            # a moment for each weight, or one number for all (beta1_pow_acc)
+            if not isinstance(value, np.ndarray) or value.dtype.kind != 'f' \
+                    or (value.size > 1 and list(value.shape) != list(parameter.shape)):
+                raise InputError(f'{file}: optimizer state {path}.{slot}: got '
+                                 f'{getattr(value, "dtype", type(value).__name__)} '
+                                 f'{list(np.shape(value))}, expected floats '
+                                 f'{list(parameter.shape)}')
             tensor = paddle.to_tensor(value)
             if slot == 'master_weight':
                 tensor.name = f'{parameter.name}_fp32_master_0'
@@ -107,4 +111,4 @@ def load_optimizer_state(optimizer, model, state, file):
                 flat[tensor.name] = tensor
     if master:
         flat['master_weights'] = master
-    optimizer.set_state_dict(flat)
+    return flat

@@ -17,12 +17,18 @@ def read_weights(file):
     content = load_pickle(file)
     if isinstance(content, dict) and isinstance(content.get('model'), dict):
         content = content['model']
+    return state_dict_of(content, file)
+
+
+def state_dict_of(content, file):
+    """A dictionary of arrays, checked to be one."""
     if not isinstance(content, dict):
         raise InputError(f'{file}: got a {type(content).__name__}, expected a state dict')
-    content.pop(NAME_TABLE, None)
+    content = {name: value for name, value in content.items() if name != NAME_TABLE}
     for name, value in content.items():
-        if not isinstance(value, np.ndarray):
-            raise InputError(f'{file}: {name}: got a {type(value).__name__}, expected an array')
+        if not isinstance(name, str) or not isinstance(value, np.ndarray):
+            raise InputError(f'{file}: {name!r}: got a {type(value).__name__}, expected a name '
+                             f'with an array')
     return content
 
 
@@ -46,17 +52,21 @@ def load_pretrained(model, file, new_head=False):
     """
     state = read_weights(file)
     wanted = model.state_dict()
-    notes = []
-    notes += resize_positions(model, state, wanted, file)
+    notes = resize_positions(model, state, wanted, file)
     kept = set()
     if new_head:
         kept, head_notes = leave_out_head(model, state, wanted)
         notes += head_notes
-    notes += check_state(state, wanted, kept, file)
-    for name, value in state.items():
-        target = wanted[name]
-        target.set_value(paddle.to_tensor(value).astype(target.dtype))
-    return notes
+    values, cast_notes = check_state(state, wanted, kept, file)
+    assign(model, values)
+    return notes + cast_notes
+
+
+def assign(model, values):
+    """Puts checked values, {name: array}, into a model."""
+    targets = model.state_dict()
+    for name, value in values.items():
+        targets[name].set_value(paddle.to_tensor(value))
 
 
 def leave_out_head(model, state, wanted):
@@ -81,22 +91,34 @@ def resize_positions(model, state, wanted, file):
     table = model.position_embeddings() if hasattr(model, 'position_embeddings') else {}
     for name, (num_prefix, grid) in table.items():
         value = state.get(name)
-        if value is None or value.ndim != 3 or value.shape[2] != wanted[name].shape[2] \
-                or value.shape[1] == wanted[name].shape[1]:
+        if value is None or value.ndim != 3 or value.shape[1] == wanted[name].shape[1] \
+                or value.shape[::2] != tuple(wanted[name].shape[::2]):
             continue
+        check_values(name, value, file)
         side = math.isqrt(max(value.shape[1] - num_prefix, 0))
         if side * side != value.shape[1] - num_prefix or side == 0:
             raise InputError(f'{file}: {name}: got {value.shape[1]} tokens, expected {num_prefix} '
                              f'and a square grid, or {wanted[name].shape[1]}')
         resized = resize_position_embedding(
-            paddle.to_tensor(value.astype('float32')), num_prefix, (side, side), grid)
+            paddle.to_tensor(value.astype(dtype_name(wanted[name]))), num_prefix, (side, side),
+            grid)
         state[name] = resized.numpy()
         notes.append(f'{name}: resized (bicubic) from {side}x{side} to {grid[0]}x{grid[1]}')
     return notes
 
 
 def check_state(state, wanted, kept, file):
-    """Compares names, shapes, types and values; returns notes about casts."""
+    """Compares names, shapes, types and values.
+
+    Args:
+        state: {name: array} of the file.
+        wanted: {name: tensor} of the model.
+        kept: names that the file need not have.
+        file: for messages.
+
+    Returns:
+        {name: array in the model's type}, and notes about casts.
+    """
     missing = [name for name in wanted if name not in state and name not in kept]
     unexpected = [name for name in state if name not in wanted]
     mismatched = [f'{name} {list(state[name].shape)} instead of {list(wanted[name].shape)}'
@@ -107,15 +129,28 @@ def check_state(state, wanted, kept, file):
             f'{file}: these weights are not for this model; nothing was loaded: '
             f'{first_ten("missing", missing)}; {first_ten("unexpected", unexpected)}; '
             f'{first_ten("of another shape", mismatched)}')
-    casts = {}
+    values, casts = {}, {}
     for name, value in state.items():
-        if value.dtype.kind != 'f':
-            raise InputError(f'{file}: {name}: got {value.dtype} values, expected floats')
-        if not np.isfinite(value).all():
-            raise InputError(f'{file}: {name}: got values that are not finite')
-        if value.dtype.name != str(wanted[name].dtype).removeprefix('paddle.'):
+        dtype = dtype_name(wanted[name])
+        values[name] = check_values(name, value, file, dtype)
+        if value.dtype.name != dtype:
             casts[value.dtype.name] = casts.get(value.dtype.name, 0) + 1
-    return [f'{count} arrays were cast from {dtype}' for dtype, count in casts.items()]
+    return values, [f'{count} arrays were cast from {dtype}' for dtype, count in casts.items()]
+
+
+def check_values(name, value, file, dtype='float64'):
+    """The array cast to `dtype`; it must hold floats that are finite then."""
+    if value.dtype.kind != 'f':
+        raise InputError(f'{file}: {name}: got {value.dtype} values, expected floats')
+    with np.errstate(over='ignore'):
+        value = value.astype(dtype)
+    if not np.isfinite(value).all():
+        raise InputError(f'{file}: {name}: got values that are not finite in {dtype}')
+    return value
+
+
+def dtype_name(tensor):
+    return str(tensor.dtype).removeprefix('paddle.')
 
 
 def first_ten(what, names):

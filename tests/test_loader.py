@@ -12,6 +12,7 @@ from common.datasets import ImageDataset
 from common.errors import InputError
 from common.lists import read_list
 from common.loader import EvalSampler, Normalize, TrainSampler, make_loader
+from common.randomness import ORDER, SAMPLE, stream
 from common.transforms import EvalTransform, TrainTransform, random_crop_box
 
 ROOT = Path(__file__).resolve().parent.parent
@@ -112,6 +113,19 @@ def test_evaluation_sees_every_sample_once(num_samples, world_size, batch_size):
     assert sorted(seen) == [(0, index) for index in range(num_samples)]
 
 
+# Streams
+
+@pytest.mark.smoke
+def test_every_place_has_a_stream_of_its_own():
+    large = 2 ** 31 - 1
+    places = [(use, seed, epoch, position) for use in (ORDER, SAMPLE) for seed in (0, 1, 2, large)
+              for epoch in (0, 1, 2, large) for position in (0, 1, 2, 4, 2 ** 62 - 1)]
+    draws = {place: tuple(stream(*place).integers(2 ** 62, size=2)) for place in places}
+    assert len(set(draws.values())) == len(places)
+    for place in places:
+        assert tuple(stream(*place).integers(2 ** 62, size=2)) == draws[place]
+
+
 # ImageDataset
 
 def make_bad(folder, kind):
@@ -166,6 +180,7 @@ from common.datasets import ImageDataset
 from common.errors import InputError
 from common.lists import read_list
 from common.loader import EvalSampler, Normalize, device_batches, make_loader
+from common.randomness import ORDER, SAMPLE, stream
 from common.transforms import EvalTransform
 dataset = ImageDataset(read_list(sys.argv[1]), EvalTransform(16, 1.0), 16)
 loader = make_loader(dataset, EvalSampler(len(dataset), 4), int(sys.argv[2]))
@@ -225,6 +240,15 @@ def test_item_is_a_function_of_seed_epoch_and_index(tmp_path):
     for seed, epoch in ((7, 2), (8, 1)):
         others = [train_set(file, seed)[epoch, index][0] for index in range(12)]
         assert not any(map(np.array_equal, first, others))
+
+
+@pytest.mark.smoke
+def test_two_entries_of_one_file_are_cropped_differently(tmp_path):
+    picture(40, 40).save(tmp_path / 'a.png')
+    file = tmp_path / 'list.txt'
+    file.write_text('a.png 0\n' * 4)
+    items = [train_set(str(file))[1, index][0].tobytes() for index in range(4)]
+    assert len(set(items)) == 4
 
 
 @pytest.mark.smoke
@@ -304,9 +328,10 @@ def test_train_transform_crops_resizes_and_flips(hflip, flipped):
 @pytest.mark.parametrize('size', [64, (64, 32), (32, 96), 1])
 @pytest.mark.parametrize('crop_pct', [1.0, 0.875, 0.5])
 def test_evaluation_crop_has_the_size_asked_for(width, height, size, crop_pct):
-    result = EvalTransform(size, crop_pct)(picture(width, height))
+    """And lies inside the image: what is outside would be black."""
+    result = EvalTransform(size, crop_pct)(Image.new('RGB', (width, height), 'white'))
     expected = (size, size) if isinstance(size, int) else size
-    assert result.dtype == np.uint8 and result.shape == (*expected, 3)
+    assert result.dtype == np.uint8 and result.shape == (*expected, 3) and result.min() == 255
 
 
 @pytest.mark.smoke
