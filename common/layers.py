@@ -11,6 +11,8 @@ import paddle.nn.functional as F
 from paddle import nn
 from paddle.nn.initializer import Constant, Normal
 
+from common.errors import InputError
+
 
 class Dropout(nn.Layer):
     """Inverted dropout with probability `p`; the identity, with no operator, when it is idle."""
@@ -66,9 +68,9 @@ class Mlp(nn.Layer):
 
 
 def check_probability(what, p):
-    """Returns `p`; a value outside [0, 1) is a ValueError."""
+    """Returns `p`; a value outside [0, 1) is an InputError."""
     if not 0.0 <= p < 1.0:
-        raise ValueError(f'{what} probability: got {p}, expected a number in [0, 1)')
+        raise InputError(f'{what} probability: got {p}, expected a number in [0, 1)')
     return p
 
 

@@ -91,6 +91,11 @@ def prepare_optimizer_state(model, state, file):
         raise InputError(f'{file}: optimizer state: {len(missing)} missing '
                          f'{sorted(missing)[:3]}, {len(unexpected)} unexpected '
                          f'{sorted(unexpected)[:3]}, expected the parameters of this model')
+    slot_names = {frozenset(slots) if isinstance(slots, dict) else None
+                  for slots in state.values()}
+    if len(slot_names) != 1 or not all(slot_names):
+        raise InputError(f'{file}: optimizer state: got other slots for some parameters than for '
+                         f'the rest, or none; expected the same for all')
     flat, master = {}, {}
     for path, slots in state.items():
         parameter = parameters[path]

@@ -64,6 +64,9 @@ def create_model(name, pretrained=None, num_classes=None, image_size=None, **mod
 
 def build_model(config):
     """The model of a config, with the config as its attribute."""
+    if config.MODEL.TYPE not in FAMILIES:
+        raise InputError(f'MODEL.TYPE: got {config.MODEL.TYPE!r}, expected one of '
+                         f'{", ".join(FAMILIES)}')
     model_file, build_function = FAMILIES[config.MODEL.TYPE]
     model = getattr(load_family_file(config.MODEL.TYPE, model_file), build_function)(config)
     model.config = config

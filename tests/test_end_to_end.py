@@ -167,6 +167,9 @@ print(missing, unexpected, list(model(paddle.rand([1, 3, 224, 224])).shape))
     (['-batch_size=17'], 'training set: got 16 images, expected at least one global batch of 17'),
     (['-o', 'DEVICE=gpu'], 'DEVICE: got gpu, but this machine'),
     (['-nprocs=0'], '-nprocs: got 0, expected at least 1'),
+    (['-image_size=30'], 'image size: got 30x30, expected a height and a width that are multiples'),
+    (['-o', 'MODEL.BACKBONE=r101'], "MODEL.BACKBONE: got 'r101', expected None or 'r50'"),
+    (['-o', 'MODEL.NUM_HEADS=7'], 'MODEL.EMBED_DIM 192 is not a multiple of MODEL.NUM_HEADS 7'),
 ])
 def test_wrong_input_is_one_line(arguments, message, small_data, tmp_path):
     if 'DEVICE=gpu' in arguments and paddle.device.cuda.device_count():

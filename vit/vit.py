@@ -13,6 +13,7 @@ import paddle.nn.functional as F
 from paddle import nn
 
 from common.dialects import Dialect
+from common.errors import InputError
 from common.layers import (
     Dropout,
     DropPath,
@@ -177,10 +178,10 @@ class PatchEmbedding(nn.Layer):
         kernel = patch_size
         if backbone is not None:
             if backbone != 'r50':
-                raise ValueError(f"MODEL.BACKBONE: got {backbone!r}, expected None or 'r50'")
+                raise InputError(f"MODEL.BACKBONE: got {backbone!r}, expected None or 'r50'")
             self.backbone = ResNetBackbone(in_channels)
             if patch_size % self.backbone.stride:
-                raise ValueError(f'MODEL.PATCH_SIZE: got {patch_size}, expected a multiple of '
+                raise InputError(f'MODEL.PATCH_SIZE: got {patch_size}, expected a multiple of '
                                  f'{self.backbone.stride} with MODEL.BACKBONE {backbone!r}')
             kernel = patch_size // self.backbone.stride
             in_channels = self.backbone.out_channels
@@ -189,7 +190,7 @@ class PatchEmbedding(nn.Layer):
     def grid(self, height, width):
         """The patches (h, w) of an image in pixels; a size that does not divide is an error."""
         if height % self.patch_size or width % self.patch_size or not height or not width:
-            raise ValueError(f'image size: got {height}x{width}, expected a height and a width '
+            raise InputError(f'image size: got {height}x{width}, expected a height and a width '
                              f'that are multiples of the patch size {self.patch_size}')
         return height // self.patch_size, width // self.patch_size
 
@@ -207,7 +208,7 @@ class Attention(nn.Layer):
                  dropout=0.0, attention_dropout=0.0):
         super().__init__()
         if attn_head_size is None and embed_dim % num_heads:
-            raise ValueError(f'MODEL.EMBED_DIM {embed_dim} is not a multiple of '
+            raise InputError(f'MODEL.EMBED_DIM {embed_dim} is not a multiple of '
                              f'MODEL.NUM_HEADS {num_heads}')
         self.num_heads = num_heads
         self.head_dim = attn_head_size or embed_dim // num_heads
@@ -356,10 +357,10 @@ class VisionTransformer(nn.Layer):
                 None, as MMClassification does, the pair [featmap, cls_token].
 
         Raises:
-            ValueError: an unknown out_type.
+            InputError: an unknown out_type.
         """
         if out_type is not None and out_type not in FEATURE_TYPES:
-            raise ValueError(f'out_type: got {out_type!r}, expected None or one of '
+            raise InputError(f'out_type: got {out_type!r}, expected None or one of '
                              f'{", ".join(FEATURE_TYPES)}')
         h, w = self.patch_embedding.grid(*image.shape[2:])
         tokens = self.encoder(self.embed(image))                              # [B, 1 + h * w, C]
@@ -388,7 +389,7 @@ class VisionTransformer(nn.Layer):
         layers = list(range(depth)) if layers is None else list(layers)
         for index in layers:
             if not -depth <= index < depth:
-                raise ValueError(f'layer: got {index}, expected {-depth} to {depth - 1}')
+                raise InputError(f'layer: got {index}, expected {-depth} to {depth - 1}')
         wanted = {index % depth for index in layers}
         found = {}
         x = self.embed(image)
