@@ -3,23 +3,35 @@
 `last.pdparams` holds everything to go on with, `best.pdparams` the weights of the best
 evaluation. Both are dictionaries with the weights under 'model', as PaddleViT writes them.
 """
+import contextlib
 import os
 
 import paddle
 
 from common.errors import InputError
 from common.optim import optimizer_state, prepare_optimizer_state
-from common.safe_load import load_pickle
+from common.safe_load import append_checksum, load_pickle
 from common.weights import assign, check_state, state_dict_of
 
 FORMAT_VERSION = 1
 
 
 def write_atomically(content, path):
-    """paddle.save through a temporary file: the old file or the new one, never half of one."""
+    """paddle.save with a checksum behind it: the old file or the new one, never half of one.
+
+    Paddle itself ignores what follows the pickle, so that paddle.load reads the file too.
+    """
+    with replace_atomically(path) as temporary:
+        paddle.save(content, temporary)
+        append_checksum(temporary)
+
+
+@contextlib.contextmanager
+def replace_atomically(path):
+    """A temporary path beside `path`, to be written; takes its place at the end of the block."""
     temporary = f'{path}.tmp{os.getpid()}'
     try:
-        paddle.save(content, temporary)
+        yield temporary
         with open(temporary, 'rb+') as stream:
             os.fsync(stream.fileno())
         os.replace(temporary, path)

@@ -110,6 +110,16 @@ def base_config():
     # model's no_weight_decay() names; 'all' is PaddleViT's behaviour
     config.TRAIN.OPTIMIZER.DECAY = 'matrices'
 
+    # what is published about the model, in percent on ImageNet-1k unless said; for the zoo's table
+    config.ZOO = CfgNode()
+    config.ZOO.ACC1 = None
+    config.ZOO.ACC5 = None
+    # top-1 accuracy with the ReaL labels (arXiv 2006.07159)
+    config.ZOO.REAL = None
+    # converted: the accuracy is its authors', of weights that were converted | trained here | none
+    config.ZOO.PROVENANCE = 'none'
+    config.ZOO.WEIGHTS = None
+
     # folder under which each run makes its own
     config.SAVE = './output'
     # epochs between two checkpoints
@@ -139,6 +149,10 @@ NULLABLE = {
     'MODEL.RESUME': str,
     'TRAIN.LR_BASE_BATCH': int,
     'TRAIN.GRAD_CLIP': float,
+    'ZOO.ACC1': float,
+    'ZOO.ACC5': float,
+    'ZOO.REAL': float,
+    'ZOO.WEIGHTS': str,
 }
 
 # Closed ranges (low, high); None is open. They hold for every entry of a list.
@@ -172,6 +186,9 @@ RANGES = {
     'TRAIN.OPTIMIZER.EPS': (0.0, 1.0),
     'TRAIN.OPTIMIZER.BETAS': (0.0, 0.999999999),
     'TRAIN.OPTIMIZER.MOMENTUM': (0.0, 0.999999999),
+    'ZOO.ACC1': (0.0, 100.0),
+    'ZOO.ACC5': (0.0, 100.0),
+    'ZOO.REAL': (0.0, 100.0),
     'SAVE_FREQ': (1, None),
     'REPORT_FREQ': (1, None),
     'VALIDATE_FREQ': (1, None),
@@ -187,6 +204,7 @@ CHOICES = {
     'TRAIN.LR_SCHEDULER.DECAY_FROM': ('warmup', 'zero'),
     'TRAIN.OPTIMIZER.NAME': ('AdamW', 'SGD'),
     'TRAIN.OPTIMIZER.DECAY': ('matrices', 'all'),
+    'ZOO.PROVENANCE': ('converted', 'trained here', 'none'),
     'AMP_DTYPE': ('auto', 'float16', 'bfloat16'),
     'AMP_LEVEL': ('O1', 'O2'),
     'DEVICE': ('auto', 'cpu', 'gpu'),

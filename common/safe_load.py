@@ -10,6 +10,7 @@ it. Here
 - arrays are made at the end, from bytes whose number is compared with the shape.
 There is no fallback for a file that asks for more.
 """
+import hashlib
 import math
 import os
 import pickle
@@ -21,6 +22,8 @@ from common.errors import InputError
 
 MAX_OPERATIONS = 2_000_000
 MAX_DEPTH = 64
+# What this project's own files have behind the pickle, before their sha256.
+CHECKSUM_MARK = b'\nsha256:'
 OPCODES = {getattr(pickle, name) for name in (
     'PROTO', 'FRAME', 'STOP', 'MARK', 'NONE', 'NEWTRUE', 'NEWFALSE', 'INT', 'BININT', 'BININT1',
     'BININT2', 'LONG', 'LONG1', 'FLOAT', 'BINFLOAT', 'STRING', 'BINSTRING', 'SHORT_BINSTRING',
@@ -258,10 +261,42 @@ def load_pickle(file):
     if not os.path.isfile(file):
         raise InputError(f'{file}: no such weight file')
     with open(file, 'rb') as stream:
-        content = unpickle(stream, os.path.getsize(file), file)
-        if stream.read(1):
+        size = check_checksum(stream, os.path.getsize(file), file)
+        content = unpickle(stream, size, file)
+        if stream.tell() != size:
             raise InputError(f'{file}: damaged: there are bytes after the end of the data')
     return plain(content, file)
+
+
+def append_checksum(file):
+    """Puts the sha256 of a file's content behind it."""
+    with open(file, 'rb+') as stream:
+        digest = sha256(stream, os.path.getsize(file))
+        stream.write(CHECKSUM_MARK + digest)
+
+
+def check_checksum(stream, size, file):
+    """The size of the content before a checksum, which is compared; the stream is at its start."""
+    trailer = len(CHECKSUM_MARK) + hashlib.sha256().digest_size
+    stream.seek(max(size - trailer, 0))
+    end = stream.read()
+    stream.seek(0)
+    if not end.startswith(CHECKSUM_MARK):
+        return size
+    if sha256(stream, size - trailer) != end[len(CHECKSUM_MARK):]:
+        raise InputError(f'{file}: damaged: the content does not fit to its checksum')
+    stream.seek(0)
+    return size - trailer
+
+
+def sha256(stream, size):
+    """The digest of the next `size` bytes of a stream."""
+    digest = hashlib.sha256()
+    while size > 0:
+        block = stream.read(min(size, 1 << 22))
+        size -= len(block)
+        digest.update(block)
+    return digest.digest()
 
 
 def plain(value, file):

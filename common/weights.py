@@ -77,15 +77,16 @@ def load_pretrained(model, file, new_head=False):
         InputError: missing, unexpected or mismatched weights, or values that are not finite;
             nothing is assigned then.
     """
-    kind, state, notes = read_weights(file)
-    state, translation_notes = translate(model, state, kind)
+    kind, raw_state, notes = read_weights(file)
+    state, translation_notes = translate(model, raw_state, kind)
     wanted = model.state_dict()
     notes += translation_notes + resize_positions(model, state, wanted, file)
     kept = set()
     if new_head:
         kept, head_notes = leave_out_head(model, state, wanted)
         notes += head_notes
-    values, cast_notes = check_state(state, wanted, kept, file)
+    values, cast_notes = check_state(state, wanted, kept, file,
+                                     lambda: known_as(raw_state, kind))
     assign(model, values)
     return notes + cast_notes
 
@@ -135,7 +136,14 @@ def resize_positions(model, state, wanted, file):
     return notes
 
 
-def check_state(state, wanted, kept, file):
+def known_as(state, kind):
+    """A sentence about which models some weights are for, or ''."""
+    from common.zoo import identify  # the zoo imports this file
+    names = identify(state, kind)
+    return f'; the file fits to {" or ".join(names[:4])}' if names else ''
+
+
+def check_state(state, wanted, kept, file, known_as=lambda: ''):
     """Compares names, shapes, types and values.
 
     Args:
@@ -143,6 +151,7 @@ def check_state(state, wanted, kept, file):
         wanted: {name: tensor} of the model.
         kept: names that the file need not have.
         file: for messages.
+        known_as: gives the end of the message when the weights are another model's.
 
     Returns:
         {name: array in the model's type}, and notes about casts.
@@ -156,7 +165,7 @@ def check_state(state, wanted, kept, file):
         raise InputError(
             f'{file}: these weights are not for this model; nothing was loaded: '
             f'{first_ten("missing", missing)}; {first_ten("unexpected", unexpected)}; '
-            f'{first_ten("of another shape", mismatched)}')
+            f'{first_ten("of another shape", mismatched)}{known_as()}')
     values, casts = {}, {}
     for name, value in state.items():
         dtype = dtype_name(wanted[name])

@@ -2,23 +2,37 @@
 
 A model's name is the stem of its yaml. The families' files are loaded by path, so that this works
 from any working directory.
+
+python -m common.zoo [PATTERN]    prints the table of the READMEs
 """
+import argparse
 import fnmatch
 import functools
 import glob
 import importlib.util
 import os
 
-import yaml
+import paddle
 
 from common.config import read_base, read_yaml, set_key
+from common.dialects import translate
 from common.errors import InputError
+from common.macs import count_macs, count_parameters
 from common.weights import load_pretrained
 
 ROOT = os.path.dirname(os.path.dirname(os.path.abspath(__file__)))
 
 # folder (and MODEL.TYPE) -> (model file, its build function)
 FAMILIES = {'vit': ('vit', 'build_vit')}
+
+# names of other projects -> names here; ViT-pytorch's are Google's file names
+ALIASES = {
+    'ViT-B_16': 'vit_base_patch16_224', 'ViT-B_16-224': 'vit_base_patch16_224',
+    'ViT-B_32': 'vit_base_patch32_224', 'ViT-L_16': 'vit_large_patch16_224',
+    'ViT-L_16-224': 'vit_large_patch16_224', 'ViT-L_32': 'vit_large_patch32_224',
+    'ViT-H_14': 'vit_huge_patch14_224', 'R50-ViT-B_16': 'vit_base_r50_s16_224',
+    'R50+ViT-B_16': 'vit_base_r50_s16_224',
+}
 
 
 def list_models(pattern='*'):
@@ -34,7 +48,7 @@ def create_model(name, pretrained=None, num_classes=None, image_size=None, **mod
     """A model by its name.
 
     Args:
-        name: one of list_models(), or the path of a yaml.
+        name: one of list_models(), another project's name (ALIASES), or the path of a yaml.
         pretrained: weight file, or None for newly initialised weights.
         num_classes: outputs of the classifier; with `pretrained`, another number than the file's
             gives a new classifier.
@@ -80,7 +94,8 @@ def model_config(name_or_file):
 
 
 def find_yaml(name_or_file):
-    """The (yaml file, family) of a name or path."""
+    """The (yaml file, family) of a name, alias or path."""
+    name_or_file = ALIASES.get(name_or_file, name_or_file)
     for family in FAMILIES:
         file = os.path.join(ROOT, family, 'configs', f'{name_or_file}.yaml')
         if os.path.isfile(file):
@@ -106,5 +121,55 @@ def load_family_file(family, name):
     return module
 
 
+def identify(state, kind):
+    """The names of the models that some weights are for, whatever their classes and image size.
+
+    Args:
+        state: {name: array} of a file.
+        kind: layout of the arrays, see common/dialects.py.
+    """
+    found = []
+    for name in list_models():
+        with paddle.LazyGuard():
+            model = build_model(model_config(name))
+        own, _ = translate(model, state, kind)
+        free = set(model.position_embeddings()) | {
+            f'{model.classifier_name}.{part}' for part in ('weight', 'bias')}
+        wanted = {key: list(value.shape) for key, value in model.state_dict().items()
+                  if key not in free}
+        if wanted == {key: list(value.shape) for key, value in own.items() if key not in free}:
+            found.append(name)
+    return found
+
+
+def table(pattern='*'):
+    """The models as a markdown table, counted by this code."""
+    lines = ['| Model | Acc@1 | Acc@5 | ReaL | Params | MACs | Image size | Crop | Interpolation | '
+             'Accuracy of | Weights |', '|---' * 11 + '|']
+    for name in list_models(pattern):
+        config = model_config(name)
+        build = functools.partial(build_model, config)
+        with paddle.LazyGuard():
+            parameters = count_parameters(build())
+        macs = count_macs(build, config.DATA.IMAGE_SIZE)
+        zoo, data = config.ZOO, config.DATA
+        accuracies = ['-' if value is None else f'{value:.2f}'
+                      for value in (zoo.ACC1, zoo.ACC5, zoo.REAL)]
+        weights = f'[file]({zoo.WEIGHTS})' if zoo.WEIGHTS else '-'
+        cells = [name, *accuracies, f'{parameters / 1e6:.1f}M', f'{macs / 1e9:.3g}G',
+                 data.IMAGE_SIZE, data.CROP_PCT, data.INTERPOLATION,
+                 {'converted': 'converted weights', 'none': 'none published'}.get(
+                     zoo.PROVENANCE, zoo.PROVENANCE), weights]
+        lines.append('| ' + ' | '.join(str(cell) for cell in cells) + ' |')
+    return '\n'.join(lines)
+
+
+def main(argv=None):
+    parser = argparse.ArgumentParser(description='Lists the models as a markdown table.')
+    parser.add_argument('pattern', nargs='?', default='*', help="shell pattern, e.g. 'vit_base*'")
+    args = parser.parse_args(argv)
+    print(table(args.pattern))
+
+
 if __name__ == '__main__':
-    print(yaml.safe_dump(list_models()), end='')
+    main()

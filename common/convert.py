@@ -1,0 +1,97 @@
+"""Converts weight files of every known format to .pdparams or .safetensors.
+
+python -m common.convert -cfg vit_base_patch16_224 -src ViT-B_16-224.npz -dst vit.pdparams [-check]
+
+The model decides what fits: the file must hold all of its weights, under the names of any code
+that it understands. `-check` loads the result into a new model, runs both, and prints a hash.
+"""
+import argparse
+import hashlib
+import os
+import sys
+
+import numpy as np
+import paddle
+from safetensors.numpy import save_file
+
+from common.checkpoint import replace_atomically, write_atomically
+from common.errors import InputError
+from common.weights import load_pretrained
+from common.zoo import build_model, model_config
+
+SUFFIXES = ('.pdparams', '.safetensors')
+
+
+def convert(name_or_file, source, target, check=False):
+    """Writes the weights of `source` for a model to `target`.
+
+    Args:
+        name_or_file: model name or yaml.
+        source: weight file of any known format.
+        target: .pdparams or .safetensors file to write.
+        check: whether to load the result again and compare the logits of a random image.
+
+    Returns:
+        Notes, and the hash of the logits or None.
+
+    Raises:
+        InputError: the source does not fit, or the result differs.
+    """
+    if os.path.splitext(target)[1] not in SUFFIXES:
+        raise InputError(f'-dst: got {target}, expected a name with {" or ".join(SUFFIXES)}')
+    config = model_config(name_or_file)
+    model = build_model(config)
+    notes = load_pretrained(model, source)
+    save(model, target)
+    if not check:
+        return notes, None
+    copy = build_model(config)
+    load_pretrained(copy, target)
+    first, second = logits(model), logits(copy)
+    if not np.array_equal(first, second):
+        raise InputError(f'{target}: the logits differ from the source by '
+                         f'{np.abs(first - second).max():.3g}, expected none')
+    return notes, hashlib.sha256(first.tobytes()).hexdigest()[:16]
+
+
+def save(model, target):
+    """A flat state dict; the .safetensors one is marked as having Paddle's layout."""
+    if target.endswith('.pdparams'):
+        write_atomically(model.state_dict(), target)
+        return
+    arrays = {name: np.ascontiguousarray(value.numpy())
+              for name, value in model.state_dict().items()}
+    with replace_atomically(target) as temporary:
+        save_file(arrays, temporary, metadata={'format': 'paddle'})
+
+
+def logits(model):
+    """Of one fixed random image, on this machine."""
+    height, width = np.broadcast_to(model.config.DATA.IMAGE_SIZE, 2)
+    image = np.random.RandomState(0).standard_normal((1, 3, height, width)).astype(np.float32)
+    model.eval()
+    with paddle.no_grad():
+        return model(paddle.to_tensor(image)).numpy()
+
+
+def main(argv=None):
+    """The command line; a family's load_pytorch_weights.py calls it too."""
+    parser = argparse.ArgumentParser(description='Converts weights.', allow_abbrev=False)
+    parser.add_argument('-cfg', required=True, help='name of a model, or a yaml file')
+    parser.add_argument('-src', required=True, metavar='FILE', help='weights of any known format')
+    parser.add_argument('-dst', required=True, metavar='FILE', help='.pdparams or .safetensors')
+    parser.add_argument('-check', action='store_true', help='load the result and compare logits')
+    args = parser.parse_args(argv)
+    try:
+        notes, digest = convert(args.cfg, args.src, args.dst, args.check)
+    except InputError as error:
+        sys.exit(f'error: {error}')
+    for note in notes:
+        print(note)
+    print(f'{args.src} -> {args.dst}')
+    if digest:
+        print(f'check: the logits are equal, hash {digest}')
+
+
+if __name__ == '__main__':
+    main()
