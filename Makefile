@@ -1,6 +1,6 @@
 # make demo   installs into .venv, trains a small ViT on real images, evaluates, predicts
 # make test   installs what the tests need and runs them
-.PHONY: demo test test-paddle26 lint clean
+.PHONY: demo test test-paddle26 fuzz lint clean
 
 # The first Python of 3.10 to 3.12 that runs; `make demo PYTHON=/path/to/python` chooses another.
 PYTHON ?= $(shell for p in python3 python3.12 python3.11 python3.10; do \
@@ -54,6 +54,10 @@ test: $(BIN)/.test
 # The quick subset on the oldest supported Paddle and numpy.
 test-paddle26: $(BIN26)/.test
 	$(BIN26)/python -m pytest -m smoke
+
+# 2,000 mutated weight files; `make test` loads 200.
+fuzz: $(BIN)/.test
+	$(BIN)/python -W ignore -m tests.fuzz_weights 2000
 
 lint: $(BIN)/.test
 	$(BIN)/ruff check .

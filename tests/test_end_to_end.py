@@ -114,6 +114,20 @@ def test_resume_gives_the_weights_of_the_uninterrupted_run(trained, small_data, 
     assert code == 1 and 'nothing to train: 3 of 3 epochs are done' in err
 
 
+@pytest.mark.smoke
+def test_evaluation_of_a_checkpoint(trained, small_data, tmp_path):
+    """-eval -resume evaluates the weights of last.pdparams."""
+    folder, _ = trained
+    code, _, err = run_script([
+        'main_multi_gpu.py', *TINY, '-cfg=./configs/vit_tiny_patch16_224.yaml', '-batch_size=4',
+        f'-data_path={small_data}', f'-output={tmp_path}', '-eval',
+        f'-resume={folder}/last.pdparams'])
+    assert code == 0, err
+    lines = (folder / 'metrics.jsonl').read_text().splitlines()
+    expected = [json.loads(line) for line in lines if '"eval"' in line][-1]
+    assert result_of(tmp_path)['loss'] == pytest.approx(expected['loss'], rel=1e-5)
+
+
 @pytest.mark.parametrize('size, grid', [(32, '2x2'), (384, '24x24')])
 def test_fine_tuning_from_1000_classes_at_224(size, grid, small_data, tmp_path):
     weights = tmp_path / 'vit.pdparams'
