@@ -119,7 +119,7 @@ class TensorRecord:
         values = to_array(storage.load(storage), storage.dtype, (storage.count,))
         strides = [stride * values.itemsize for stride in self.strides]
         view = np.lib.stride_tricks.as_strided(values[self.offset:], self.shape, strides)
-        return np.ascontiguousarray(view)
+        return np.array(view, order='C')  # a copy; ascontiguousarray would make a scalar 1-D
 
 
 def is_shape(value):

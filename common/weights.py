@@ -36,9 +36,6 @@ def read_weights(file):
     if kind == 'flax':
         state = {re.sub('^(opt/target/|params/)', '', name): value
                  for name, value in state.items()}
-    if kind == 'paddle':
-        state = {name: from_bfloat16(value) if value.dtype == np.uint16 else value
-                 for name, value in state.items()}
     if kind == 'torch':
         state = {name: value for name, value in state.items()
                  if not name.endswith('num_batches_tracked')}
@@ -48,7 +45,7 @@ def read_weights(file):
 
 
 def state_dict_of(content, file):
-    """A dictionary of arrays, checked to be one."""
+    """A dictionary of arrays, checked to be one; Paddle's bfloat16 arrays become float32."""
     if not isinstance(content, dict):
         raise InputError(f'{file}: got a {type(content).__name__}, expected a state dict')
     content = {name: value for name, value in content.items() if name != NAME_TABLE}
@@ -56,7 +53,8 @@ def state_dict_of(content, file):
         if not isinstance(name, str) or not isinstance(value, np.ndarray):
             raise InputError(f'{file}: {name!r}: got a {type(value).__name__}, expected a name '
                              f'with an array')
-    return content
+    return {name: from_bfloat16(value) if value.dtype == np.uint16 else value
+            for name, value in content.items()}
 
 
 def load_pretrained(model, file, new_head=False):
@@ -95,7 +93,7 @@ def assign(model, values):
     """Puts checked values, {name: array}, into a model."""
     targets = model.state_dict()
     for name, value in values.items():
-        targets[name].set_value(paddle.to_tensor(value))
+        targets[name].set_value(paddle.to_tensor(value).astype(targets[name].dtype))
 
 
 def leave_out_head(model, state, wanted):
@@ -154,7 +152,7 @@ def check_state(state, wanted, kept, file, known_as=lambda: ''):
         known_as: gives the end of the message when the weights are another model's.
 
     Returns:
-        {name: array in the model's type}, and notes about casts.
+        {name: array in the model's type, or float32 for bfloat16}, and notes about casts.
     """
     missing = [name for name in wanted if name not in state and name not in kept]
     unexpected = [name for name in state if name not in wanted]
@@ -187,7 +185,9 @@ def check_values(name, value, file, dtype='float64'):
 
 
 def dtype_name(tensor):
-    return str(tensor.dtype).removeprefix('paddle.')
+    """The numpy type of a tensor; bfloat16, which numpy lacks, is float32."""
+    name = str(tensor.dtype).removeprefix('paddle.')
+    return 'float32' if name == 'bfloat16' else name
 
 
 def first_ten(what, names):

@@ -66,7 +66,7 @@ def small_state(random, prefix=''):
 def same(got, expected):
     assert list(got) == list(expected)
     for name, value in expected.items():
-        assert got[name].dtype == value.dtype, name
+        assert got[name].dtype == value.dtype and got[name].shape == value.shape, name
         np.testing.assert_array_equal(got[name], value, err_msg=name)
 
 
