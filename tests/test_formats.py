@@ -256,3 +256,22 @@ def test_flax_prefixes_and_key_biases(prefix, tmp_path):
                                       weights[f'{flax}{part}/bias'].ravel())
         np.testing.assert_array_equal(attention.qkv.weight.numpy()[:, columns],
                                       weights[f'{flax}{part}/kernel'].reshape(768, 768))
+
+
+@pytest.mark.smoke
+@pytest.mark.parametrize('header, data', [
+    (b'{"x": {"dtype": "F32", "shape": [2], "data_offsets": [0, 8]}', b'\0' * 8),   # not json
+    (b'{"x": {"dtype": "F32", "shape": [3], "data_offsets": [0, 8]}}', b'\0' * 8),  # too little
+    (b'{"x": {"dtype": "F32", "shape": [2], "data_offsets": [8, 16]}}', b'\0' * 8),  # outside
+    (b'{"x": {"dtype": "Q99", "shape": [2], "data_offsets": [0, 8]}}', b'\0' * 8),
+    (b'{"x": {"dtype": "F32", "shape": [-2], "data_offsets": [0, 8]}}', b'\0' * 8),
+    (b'{"x": 5}', b''), (b'{"x": "\xff"}', b''), (b'{' * 10_000, b'')])
+def test_bad_safetensors_are_refused(header, data, tmp_path):
+    file = tmp_path / 'a.safetensors'
+    file.write_bytes(struct.pack('<Q', len(header)) + header + data)
+    with pytest.raises(InputError, match=f'{file}: '):
+        read_file(str(file))
+    for length in (len(header) + len(data) + 1, 1 << 40, (1 << 64) - 1):  # beyond the file
+        file.write_bytes(struct.pack('<Q', length) + header + data)
+        with pytest.raises(InputError, match=f'{file}: refused: a header of {length} bytes'):
+            read_file(str(file))
