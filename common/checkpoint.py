@@ -87,13 +87,18 @@ def resume(path, model, optimizer, scaler):
     if not isinstance(content, dict) or 'optimizer' not in content or 'epoch' not in content:
         raise InputError(f'{path}: got weights without a training state, expected a last.pdparams '
                          f'of a run; to start from weights use -pretrained')
+    for key, kinds in (('epoch', int), ('best', (dict, type(None))), ('amp_grad_scaler', dict),
+                       ('config', dict)):
+        if not isinstance(content.get(key, ...), kinds):
+            raise InputError(f'{path}: {key}: got {content.get(key)!r}, which no run writes')
     version = content.get('format_version', 0)
     if version != FORMAT_VERSION:
         raise InputError(f'{path}: got checkpoint format {version}, expected {FORMAT_VERSION}')
     state = state_dict_of(content.get('model'), path)
     values, _ = check_state(state, model.state_dict(), set(), path)
     if optimizer is not None:
-        optimizer.set_state_dict(prepare_optimizer_state(model, content['optimizer'], path))
+        optimizer.set_state_dict(
+            prepare_optimizer_state(optimizer, model, content['optimizer'], path))
         if scaler and content['amp_grad_scaler']:
             scaler.load_state_dict(content['amp_grad_scaler'])
     assign(model, values)

@@ -107,7 +107,8 @@ def base_config():
     config.TRAIN.OPTIMIZER.BETAS = [0.9, 0.999]
     config.TRAIN.OPTIMIZER.MOMENTUM = 0.9
     # which parameters WEIGHT_DECAY acts on: 'matrices' leaves out biases, norms and what the
-    # model's no_weight_decay() names; 'all' is PaddleViT's behaviour
+    # model's no_weight_decay() names; 'all_matrices' does not leave those out; 'all' is
+    # PaddleViT's behaviour
     config.TRAIN.OPTIMIZER.DECAY = 'matrices'
 
     # what is published about the model, in percent on ImageNet-1k unless said; for the zoo's table
@@ -135,7 +136,8 @@ def base_config():
     config.AMP = False
     # auto (bfloat16 where the GPU has it, else float16) | float16 | bfloat16
     config.AMP_DTYPE = 'auto'
-    # O1: lists of operators; O2: everything but norms and losses, with float32 master weights
+    # O1: by operator; O2: the whole model, as paddle.amp.decorate does it, with float32 master
+    # weights
     config.AMP_LEVEL = 'O1'
     # auto (GPU when there is one) | cpu | gpu
     config.DEVICE = 'auto'
@@ -203,7 +205,7 @@ CHOICES = {
     'TRAIN.LR_SCHEDULER.UNIT': ('step', 'epoch'),
     'TRAIN.LR_SCHEDULER.DECAY_FROM': ('warmup', 'zero'),
     'TRAIN.OPTIMIZER.NAME': ('AdamW', 'SGD'),
-    'TRAIN.OPTIMIZER.DECAY': ('matrices', 'all'),
+    'TRAIN.OPTIMIZER.DECAY': ('matrices', 'all_matrices', 'all'),
     'ZOO.PROVENANCE': ('converted', 'trained here', 'none'),
     'AMP_DTYPE': ('auto', 'float16', 'bfloat16'),
     'AMP_LEVEL': ('O1', 'O2'),

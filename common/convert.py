@@ -39,6 +39,8 @@ def convert(name_or_file, source, target, check=False):
     """
     if os.path.splitext(target)[1] not in SUFFIXES:
         raise InputError(f'-dst: got {target}, expected a name with {" or ".join(SUFFIXES)}')
+    if not os.path.isdir(os.path.dirname(target) or '.'):
+        raise InputError(f'-dst: got {target}, expected a folder that exists')
     config = model_config(name_or_file)
     model = build_model(config)
     notes = load_pretrained(model, source)
@@ -84,7 +86,7 @@ def main(argv=None):
     args = parser.parse_args(argv)
     try:
         notes, digest = convert(args.cfg, args.src, args.dst, args.check)
-    except InputError as error:
+    except (InputError, OSError) as error:
         sys.exit(f'error: {error}')
     for note in notes:
         print(note)

@@ -54,4 +54,7 @@ def columns(lines, x, y, scale=1):
 if __name__ == '__main__':
     if len(sys.argv) != 2:
         sys.exit(__doc__)
-    draw(os.path.join(sys.argv[1], 'metrics.jsonl'), os.path.join(sys.argv[1], 'curves.png'))
+    try:
+        draw(os.path.join(sys.argv[1], 'metrics.jsonl'), os.path.join(sys.argv[1], 'curves.png'))
+    except OSError as error:
+        sys.exit(f'error: {error}')

@@ -4,7 +4,6 @@ import os
 import numpy as np
 from paddle.io import Dataset
 
-from common.errors import InputError
 from common.layers import to_pair
 from common.lists import read_list
 from common.randomness import SAMPLE, stream
@@ -57,8 +56,6 @@ def get_dataset(config, is_train=True):
         InputError: naming the file and line.
     """
     data = config.DATA
-    if data.DATASET not in ('imagenet2012', 'list'):
-        raise InputError(f'DATA.DATASET: got {data.DATASET!r}, expected imagenet2012 or list')
     name = 'train_list.txt' if is_train else 'val_list.txt'
     images = read_list(os.path.join(data.DATA_PATH, name))
     images.check_labels(config.MODEL.NUM_CLASSES)

@@ -44,5 +44,5 @@ if __name__ == '__main__':
     try:
         print('{}: {} training and {} validation images'.format(
             sys.argv[1], *write_digits(sys.argv[1])))
-    except InputError as error:
+    except (InputError, OSError) as error:
         sys.exit(f'error: {error}')

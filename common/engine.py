@@ -96,14 +96,27 @@ def update(optimizer, parameters, grad_clip, precision):
     if scaler:
         scaler.unscale_(optimizer)
     if grad_clip is not None:
-        # g * min(1, grad_clip / (norm + 1e-6)), as torch's clip_grad_norm_
-        paddle.nn.utils.clip_grad_norm_(parameters, grad_clip)
+        clip_by_global_norm(parameters, grad_clip)
     if scaler:
         scaler.step(optimizer)
         scaler.update()
     else:
         optimizer.step()
     optimizer.clear_grad()
+
+
+@paddle.no_grad()
+def clip_by_global_norm(parameters, max_norm):
+    """g * min(1, max_norm / (norm + 1e-6)) with the L2 norm of all gradients, as PyTorch does it.
+
+    The norm is computed in float32 at least; at O2 gradients are of several types.
+    """
+    gradients = [p.grad for p in parameters if p.grad is not None]
+    wide = paddle.float64 if any(g.dtype == paddle.float64 for g in gradients) else paddle.float32
+    norm = paddle.stack([(g.astype(wide) ** 2).sum() for g in gradients]).sum().sqrt()
+    scale = paddle.clip(max_norm / (norm + 1e-6), max=1.0)
+    for gradient in gradients:
+        gradient.multiply_(scale.astype(gradient.dtype))
 
 
 def reduce_means(sums):

@@ -9,9 +9,12 @@ import math
 import paddle
 import paddle.nn.functional as F
 from paddle import nn
-from paddle.nn.initializer import Constant, Normal
+from paddle.nn.initializer import Constant, Normal, Orthogonal, Uniform
 
 from common.errors import InputError
+
+# what extract_feat of every family can give
+FEATURE_TYPES = ('raw', 'featmap', 'cls_token', 'avg_featmap')
 
 
 class Dropout(nn.Layer):
@@ -58,6 +61,9 @@ class Mlp(nn.Layer):
 
     def __init__(self, dim, hidden_dim, dropout=0.0):
         super().__init__()
+        if hidden_dim < 1:
+            raise InputError(f'MODEL.MLP_RATIO: {dim} channels make {hidden_dim} hidden ones, '
+                             f'expected at least 1')
         self.fc1 = nn.Linear(dim, hidden_dim)
         self.fc2 = nn.Linear(hidden_dim, dim)
         self.dropout = Dropout(dropout)
@@ -86,6 +92,13 @@ def normal_(parameter, std=0.02):
     hundred deviations. Paddle's TruncatedNormal cuts elsewhere in 2.6 than in 3.x.
     """
     Normal(std=std)(parameter)
+
+
+def init_linear(layer):
+    """A linear layer as every family starts it: normal, std .02, bias 0."""
+    normal_(layer.weight, std=0.02)
+    if layer.bias is not None:
+        zeros_(layer.bias)
 
 
 def zeros_(parameter):
@@ -135,3 +148,116 @@ def to_pair(size):
     """An int or a pair (height, width) as a tuple of two ints."""
     height, width = (size, size) if isinstance(size, int) else size
     return int(height), int(width)
+
+
+class Attention(nn.Layer):
+    """Multi-head self-attention; one linear makes q, k and v, in this order.
+
+    Args:
+        dim: channels C.
+        num_heads: n; d = head_dim or C / n.
+        qkv_bias: whether q, k and v have one.
+        dropout: after the output projection.
+        attention_dropout: on the attention weights.
+        head_dim: d, if it is not C / n.
+        out_name: name of the output projection, which checkpoints fix.
+    """
+
+    def __init__(self, dim, num_heads, qkv_bias=True, dropout=0.0, attention_dropout=0.0,
+                 head_dim=None, out_name='proj'):
+        super().__init__()
+        if head_dim is None and dim % num_heads:
+            raise InputError(f'MODEL.EMBED_DIM {dim} is not a multiple of MODEL.NUM_HEADS '
+                             f'{num_heads}')
+        self.num_heads = num_heads
+        self.head_dim = head_dim or dim // num_heads
+        inner = num_heads * self.head_dim
+        self.qkv = nn.Linear(dim, inner * 3, bias_attr=None if qkv_bias else False)
+        self.out_name = out_name
+        setattr(self, out_name, nn.Linear(inner, dim))
+        self.attn_dropout = Dropout(attention_dropout)
+        self.proj_dropout = Dropout(dropout)
+
+    def weights_and_values(self, x):
+        """[B, N, C] -> softmax(q k^T / sqrt(d)) [B, n, N, N] and v [B, n, N, d]."""
+        B, N, _ = x.shape
+        qkv = self.qkv(x).reshape([B, N, 3, self.num_heads, self.head_dim])
+        q, k, v = qkv.transpose([2, 0, 3, 1, 4]).unbind(0)                 # each [B, n, N, d]
+        scores = paddle.matmul(q * self.head_dim ** -0.5, k, transpose_y=True)  # [B, n, N, N]
+        return F.softmax(scores, axis=-1), v
+
+    def forward(self, x):
+        B, N, _ = x.shape
+        weights, v = self.weights_and_values(x)
+        x = paddle.matmul(self.attn_dropout(weights), v)                   # [B, n, N, d]
+        x = x.transpose([0, 2, 1, 3]).reshape([B, N, self.num_heads * self.head_dim])
+        return self.proj_dropout(getattr(self, self.out_name)(x))          # [B, N, C]
+
+
+class PRM(nn.Layer):
+    """Pyramid reduction: one strided convolution for each dilation, side by side.
+
+    [B, C, H, W] -> [B, embed_dim * len(dilations), H / stride, W / stride]; the channels of the
+    first dilation come first. GELU after each convolution.
+    """
+
+    def __init__(self, in_channels, embed_dim, kernel, stride, dilations):
+        super().__init__()
+        self.convs = nn.LayerList([
+            nn.Sequential(nn.Conv2D(
+                in_channels, embed_dim, kernel, stride, dilation=dilation,
+                padding=math.ceil(((kernel - 1) * dilation + 1 - stride) / 2)), nn.GELU())
+            for dilation in dilations])
+        self.out_channels = embed_dim * len(dilations)
+
+    def forward(self, x):
+        return paddle.concat([conv(x) for conv in self.convs], axis=1)
+
+
+class PerformerTokens(nn.Layer):
+    """Performer attention (arXiv 2009.14794) from `dim` to `out_dim` channels, one head.
+
+    The cost is linear in the number of tokens. `attention` and `mlp` are called by the cell, which
+    puts its convolutions between them. Features are exponentials, computed in float32 at least.
+    """
+
+    def __init__(self, dim, out_dim, dropout=0.1):
+        super().__init__()
+        self.norm1 = nn.LayerNorm(dim, epsilon=1e-5)
+        self.kqv = nn.Linear(dim, 3 * out_dim)
+        self.proj = nn.Linear(out_dim, out_dim)
+        self.dropout = Dropout(dropout)
+        self.norm2 = nn.LayerNorm(out_dim, epsilon=1e-5)
+        self.mlp = nn.Sequential(nn.Linear(out_dim, out_dim), nn.GELU(),
+                                 nn.Linear(out_dim, out_dim), Dropout(dropout))
+        self.num_features = out_dim // 2
+        self.w = self.create_parameter([self.num_features, out_dim])
+        self.w.stop_gradient = True
+
+    def draw_features(self):
+        """Fills w with orthogonal rows of norm sqrt(m)."""
+        Orthogonal(gain=math.sqrt(self.num_features))(self.w)
+
+    def features(self, x):
+        """[B, N, C] -> exp(w x - |x|^2 / 2) / sqrt(m), [B, N, m]"""
+        x = x if x.dtype == paddle.float64 else x.astype('float32')
+        half_square = (x * x).sum(axis=-1, keepdim=True) / 2               # [B, N, 1]
+        projected = paddle.matmul(x, self.w.astype(x.dtype), transpose_y=True)  # [B, N, m]
+        return paddle.exp(projected - half_square) / math.sqrt(self.num_features)
+
+    def attention(self, x):
+        """[B, N, dim] -> v + projected attention, [B, N, out_dim]; v is the skip connection."""
+        k, q, v = self.kqv(x).chunk(3, axis=-1)                            # this order
+        key, query = self.features(k), self.features(q)                    # [B, N, m]
+        total = paddle.matmul(query, key.sum(axis=1).unsqueeze(2))         # [B, N, 1]
+        mixed = paddle.matmul(key, v.astype(key.dtype), transpose_x=True)  # [B, m, C]
+        y = paddle.matmul(query, mixed) / (total + 1e-8)                   # [B, N, C]
+        return v + self.dropout(self.proj(y.astype(v.dtype)))
+
+
+def torch_conv_(layer):
+    """A convolution as PyTorch starts it: weight and bias uniform in +-1 / sqrt(fan_in)."""
+    bound = 1 / math.sqrt(math.prod(layer.weight.shape[1:]))
+    Uniform(-bound, bound)(layer.weight)
+    if layer.bias is not None:
+        Uniform(-bound, bound)(layer.bias)

@@ -12,8 +12,10 @@ from paddle import nn
 
 
 def count_parameters(model):
-    """All numbers of all parameters, frozen ones too."""
-    return sum(math.prod(parameter.shape) for parameter in model.parameters())
+    """All numbers of all parameters, frozen ones too; not the running statistics of BatchNorm,
+    which are parameters for Paddle."""
+    return sum(math.prod(parameter.shape) for name, parameter in model.named_parameters()
+               if not name.endswith(('._mean', '._variance')))
 
 
 def count_macs(build, image_size):

@@ -11,13 +11,20 @@ def decayed_parameters(model, rule='matrices'):
     Args:
         model: a Layer; `model.no_weight_decay()` names more parameters to leave out.
         rule: 'matrices': all but vectors and scalars (biases, norms) and the named ones;
-            'all': every parameter, as PaddleViT does.
+            'all_matrices': the named ones too, as timm 0.4.12 in effect does for models whose
+            embeddings lie in a sublayer; 'all': every parameter, as PaddleViT does.
     """
     if rule == 'all':
         return {name for name, _ in trainable_parameters(model)}
-    left_out = model.no_weight_decay() if hasattr(model, 'no_weight_decay') else set()
+    left_out = set()
+    if rule == 'matrices' and hasattr(model, 'no_weight_decay'):
+        left_out = model.no_weight_decay()
     return {name for name, parameter in trainable_parameters(model)
             if parameter.ndim > 1 and name not in left_out}
+
+
+# What tells the state of one optimiser from another's.
+FIRST_SLOT = {'AdamW': 'moment1_0', 'Momentum': 'velocity_0'}
 
 
 def trainable_parameters(model):
@@ -25,7 +32,7 @@ def trainable_parameters(model):
             if not parameter.stop_gradient]
 
 
-def build_optimizer(train, model, master_weights=False):
+def build_optimizer(train, model):
     """The optimiser of a config's TRAIN node over the trainable parameters of a model.
 
     The rate is set at each step by the training loop. Clipping is the loop's work too.
@@ -41,8 +48,7 @@ def build_optimizer(train, model, master_weights=False):
             beta2=train.OPTIMIZER.BETAS[1],
             epsilon=train.OPTIMIZER.EPS,
             weight_decay=train.WEIGHT_DECAY,
-            apply_decay_param_fun=lambda name: name in decayed,
-            multi_precision=master_weights)
+            apply_decay_param_fun=lambda name: name in decayed)
     if train.OPTIMIZER.NAME == 'SGD':
         groups = [
             {'params': [p for name, p in parameters if name in wanted],
@@ -51,8 +57,7 @@ def build_optimizer(train, model, master_weights=False):
         return paddle.optimizer.Momentum(
             learning_rate=train.BASE_LR,
             parameters=[group for group in groups if group['params']],
-            momentum=train.OPTIMIZER.MOMENTUM,
-            multi_precision=master_weights)
+            momentum=train.OPTIMIZER.MOMENTUM)
     raise InputError(f'TRAIN.OPTIMIZER.NAME: got {train.OPTIMIZER.NAME!r}, expected AdamW or SGD')
 
 
@@ -77,11 +82,12 @@ def longest_prefix(key, names):
     return max((name for name in names if key.startswith(name + '_')), key=len)
 
 
-def prepare_optimizer_state(model, state, file):
+def prepare_optimizer_state(optimizer, model, state, file):
     """What `optimizer_state` gave, checked and under this process's names, for set_state_dict.
 
     Raises:
-        InputError: paths that are missing or unexpected, or a value of another shape or kind.
+        InputError: paths that are missing or unexpected, a value of another shape or kind, or the
+            state of another optimiser or precision.
     """
     if not isinstance(state, dict):
         raise InputError(f'{file}: optimizer state: got {type(state).__name__}, expected a dict')
@@ -91,11 +97,20 @@ def prepare_optimizer_state(model, state, file):
         raise InputError(f'{file}: optimizer state: {len(missing)} missing '
                          f'{sorted(missing)[:3]}, {len(unexpected)} unexpected '
                          f'{sorted(unexpected)[:3]}, expected the parameters of this model')
-    slot_names = {frozenset(slots) if isinstance(slots, dict) else None
+    # at O2 the norms stay in float32 and have no master weight
+    slot_names = {frozenset(slot.removeprefix('fp32_master_0_') for slot in slots
+                            if slot != 'master_weight') if isinstance(slots, dict) else None
                   for slots in state.values()}
     if len(slot_names) != 1 or not all(slot_names):
         raise InputError(f'{file}: optimizer state: got other slots for some parameters than for '
                          f'the rest, or none; expected the same for all')
+    if FIRST_SLOT[type(optimizer).__name__] not in next(iter(slot_names)):
+        raise InputError(f'{file}: optimizer state: got {sorted(next(iter(slot_names)))}, expected '
+                         f'that of {type(optimizer).__name__}; TRAIN.OPTIMIZER.NAME has changed')
+    has_master = any('master_weight' in slots for slots in state.values())
+    if has_master != any('float16' in str(p.dtype) for p in parameters.values()):
+        raise InputError(f'{file}: optimizer state: got {"" if has_master else "no "}master weights;'
+                         f' AMP_LEVEL O2 must be on as it was before, or off')
     flat, master = {}, {}
     for path, slots in state.items():
         parameter = parameters[path]

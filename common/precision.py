@@ -3,6 +3,8 @@ import contextlib
 
 import paddle
 
+from common.errors import InputError
+
 
 class Precision:
     """The precision of a run.
@@ -21,16 +23,27 @@ class Precision:
 
     def __init__(self, amp=False, dtype='auto', level='O1', device='cpu'):
         self.asked = amp
+        self.where = 'a CPU' if device == 'cpu' else 'this GPU'
         self.enabled = amp and device == 'gpu'
         self.level = level
         self.dtype = dtype
-        if self.enabled and dtype == 'auto':
-            # Ampere and later; float16 needs a scaler, bfloat16 does not.
-            major, _ = paddle.device.cuda.get_device_capability()
-            self.dtype = 'bfloat16' if major >= 8 else 'float16'
+        if self.enabled:
+            self.dtype = self.pick_dtype(dtype)
+            self.enabled = self.dtype is not None
         self.scaler = None
         if self.enabled and self.dtype == 'float16':
             self.scaler = paddle.amp.GradScaler(init_loss_scaling=2.0 ** 16)
+
+    @staticmethod
+    def pick_dtype(dtype):
+        """What this GPU computes in: bfloat16 if it can, which needs no scaler; or None."""
+        supported = {'bfloat16': paddle.amp.is_bfloat16_supported(),
+                     'float16': paddle.amp.is_float16_supported()}
+        if dtype == 'auto':
+            return next((name for name, can in supported.items() if can), None)
+        if not supported[dtype]:
+            raise InputError(f'AMP_DTYPE: got {dtype}, which this GPU does not support')
+        return dtype
 
     def decorate(self, model, optimizer=None):
         """At O2 casts the model and gives the optimiser float32 master weights."""
@@ -49,4 +62,4 @@ class Precision:
     def __str__(self):
         if self.enabled:
             return f'{self.dtype} {self.level}'
-        return 'float32 (on a CPU -amp has no effect)' if self.asked else 'float32'
+        return f'float32 (on {self.where} -amp has no effect)' if self.asked else 'float32'

@@ -54,6 +54,8 @@ def main(argv=None):
     parser.add_argument('-topk', type=int, default=5, metavar='N')
     args = parser.parse_args(argv)
     try:
+        if args.topk < 1:
+            raise InputError(f'-topk: got {args.topk}, expected at least 1')
         model = build_model(model_config(args.cfg))
         load_pretrained(model, args.pretrained)
         for file, (labels, scores) in zip(args.images, predict(model, args.images, args.topk),

@@ -6,6 +6,7 @@ CUDA_VISIBLE_DEVICES names, and under `python -m paddle.distributed.launch` on s
 import argparse
 import json
 import os
+import shutil
 import sys
 import time
 
@@ -14,14 +15,16 @@ import paddle.distributed as paddle_dist
 import yaml
 
 from common import dist
-from common.checkpoint import resume, save_checkpoint, save_weights
+from common.checkpoint import replace_atomically, resume, save_checkpoint, save_weights
 from common.engine import evaluate, train_one_epoch
 from common.errors import InputError
 from common.loader import Normalize, device_batches, get_dataloader
 from common.log import RunLog
 from common.losses import LabelSmoothingCrossEntropy
+from common.macs import count_parameters
 from common.optim import build_optimizer, decayed_parameters, trainable_parameters
 from common.precision import Precision
+from common.safe_load import load_pickle
 from common.schedule import build_schedule
 from common.weights import load_pretrained
 
@@ -88,9 +91,8 @@ def check_flags(config):
     if config.EVAL and not (model.PRETRAINED or model.RESUME):
         raise InputError('-eval: got no weights, expected -pretrained FILE; without weights the '
                          'accuracy would be that of random numbers')
-    if model.PRETRAINED and model.RESUME:
-        raise InputError('-pretrained and -resume: got both, expected one: weights to start from, '
-                         'or a run to go on with')
+    if config.EVAL and model.PRETRAINED and model.RESUME:
+        raise InputError('-pretrained and -resume: got both, expected one to evaluate')
     for flag, file in (('pretrained', model.PRETRAINED), ('resume', model.RESUME)):
         if file and not os.path.isfile(file):
             raise InputError(f'-{flag}: no such file: {file}')
@@ -107,7 +109,7 @@ def pick_device(config):
 def launch(config, nprocs, build_model, get_dataset):
     """Runs `worker` here (one process, or one of a launcher's), or spawns one for each device."""
     device = pick_device(config)
-    launched = int(os.environ.get('PADDLE_TRAINERS_NUM', '1')) > 1
+    launched = 'PADDLE_TRAINER_ID' in os.environ  # also with one process
     if launched and nprocs is not None:
         raise InputError('-nprocs: got it under paddle.distributed.launch, which decides it itself')
     if nprocs is not None and nprocs < 1:
@@ -159,8 +161,10 @@ def make_run_folder(config):
             continue
         except OSError as error:
             raise InputError(f'-output: cannot make {folder}: {error.strerror}') from None
+        plain = plain_config(config)
+        plain['MODEL']['RESUME'] = None  # of this start, not of the recipe
         with open(os.path.join(folder, 'config.yaml'), 'w') as stream:
-            yaml.safe_dump(plain_config(config), stream, sort_keys=False)
+            yaml.safe_dump(plain, stream, sort_keys=False)
         return folder
     raise InputError(f'-output: {stem} and 998 more exist already')
 
@@ -188,7 +192,7 @@ def worker(config, device, folder, build_model, train_set, val_set):
     precision = Precision(config.AMP, config.AMP_DTYPE, config.AMP_LEVEL, device)
     model = build_model(config)
     describe(log, config, model, precision, device, folder)
-    if config.MODEL.PRETRAINED:
+    if config.MODEL.PRETRAINED and not config.MODEL.RESUME:  # a resumed run has its own weights
         notes = load_pretrained(model, config.MODEL.PRETRAINED, new_head=not config.EVAL)
         log.info(f'weights: {config.MODEL.PRETRAINED} loaded')
         for note in notes:
@@ -217,6 +221,8 @@ def worker(config, device, folder, build_model, train_set, val_set):
     if config.MODEL.RESUME:
         facts = resume(config.MODEL.RESUME, model, optimizer, precision.scaler)
         start, best = facts['epoch'], facts['best']
+        if folder is not None:
+            best = inherit_best(config.MODEL.RESUME, folder, best)
         log.info(f'resume: {config.MODEL.RESUME}, after epoch {start}')
     if start >= schedule.num_epochs:
         raise InputError(f'nothing to train: {start} of {schedule.num_epochs} epochs are done')
@@ -224,6 +230,21 @@ def worker(config, device, folder, build_model, train_set, val_set):
     # STEP 5: train
     train(config, dist.data_parallel(model), optimizer, schedule, precision, train_loader,
           val_loader, normalize, log, folder, start, best)
+
+
+def inherit_best(checkpoint, folder, best):
+    """Copies the best weights of the run that is gone on with into this run's folder.
+
+    Returns `best`, or None if its weights are not there: then the next evaluation is the best.
+    """
+    source = os.path.join(os.path.dirname(checkpoint), 'best.pdparams')
+    if best is None or not os.path.isfile(source):
+        return None
+    if load_pickle(source).get('epoch') != best.get('epoch'):
+        return None
+    with replace_atomically(os.path.join(folder, 'best.pdparams')) as temporary:
+        shutil.copyfile(source, temporary)
+    return best
 
 
 def train(config, model, optimizer, schedule, precision, train_loader, val_loader, normalize,
@@ -306,7 +327,7 @@ def finish(log, folder, result, what):
 
 def describe(log, config, model, precision, device, folder):
     """What runs, on what, in which precision, on which preprocessing."""
-    data, count = config.DATA, sum(parameter.size for parameter in model.parameters())
+    data, count = config.DATA, count_parameters(model)
     log.info(f'{config.MODEL.NAME}: {count:,} parameters, {config.MODEL.NUM_CLASSES} classes; '
              f'output in {folder}')
     log.info(f'device: {dist.world_size()} x {device}, precision {precision}, '

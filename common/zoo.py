@@ -23,7 +23,7 @@ from common.weights import load_pretrained
 ROOT = os.path.dirname(os.path.dirname(os.path.abspath(__file__)))
 
 # folder (and MODEL.TYPE) -> (model file, its build function)
-FAMILIES = {'vit': ('vit', 'build_vit')}
+FAMILIES = {'vit': ('vit', 'build_vit'), 'vitae': ('vitae', 'build_vitae')}
 
 # names of other projects -> names here; ViT-pytorch's are Google's file names
 ALIASES = {
@@ -32,6 +32,8 @@ ALIASES = {
     'ViT-L_16-224': 'vit_large_patch16_224', 'ViT-L_32': 'vit_large_patch32_224',
     'ViT-H_14': 'vit_huge_patch14_224', 'R50-ViT-B_16': 'vit_base_r50_s16_224',
     'R50+ViT-B_16': 'vit_base_r50_s16_224',
+    **{f'ViTAE_basic_{theirs}': f'vitae_{theirs.lower()}'
+       for theirs in ('Tiny', '6M', '13M', 'Small', 'Base', 'Large', 'Huge')},
 }
 
 
@@ -63,12 +65,14 @@ def create_model(name, pretrained=None, num_classes=None, image_size=None, **mod
     """
     config = model_config(name).clone()
     config.defrost()
+    family = load_family_file(config.MODEL.TYPE, 'config')
+    limits = getattr(family, 'NULLABLE', None), getattr(family, 'RANGES', None)
     if num_classes is not None:
         model_overrides['NUM_CLASSES'] = num_classes
     if image_size is not None:
-        set_key(config, 'DATA.IMAGE_SIZE', image_size, 'image_size')
+        set_key(config, 'DATA.IMAGE_SIZE', image_size, 'image_size', *limits)
     for key, value in model_overrides.items():
-        set_key(config, f'MODEL.{key.upper()}', value, key)
+        set_key(config, f'MODEL.{key.upper()}', value, key, *limits)
     config.freeze()
     model = build_model(config)
     if pretrained:

@@ -106,11 +106,17 @@ def test_resume_gives_the_weights_of_the_uninterrupted_run(trained, small_data, 
     whole = load_pickle(str(folder / 'last.pdparams'))
     rest = load_pickle(str(run_folder(tmp_path / 'rest') / 'last.pdparams'))
     assert whole['best'] == rest['best']
+    best = load_pickle(str(run_folder(tmp_path / 'rest') / 'best.pdparams'))
+    assert best['epoch'] == rest['best']['epoch']  # also when it is the first part's
     for name, value in whole['model'].items():
         np.testing.assert_array_equal(rest['model'][name], value, err_msg=name)
     code, _, err = run_script(['main_multi_gpu.py', *flags, f'-output={tmp_path / "none"}',
                                f'-resume={folder}/last.pdparams'])
     assert code == 1 and 'nothing to train: 3 of 3 epochs are done' in err
+    code, _, err = run_script(['main_multi_gpu.py', *flags, f'-output={tmp_path / "sgd"}',
+                               f'-resume={folder}/last.pdparams', '-o',
+                               'TRAIN.OPTIMIZER.NAME=SGD'])
+    assert code == 1 and 'expected that of Momentum; TRAIN.OPTIMIZER.NAME has changed' in err
 
 
 @pytest.mark.smoke

@@ -1,11 +1,10 @@
 """20 optimiser steps in float64 through the project's own loop, against timm 0.4.12 on PyTorch."""
-import re
-
 import numpy as np
 import paddle
 import pytest
 
 from common.config import base_config
+from common.dialects import translate
 from common.engine import train_one_epoch
 from common.losses import LabelSmoothingCrossEntropy
 from common.optim import build_optimizer, decayed_parameters
@@ -14,28 +13,18 @@ from common.schedule import Schedule
 from tests.reference import Case, relative_error, set_weights
 
 from vit.vit import VisionTransformer
+from vitae.vitae import ViTAE
 
 SMALL = {'image_size': 32, 'patch_size': 8, 'embed_dim': 64, 'depth': 2, 'num_heads': 4}
-MODELS = {'vit_small': SMALL, 'vit_small_full': SMALL,
-          'vit_tiny_patch16_64': {'image_size': 64, 'embed_dim': 192, 'num_heads': 3}}
-NAMES = [('pos_embed', 'position_embedding'),
-         ('patch_embed.proj', 'patch_embedding.patch_embedding'),
-         ('blocks.', 'encoder.layers.'), ('norm1', 'attn_norm'), ('norm2', 'mlp_norm'),
-         ('attn.proj', 'attn.out'), ('head.', 'classifier.')]
-
-
-def own_name(name):
-    for theirs, ours in NAMES:
-        name = name.replace(theirs, ours)
-    return re.sub(r'^norm\.', 'encoder.encoder_norm.', name)
-
-
-def own_weights(case, model):
-    """timm's weights with this project's names; Linear weights are [in, out] here."""
-    linear = {f'{name}.weight' for name, layer in model.named_sublayers()
-              if isinstance(layer, paddle.nn.Linear)}
-    weights = {own_name(name): value for name, value in case.weights().items()}
-    return {name: value.T if name in linear else value for name, value in weights.items()}
+# case: (model, tolerance of the losses)
+MODELS = {
+    'vit_small': (lambda: VisionTransformer(num_classes=10, **SMALL), 1e-9),
+    'vit_small_full': (lambda: VisionTransformer(num_classes=10, **SMALL), 1e-9),
+    'vit_tiny_patch16_64': (lambda: VisionTransformer(
+        image_size=64, embed_dim=192, num_heads=3, num_classes=10), 1e-9),
+    'ViTAE_basic_Tiny_64': (lambda: ViTAE(
+        image_size=64, num_classes=10, reduction_dropout=0.0), 1e-8),
+}
 
 
 @pytest.mark.smoke
@@ -43,10 +32,13 @@ def own_weights(case, model):
 def test_trajectory(float64, name):
     case = Case('recipe', f'traj_{name}')
     meta, steps = case.meta, case.meta['steps']
-    model = VisionTransformer(num_classes=10, **MODELS[name])
-    set_weights(model, own_weights(case, model))
+    build, tolerance = MODELS[name]
+    model = build()
+    weights, _ = translate(model, case.weights(), 'torch')
+    set_weights(model, weights)
+    names = own_names(model, case)
     initial = {key: p.numpy().copy() for key, p in model.named_parameters()}
-    assert decayed_parameters(model) == {own_name(key) for key in meta['decayed']}
+    assert decayed_parameters(model) == {names[key] for key in meta['decayed']}
 
     target = paddle.to_tensor(case.arrays['target'].astype('float64'))
     every_step = 'every step' in meta['input'] and 'input_<t>' not in meta['input']
@@ -61,19 +53,30 @@ def test_trajectory(float64, name):
                     schedule_of(name, meta), Precision(), epoch=1, steps_per_epoch=steps,
                     grad_clip=meta['clip_grad_norm'], report_freq=1, on_report=reports.append)
     losses = np.array([report['loss'] for report in reports])
-    assert np.abs(losses - case.arrays['loss']).max() <= 1e-9
+    assert np.abs(losses - case.arrays['loss']).max() <= tolerance
 
     parameters = dict(model.named_parameters())
-    final = [parameters[own_name(key)].numpy() for key in meta['names']]
-    moved = [value - initial[own_name(key)]
+    final = [parameters[names[key]].numpy() for key in meta['names']]
+    moved = [value - initial[names[key]]
              for key, value in zip(meta['names'], final, strict=True)]
     assert relative_error([np.linalg.norm(value) for value in final],
-                          case.arrays['final_l2']) <= 1e-9
-    assert relative_error([np.linalg.norm(value) for value in moved],
-                          case.arrays['final_delta_l2']) <= 1e-8
-    model.eval()
-    logits = model(paddle.to_tensor(case.images().astype('float64')))
-    assert np.abs(logits.numpy() - case.arrays['logits_final_eval']).max() <= 1e-8
+                          case.arrays['final_l2']) <= tolerance
+    # a bias before a BatchNorm has no gradient but rounding; where it goes is noise
+    real = [index for index, key in enumerate(meta['names'])
+            if key not in meta['gradient_mathematically_zero']]
+    assert relative_error(np.array([np.linalg.norm(value) for value in moved])[real],
+                          case.arrays['final_delta_l2'][real]) <= 10 * tolerance
+    logits = model(paddle.to_tensor(case.images().astype('float64')))  # still in training mode
+    assert np.abs(logits.numpy() - case.arrays['logits_final_train']).max() <= 10 * tolerance
+
+
+def own_names(model, case):
+    """The reference's names -> this project's: each array is marked by its place."""
+    marked = {name: np.full(value.shape, index, np.float32)
+              for index, (name, value) in enumerate(case.weights().items())}
+    translated, _ = translate(model, marked, 'torch')
+    found = {int(value.flat[0]): name for name, value in translated.items()}
+    return {name: found[index] for index, name in enumerate(marked)}
 
 
 def optimizer_of(meta, model):
@@ -90,7 +93,7 @@ def schedule_of(name, meta):
         schedule = Schedule(2e-3, epochs=20, steps_per_epoch=1, warmup_epochs=4,
                             warmup_start_lr=1e-6, end_lr=1e-5, decay_from='zero')
     else:
-        schedule = Schedule(1e-3, epochs=20, steps_per_epoch=1, name='constant')
+        schedule = Schedule(meta['lr_by_step'][0], epochs=20, steps_per_epoch=1, name='constant')
     rates = [schedule(step) for step in range(meta['steps'])]
     np.testing.assert_allclose(rates, meta['lr_by_step'], rtol=1e-14)
     return schedule

@@ -3,10 +3,17 @@ import numpy as np
 import paddle
 import pytest
 
-from common.layers import Dropout, DropPath, Mlp, drop_path_rates, resize_position_embedding
+from common.layers import (
+    FEATURE_TYPES,
+    Dropout,
+    DropPath,
+    Mlp,
+    drop_path_rates,
+    resize_position_embedding,
+)
 from common.zoo import build_model, create_model, list_models, model_config
 
-from vit.vit import FEATURE_TYPES, VisionTransformer
+from vit.vit import VisionTransformer
 
 pytestmark = pytest.mark.smoke
 SMALL = {'image_size': 32, 'patch_size': 8, 'embed_dim': 32, 'depth': 3, 'num_heads': 2,

@@ -448,7 +448,8 @@ def test_checkpoint_of_a_half_precision_model(tmp_path, dtype):
     model = small_vit()
     model.to(dtype=dtype)
     file = str(tmp_path / 'last.pdparams')
-    save_weights(file, model, {'epoch': 1, 'optimizer': {}})
+    save_weights(file, model, {'epoch': 1, 'optimizer': {}, 'best': None, 'config': {},
+                               'amp_grad_scaler': {}})
     copy = small_vit(seed=1)
     copy.to(dtype=dtype)
     resume(file, copy, None, None)

@@ -9,7 +9,7 @@ import pytest
 from common.checkpoint import write_atomically
 from common.errors import InputError
 from common.macs import count_macs
-from common.zoo import ALIASES, build_model, create_model, list_models, model_config, table
+from common.zoo import ALIASES, FAMILIES, build_model, create_model, list_models, model_config, table
 from tests.conftest import ROOT, run_script
 from tests.reference import Case
 
@@ -45,8 +45,10 @@ def test_counting_leaves_everything_as_it_was():
 def test_readme_has_the_table_of_the_program():
     for pattern in ('vit_tiny*', 'vit_digits'):
         assert all(line in README.splitlines() for line in table(pattern).splitlines())
-    rows = re.findall(r'^\| (vit_\w+) \|', README, re.M)
-    assert sorted(rows) == list_models('vit_*')
+    for family in FAMILIES:
+        readme = (ROOT / family / 'README.md').read_text()
+        rows = re.findall(rf'^\| ({family}_\w+) \|', readme, re.M)
+        assert sorted(set(rows) & set(list_models())) == list_models(f'{family}_*')
 
 
 def test_command_line():

@@ -15,10 +15,13 @@ from paddle import nn
 from common.dialects import Dialect
 from common.errors import InputError
 from common.layers import (
+    FEATURE_TYPES,
+    Attention,
     Dropout,
     DropPath,
     Mlp,
     drop_path_rates,
+    init_linear,
     kaiming_normal_,
     lecun_normal_,
     normal_,
@@ -87,7 +90,6 @@ GOOGLE = Dialect(
             r'\1/qkv/\3'),),
     dropped=(r'^pre_logits/',))  # the pre-training head; timm drops it too
 DIALECTS = (TIMM, MMCLS, HUGGING_FACE, GOOGLE)
-FEATURE_TYPES = ('raw', 'featmap', 'cls_token', 'avg_featmap')
 
 
 class StdConv2D(nn.Conv2D):
@@ -201,39 +203,6 @@ class PatchEmbedding(nn.Layer):
         return x.flatten(2).transpose([0, 2, 1])     # [B, h * w, C]
 
 
-class Attention(nn.Layer):
-    """Multi-head self-attention; one linear makes q, k and v, in this order."""
-
-    def __init__(self, embed_dim, num_heads, attn_head_size=None, qkv_bias=True,
-                 dropout=0.0, attention_dropout=0.0):
-        super().__init__()
-        if attn_head_size is None and embed_dim % num_heads:
-            raise InputError(f'MODEL.EMBED_DIM {embed_dim} is not a multiple of '
-                             f'MODEL.NUM_HEADS {num_heads}')
-        self.num_heads = num_heads
-        self.head_dim = attn_head_size or embed_dim // num_heads
-        inner = num_heads * self.head_dim
-        self.qkv = nn.Linear(embed_dim, inner * 3, bias_attr=None if qkv_bias else False)
-        self.out = nn.Linear(inner, embed_dim)
-        self.attn_dropout = Dropout(attention_dropout)
-        self.proj_dropout = Dropout(dropout)
-
-    def weights_and_values(self, x):
-        """[B, N, C] -> softmax(q k^T / sqrt(d)) [B, n, N, N] and v [B, n, N, d]."""
-        B, N, _ = x.shape
-        qkv = self.qkv(x).reshape([B, N, 3, self.num_heads, self.head_dim])
-        q, k, v = qkv.transpose([2, 0, 3, 1, 4]).unbind(0)                 # each [B, n, N, d]
-        scores = paddle.matmul(q * self.head_dim ** -0.5, k, transpose_y=True)  # [B, n, N, N]
-        return F.softmax(scores, axis=-1), v
-
-    def forward(self, x):
-        B, N, _ = x.shape
-        weights, v = self.weights_and_values(x)
-        x = paddle.matmul(self.attn_dropout(weights), v)                   # [B, n, N, d]
-        x = x.transpose([0, 2, 1, 3]).reshape([B, N, self.num_heads * self.head_dim])
-        return self.proj_dropout(self.out(x))                              # [B, N, C]
-
-
 class TransformerLayer(nn.Layer):
     """Pre-norm encoder block: x + attention(norm(x)), then x + mlp(norm(x))."""
 
@@ -241,8 +210,8 @@ class TransformerLayer(nn.Layer):
                  dropout, attention_dropout, drop_path):
         super().__init__()
         self.attn_norm = nn.LayerNorm(embed_dim, epsilon=NORM_EPS)
-        self.attn = Attention(embed_dim, num_heads, attn_head_size, qkv_bias,
-                              dropout, attention_dropout)
+        self.attn = Attention(embed_dim, num_heads, qkv_bias, dropout, attention_dropout,
+                              head_dim=attn_head_size, out_name='out')
         self.mlp_norm = nn.LayerNorm(embed_dim, epsilon=NORM_EPS)
         self.mlp = Mlp(embed_dim, int(embed_dim * mlp_ratio), dropout)
         self.drop_path = DropPath(drop_path)
@@ -406,12 +375,6 @@ class VisionTransformer(nn.Layer):
         if num_classes:
             init_linear(self.classifier)
             self.classifier.to(dtype=self.cls_token.dtype)
-
-
-def init_linear(layer):
-    normal_(layer.weight, std=0.02)
-    if layer.bias is not None:
-        zeros_(layer.bias)
 
 
 def init_weights(model):

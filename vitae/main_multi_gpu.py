@@ -1,0 +1,19 @@
+"""Trains and evaluates ViTAE on a CPU, on all visible GPUs, or on several machines.
+
+python main_multi_gpu.py -cfg=./configs/vitae_tiny.yaml -data_path=/dataset/imagenet -amp
+python main_multi_gpu.py -h
+"""
+import os
+import sys
+
+# A bare clone works without an installation: the repository root holds `common`.
+sys.path.insert(1, os.path.dirname(os.path.dirname(os.path.abspath(__file__))))
+
+from common.runner import run  # noqa: E402
+
+from config import get_config, update_config  # noqa: E402
+from datasets import get_dataset  # noqa: E402
+from vitae import build_vitae as build_model  # noqa: E402
+
+if __name__ == '__main__':
+    run(get_config, update_config, build_model, get_dataset)

@@ -1,0 +1,9 @@
+CUDA_VISIBLE_DEVICES=0,1,2,3,4,5,6,7 \
+python main_multi_gpu.py \
+-cfg='./configs/vitae_tiny.yaml' \
+-dataset='imagenet2012' \
+-batch_size=64 \
+-data_path='/dataset/imagenet' \
+-pretrained='./ViTAE-T.pth.tar' \
+-amp \
+"$@"

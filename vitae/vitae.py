@@ -1,0 +1,390 @@
+"""ViTAE: vision transformer with reduction cells (multi-scale convolutions) and normal cells
+(attention beside convolutions).
+
+Sources: "ViTAE" (arXiv 2106.03348) and github.com/ViTAE-Transformer/ViTAE-Transformer
+(Image-Classification/vitae), whose parameter names are kept so that its .pth files map by a small
+table. Deliberate differences from it are listed in vitae/README.md.
+
+Letters: B batch, N tokens, C channels, H W map in pixels, h w map in tokens, n heads, d = C / n.
+Every stage carries h and w: any size that the strides divide, also not square.
+"""
+import math
+
+import paddle
+from paddle import nn
+
+from common.dialects import Dialect
+from common.errors import InputError
+from common.layers import (
+    FEATURE_TYPES,
+    PRM,
+    Attention,
+    DropPath,
+    Mlp,
+    PerformerTokens,
+    drop_path_rates,
+    init_linear,
+    ones_,
+    resize_position_embedding,
+    to_pair,
+    torch_conv_,
+    zeros_,
+)
+
+KERNELS = (7, 3, 3)
+DILATIONS = ((1, 2, 3, 4), (1, 2, 3), (1, 2))
+UPSTREAM = Dialect(
+    'ViTAE', r'^layers\.0\.RC\.PRM\.',
+    names=((r'\.running_mean$', '._mean'), (r'\.running_var$', '._variance')))
+
+
+def to_map(tokens, h, w):
+    """[B, h * w, C] -> [B, C, h, w]"""
+    return tokens.transpose([0, 2, 1]).reshape([tokens.shape[0], tokens.shape[2], h, w])
+
+
+def to_tokens(feature_map):
+    """[B, C, h, w] -> [B, h * w, C]"""
+    return feature_map.flatten(2).transpose([0, 2, 1])
+
+
+class ReductionCell(nn.Layer):
+    """A map [B, C, H, W] -> tokens [B, h * w, token_dim], h = H / ratio.
+
+    With attention: multi-scale convolutions (PRM), a performer over their tokens, beside three
+    convolutions of the cell's input (PCM), then an MLP. Without: the PRM alone.
+    """
+
+    def __init__(self, in_channels, embed_dim, token_dim, ratio, kernel, dilations, attention,
+                 group=1, dropout=0.1):
+        super().__init__()
+        self.ratio = ratio
+        self.PRM = PRM(in_channels, embed_dim, kernel, ratio, dilations)
+        self.attn = None
+        if not attention:
+            if self.PRM.out_channels != token_dim:
+                raise InputError(f'MODEL.TOKEN_DIMS: got {token_dim}, expected '
+                                 f'{self.PRM.out_channels}, since the cell has no attention')
+            return
+        strides = [2 if ratio >> (step + 1) else 1 for step in range(3)]
+        self.PCM = nn.Sequential(
+            nn.Conv2D(in_channels, embed_dim, 3, strides[0], 1, groups=group), nn.Silu(),
+            nn.Conv2D(embed_dim, embed_dim, 3, strides[1], 1, groups=group),
+            nn.BatchNorm2D(embed_dim), nn.Silu(),
+            nn.Conv2D(embed_dim, token_dim, 3, strides[2], 1, groups=group), nn.Silu())
+        self.attn = PerformerTokens(self.PRM.out_channels, token_dim, dropout)
+
+    def forward(self, x):
+        scales = to_tokens(self.PRM(x))                      # [B, h * w, embed_dim * scales]
+        if self.attn is None:
+            return scales
+        tokens = self.attn.attention(self.attn.norm1(scales)) + to_tokens(self.PCM(x))
+        return tokens + self.attn.mlp(self.attn.norm2(tokens))
+
+
+class PatchProjection(nn.Layer):
+    """Non-overlapping patches: [B, 3, H, W] -> [B, h * w, C]."""
+
+    def __init__(self, patch_size, in_channels, dim):
+        super().__init__()
+        self.proj = nn.Conv2D(in_channels, dim, patch_size, patch_size)
+
+    def forward(self, x):
+        return to_tokens(self.proj(x))
+
+
+class EmbeddingCell(nn.Layer):
+    """The first cell of the large models: patches, a class token and a position embedding."""
+
+    def __init__(self, image_size, patch_size, in_channels, dim):
+        super().__init__()
+        self.ratio = patch_size
+        self.grid = tuple(side // patch_size for side in to_pair(image_size))
+        self.pos_embed = self.create_parameter([1, 1 + self.grid[0] * self.grid[1], dim])
+        self.cls_token = self.create_parameter([1, 1, dim])
+        self.PRM = PatchProjection(patch_size, in_channels, dim)
+
+    def forward(self, x):
+        grid = x.shape[2] // self.ratio, x.shape[3] // self.ratio
+        x = self.PRM(x)                                       # [B, h * w, C]
+        cls_token = self.cls_token.expand([x.shape[0], 1, x.shape[2]]).astype(x.dtype)
+        position = resize_position_embedding(self.pos_embed, 1, self.grid, grid)
+        return paddle.concat([cls_token, x], axis=1) + position  # [B, 1 + h * w, C]
+
+
+class NormalCell(nn.Layer):
+    """x + attention(norm(x)) + PCM(x), then x + mlp(norm(x)); the class token has no PCM.
+
+    PCM reads the input before the norm. The one drop path is drawn three times in a pass.
+    """
+
+    def __init__(self, dim, num_heads, mlp_ratio, group, shallow, qkv_bias, dropout,
+                 attention_dropout, drop_path):
+        super().__init__()
+        hidden = int(dim * mlp_ratio)
+        self.norm1 = nn.LayerNorm(dim, epsilon=1e-6)
+        self.attn = Attention(dim, num_heads, qkv_bias, dropout, attention_dropout)
+        self.drop_path = DropPath(drop_path)
+        self.norm2 = nn.LayerNorm(dim, epsilon=1e-6)
+        self.mlp = Mlp(dim, hidden, dropout)
+        layers = [nn.Conv2D(dim, hidden, 3, 1, 1, groups=group), nn.BatchNorm2D(hidden), nn.Silu(),
+                  nn.Conv2D(hidden, dim, 3, 1, 1, groups=group)]
+        if not shallow:
+            layers += [nn.BatchNorm2D(dim), nn.Silu(), nn.Conv2D(dim, dim, 3, 1, 1, groups=group),
+                       nn.Silu()]
+        self.PCM = nn.Sequential(*layers)
+
+    def forward(self, x, h, w):
+        prefix = x.shape[1] - h * w                          # 1 with a class token, else 0
+        local = self.drop_path(to_tokens(self.PCM(to_map(x[:, prefix:], h, w))))
+        x = x + self.drop_path(self.attn(self.norm1(x)))
+        if prefix:
+            local = paddle.concat([paddle.zeros_like(x[:, :prefix]), local], axis=1)
+        x = x + local
+        return x + self.drop_path(self.mlp(self.norm2(x)))
+
+
+class Stage(nn.Layer):
+    """A reduction cell (or none) and normal cells."""
+
+    def __init__(self, reduction, cells):
+        super().__init__()
+        self.RC = reduction
+        self.NC = nn.LayerList(cells)
+        self.ratio = 1 if reduction is None else reduction.ratio
+
+
+class ViTAE(nn.Layer):
+    """ViTAE.
+
+    Args:
+        image_size: int or (height, width) in pixels; only the models with a class token depend on
+            it, by their position embedding, which is resized for other sizes.
+        in_channels: channels of the image.
+        num_classes: outputs of the classifier; 0 makes `forward` return the features.
+        cells: for each stage the kind of its reduction cell: 'performer' (PRM, PCM, attention),
+            'performer_less' (PRM alone), 'embedding' (patches, class token) or 'none'.
+        ratios: by how much each stage reduces height and width.
+        embed_dims: channels of each of a cell's scales.
+        token_dims: channels after each stage.
+        depths: normal cells in each stage.
+        num_heads: of the normal cells, for each stage.
+        groups: of the normal cells' convolutions, for each stage.
+        mlp_ratio: hidden width of MLP and PCM over the channels.
+        shallow: two convolutions in a normal cell's PCM instead of three.
+        qkv_bias: whether the normal cells' attention has it.
+        dropout, attention_dropout: in the normal cells, in [0, 1).
+        reduction_dropout: in the performers, in [0, 1); upstream has .1 hard-coded.
+        drop_path: stochastic depth of the last normal cell; linear from 0 at the first.
+    """
+
+    classifier_name = 'head'
+
+    def __init__(self, image_size=224, in_channels=3, num_classes=1000,
+                 cells=('performer', 'performer', 'performer_less'), ratios=(4, 2, 2),
+                 embed_dims=(64, 64, 128), token_dims=(64, 64, 256), depths=(0, 0, 7),
+                 num_heads=(1, 1, 4), groups=(1, 1, 64), mlp_ratio=2.0, shallow=False,
+                 qkv_bias=True, dropout=0.0, attention_dropout=0.0, reduction_dropout=0.1,
+                 drop_path=0.0):
+        super().__init__()
+        rates = drop_path_rates(drop_path, sum(depths))
+        self.stride = math.prod(ratios)
+        self.check_size(*to_pair(image_size))
+        self.num_prefix_tokens = int('embedding' in cells)
+        stages, channels, done = [], in_channels, 0
+        for index, kind in enumerate(cells):
+            dim = token_dims[index]
+            reduction = self.reduction_cell(
+                kind, image_size, channels, embed_dims[index], dim, ratios[index], index,
+                reduction_dropout)
+            stages.append(Stage(reduction, [
+                NormalCell(dim, num_heads[index], mlp_ratio, groups[index], shallow, qkv_bias,
+                           dropout, attention_dropout, rate)
+                for rate in rates[done:done + depths[index]]]))
+            channels, done = dim, done + depths[index]
+        self.layers = nn.LayerList(stages)
+        self.num_features = token_dims[-1]
+        if self.num_prefix_tokens:
+            self.fc_norm = nn.LayerNorm(self.num_features, epsilon=1e-6)
+        self.num_classes = num_classes
+        self.head = nn.Linear(self.num_features, num_classes) if num_classes else None
+        init_weights(self)
+
+    @staticmethod
+    def reduction_cell(kind, image_size, channels, embed_dim, token_dim, ratio, index, dropout):
+        if kind == 'none':
+            return None
+        if kind == 'embedding':
+            return EmbeddingCell(image_size, ratio, channels, token_dim)
+        if kind not in ('performer', 'performer_less'):
+            raise InputError(f'MODEL.CELLS: got {kind!r}, expected performer, performer_less, '
+                             f'embedding or none')
+        return ReductionCell(channels, embed_dim, token_dim, ratio, KERNELS[index],
+                             DILATIONS[index], kind == 'performer', dropout=dropout)
+
+    def check_size(self, height, width):
+        if height % self.stride or width % self.stride or not height or not width:
+            raise InputError(f'image size: got {height}x{width}, expected a height and a width '
+                             f'that are multiples of {self.stride}')
+
+    def dialects(self):
+        return (UPSTREAM,)
+
+    def position_embeddings(self):
+        if not self.num_prefix_tokens:
+            return {}
+        return {'layers.0.RC.pos_embed': (1, self.layers[0].RC.grid)}
+
+    def no_weight_decay(self):
+        """Parameters that are never decayed, beside biases and norms."""
+        return {'layers.0.RC.pos_embed', 'layers.0.RC.cls_token'} if self.num_prefix_tokens \
+            else set()
+
+    def stages(self, image, on_cell=None):
+        """Runs the stages; yields (tokens [B, N, C], h, w) after each.
+
+        Args:
+            image: [B, 3, H, W].
+            on_cell: called with (normal cell, its input tokens).
+        """
+        self.check_size(*image.shape[2:])
+        x, (h, w) = image, image.shape[2:]
+        for index, stage in enumerate(self.layers):
+            if stage.RC is not None:
+                x = stage.RC(x if index == 0 else to_map(x, h, w))
+            h, w = h // stage.ratio, w // stage.ratio
+            for cell in stage.NC:
+                if on_cell:
+                    on_cell(cell, x)
+                x = cell(x, h, w)
+            yield x, h, w
+
+    def forward_features(self, image):
+        """[B, 3, H, W] -> [B, num_features]: the mean over the patch tokens."""
+        x, _, _ = list(self.stages(image))[-1]
+        x = x[:, self.num_prefix_tokens:].mean(axis=1)
+        return self.fc_norm(x) if self.num_prefix_tokens else x
+
+    def forward_head(self, features):
+        """[B, num_features] -> logits [B, num_classes]."""
+        return features if self.head is None else self.head(features)
+
+    def forward(self, image):
+        """[B, 3, H, W], float, normalised -> logits [B, num_classes]."""
+        return self.forward_head(self.forward_features(image))
+
+    def extract_feat(self, image, out_type=None):
+        """Features, as a tuple with one entry for each stage.
+
+        Args:
+            image: [B, 3, H, W], float, normalised.
+            out_type: 'raw' all tokens [B, N, C]; 'featmap' [B, C, h, w]; 'cls_token' [B, C], for
+                the models that have one; 'avg_featmap' [B, C], the mean over the patches (with
+                the last norm in the last stage, where the model has one); None: the map, or the
+                pair [featmap, cls_token].
+
+        Raises:
+            InputError: an unknown out_type, or no class token.
+        """
+        if out_type is not None and out_type not in FEATURE_TYPES:
+            raise InputError(f'out_type: got {out_type!r}, expected None or one of '
+                             f'{", ".join(FEATURE_TYPES)}')
+        if out_type == 'cls_token' and not self.num_prefix_tokens:
+            raise InputError("out_type: got 'cls_token', but this model has no class token")
+        return tuple(self.feature(out_type, tokens, h, w, index == len(self.layers) - 1)
+                     for index, (tokens, h, w) in enumerate(self.stages(image)))
+
+    def feature(self, out_type, tokens, h, w, last):
+        patches = tokens[:, self.num_prefix_tokens:]                  # [B, h * w, C]
+        if out_type == 'raw':
+            return tokens
+        if out_type == 'cls_token':
+            return tokens[:, 0]
+        if out_type == 'avg_featmap':
+            average = patches.mean(axis=1)
+            return self.fc_norm(average) if last and self.num_prefix_tokens else average
+        featmap = to_map(patches, h, w)
+        pair = out_type is None and self.num_prefix_tokens
+        return [featmap, tokens[:, 0]] if pair else featmap
+
+    def get_attention(self, image, layers=None):
+        """The attention weights of some normal cells, computed beside the ordinary forward pass.
+
+        Args:
+            image: [B, 3, H, W], float, normalised.
+            layers: indices of normal cells over all stages, negative from the end; None for all.
+
+        Returns:
+            list of [B, n, N, N], in the order of `layers`; each row sums to 1.
+        """
+        cells = [cell for stage in self.layers for cell in stage.NC]
+        layers = list(range(len(cells))) if layers is None else list(layers)
+        for index in layers:
+            if not -len(cells) <= index < len(cells):
+                raise InputError(f'layer: got {index}, expected {-len(cells)} to {len(cells) - 1}')
+        wanted, found = {id(cells[index]) for index in layers}, {}
+
+        def on_cell(cell, x):
+            if id(cell) in wanted:
+                found[id(cell)] = cell.attn.weights_and_values(cell.norm1(x))[0]
+
+        for _ in self.stages(image, on_cell):
+            pass
+        return [found[id(cells[index])] for index in layers]
+
+    def reset_classifier(self, num_classes):
+        """Puts a newly initialised classifier in place; 0 takes it away."""
+        self.num_classes = num_classes
+        self.head = nn.Linear(self.num_features, num_classes) if num_classes else None
+        if num_classes:
+            init_linear(self.head)
+            self.head.to(dtype=self.layers[-1].NC[0].mlp.fc1.weight.dtype)
+
+
+def init_weights(model):
+    """Initialises every parameter of a ViTAE, as upstream does.
+
+    | parameter              | weight                                        | bias               |
+    |------------------------|-----------------------------------------------|--------------------|
+    | linear                 | normal, std .02                               | 0                  |
+    | convolution            | uniform, +-sqrt(1 / fan_in) (PyTorch's)       | the same           |
+    | LayerNorm, BatchNorm   | 1                                             | 0                  |
+    | performer's w          | orthogonal rows of norm sqrt(m), not trained  |                    |
+    | pos_embed, cls_token   | 0                                             |                    |
+    """
+    for layer in model.sublayers():
+        if isinstance(layer, nn.Linear):
+            init_linear(layer)
+        elif isinstance(layer, nn.Conv2D):
+            torch_conv_(layer)
+        elif isinstance(layer, (nn.LayerNorm, nn.BatchNorm2D)):
+            ones_(layer.weight)
+            zeros_(layer.bias)
+        elif isinstance(layer, PerformerTokens):
+            layer.draw_features()
+        elif isinstance(layer, EmbeddingCell):
+            zeros_(layer.pos_embed)
+            zeros_(layer.cls_token)
+
+
+def build_vitae(config):
+    """The model that a config of vitae/config.py describes."""
+    model = config.MODEL
+    return ViTAE(
+        image_size=config.DATA.IMAGE_SIZE,
+        in_channels=config.DATA.IMAGE_CHANNELS,
+        num_classes=model.NUM_CLASSES,
+        cells=model.CELLS,
+        ratios=model.RATIOS,
+        embed_dims=model.EMBED_DIMS,
+        token_dims=model.TOKEN_DIMS,
+        depths=model.DEPTHS,
+        num_heads=model.NUM_HEADS,
+        groups=model.GROUPS,
+        mlp_ratio=model.MLP_RATIO,
+        shallow=model.SHALLOW,
+        qkv_bias=model.QKV_BIAS,
+        dropout=model.DROPOUT,
+        attention_dropout=model.ATTENTION_DROPOUT,
+        reduction_dropout=model.REDUCTION_DROPOUT,
+        drop_path=model.DROPPATH)
