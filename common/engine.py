@@ -1,7 +1,7 @@
 """The two loops: one epoch of training, one pass of evaluation.
 
-B is the batch of one micro-batch on one rank, K the classes. Sums stay on the device; the host
-waits for it once for each line of the log, not at each step.
+B is the batch of one micro-batch on one rank, K the classes. Sums stay on the device; the loops
+themselves wait for it once for each line of the log, not at each step.
 """
 import time
 

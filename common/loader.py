@@ -114,7 +114,10 @@ class Normalize:
 
 
 def device_batches(loader, normalize):
-    """Yields (images float [B, 3, H, W], labels [B]); raises InputError for a bad image."""
+    """Yields (images float [B, 3, H, W], labels [B]); raises InputError for a bad image.
+
+    On a GPU, Paddle's loader puts the error texts there too, and reading them waits for it.
+    """
     for images, labels, _, errors in loader:
         errors = json.loads(errors.numpy().tobytes())
         if errors:

@@ -109,8 +109,9 @@ def prepare_optimizer_state(optimizer, model, state, file):
                          f'that of {type(optimizer).__name__}; TRAIN.OPTIMIZER.NAME has changed')
     has_master = any('master_weight' in slots for slots in state.values())
     if has_master != any('float16' in str(p.dtype) for p in parameters.values()):
-        raise InputError(f'{file}: optimizer state: got {"" if has_master else "no "}master weights;'
-                         f' AMP_LEVEL O2 must be on as it was before, or off')
+        got = 'master weights' if has_master else 'no master weights'
+        raise InputError(f'{file}: optimizer state: got {got}; AMP_LEVEL O2 must be on or off as '
+                         f'it was before')
     flat, master = {}, {}
     for path, slots in state.items():
         parameter = parameters[path]

@@ -9,7 +9,15 @@ import pytest
 from common.checkpoint import write_atomically
 from common.errors import InputError
 from common.macs import count_macs
-from common.zoo import ALIASES, FAMILIES, build_model, create_model, list_models, model_config, table
+from common.zoo import (
+    ALIASES,
+    FAMILIES,
+    build_model,
+    create_model,
+    list_models,
+    model_config,
+    table,
+)
 from tests.conftest import ROOT, run_script
 from tests.reference import Case
 
