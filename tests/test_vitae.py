@@ -175,3 +175,20 @@ def test_initialisation_is_pytorch_s():
     large = small(EMBEDDING)
     assert (large.layers[0].RC.pos_embed.numpy() == 0).all()
     assert (large.layers[0].RC.cls_token.numpy() == 0).all()
+
+
+@pytest.mark.smoke
+def test_performer_features_are_exact_for_half_precision_inputs():
+    """16-bit inputs are widened before the square and the exponential, which would overflow."""
+    paddle.seed(2)
+    layer = PerformerTokens(6, 64)
+    layer.draw_features()
+    x = paddle.to_tensor(np.random.RandomState(0).uniform(-60, 60, (2, 5, 64)).astype('float16'))
+    features = layer.features(x)
+    assert features.dtype == paddle.float32
+    np.testing.assert_array_equal(features.numpy(), layer.features(x.astype('float32')).numpy())
+    wide = x.astype('float64').numpy()
+    exponent = wide @ layer.w.numpy().T.astype('float64') - (wide ** 2).sum(-1, keepdims=True) / 2
+    np.testing.assert_allclose(features.numpy(), np.exp(exponent) / np.sqrt(32), rtol=1e-2,
+                               atol=1e-30)
+    assert np.abs(exponent).max() > 65504 / 2  # float16 could not hold these
