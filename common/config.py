@@ -15,7 +15,7 @@ import sys
 import yaml
 from yacs.config import CfgNode
 
-from common.errors import InputError
+from common.errors import InputError, one_line
 
 MAX_YAML_BYTES = 1 << 20
 # What PyYAML lets out on a broken or hostile file: its own errors, and those of the constructors
@@ -339,10 +339,6 @@ def read_yaml(file):
         mark = getattr(error, 'problem_mark', None)
         where = f'{file}:{mark.line + 1}' if mark else file
         raise InputError(f'{where}: not safe yaml: {one_line(error)}') from None
-
-
-def one_line(error):
-    return ' '.join(str(getattr(error, 'problem', None) or error).split()) or type(error).__name__
 
 
 def yaml_leaves(loader, node, prefix, file, seen):

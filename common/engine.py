@@ -35,15 +35,12 @@ def train_one_epoch(model, batches, criterion, optimizer, schedule, precision, *
         on_step: called with (step in the epoch from 1) after each optimiser step.
         on_report: called with a dict of the report's figures, equal on all ranks.
 
-    Returns:
-        dict: loss and acc1 over the epoch, over all ranks.
-
     Raises:
         InputError: the loss is not finite, on all ranks at the same step.
     """
     model.train()
     parameters = [p for p in model.parameters() if not p.stop_gradient]
-    epoch_sums, sums = paddle.zeros([3], 'float64'), paddle.zeros([3], 'float64')
+    sums = paddle.zeros([3], 'float64')
     batches = iter(batches)
     data_time, start = 0.0, time.perf_counter()
     for step in range(first_step, steps_per_epoch):
@@ -61,7 +58,6 @@ def train_one_epoch(model, batches, criterion, optimizer, schedule, precision, *
         if on_step:
             on_step(step + 1)
         if (step + 1) % report_freq == 0 or step + 1 == steps_per_epoch:
-            epoch_sums += sums
             loss, acc1, seen = reduce_means(sums)
             if not loss < float('inf'):  # also False for NaN
                 raise InputError(f'epoch {epoch}, step {step + 1}: the training loss is {loss}; '
@@ -71,8 +67,6 @@ def train_one_epoch(model, batches, criterion, optimizer, schedule, precision, *
                 on_report({'epoch': epoch, 'step': step + 1, 'loss': loss, 'acc1': acc1, 'lr': lr,
                            'images_per_s': seen / elapsed, 'data_share': data_time / elapsed})
             sums, data_time, start = paddle.zeros([3], 'float64'), 0.0, time.perf_counter()
-    loss, acc1, _ = reduce_means(epoch_sums)
-    return {'loss': loss, 'acc1': acc1}
 
 
 def backward(model, images, target, criterion, precision, accum_iter):

@@ -144,6 +144,61 @@ def resize_position_embedding(position, num_prefix, old_grid, new_grid):
     return paddle.concat([position[:, :num_prefix], grid], axis=1)
 
 
+def with_class_token(patches, cls_token, position, old_grid, new_grid):
+    """Puts the class token before the patches and adds the position embedding.
+
+    Args:
+        patches: [B, h * w, C].
+        cls_token: [1, 1, C].
+        position: [1, 1 + h0 * w0, C], learned for `old_grid` (h0, w0).
+        new_grid: (h, w) of the patches.
+
+    Returns:
+        [B, 1 + h * w, C].
+    """
+    B, _, C = patches.shape
+    cls_token = cls_token.expand([B, 1, C]).astype(patches.dtype)
+    position = resize_position_embedding(position, 1, old_grid, new_grid)
+    return paddle.concat([cls_token, patches], axis=1) + position
+
+
+def to_map(tokens, h, w):
+    """[B, h * w, C] -> [B, C, h, w]"""
+    B, _, C = tokens.shape
+    return tokens.transpose([0, 2, 1]).reshape([B, C, h, w])
+
+
+def to_tokens(feature_map):
+    """[B, C, h, w] -> [B, h * w, C]"""
+    return feature_map.flatten(2).transpose([0, 2, 1])
+
+
+def check_feature_type(out_type):
+    """Raises InputError for what extract_feat of no family gives."""
+    if out_type is not None and out_type not in FEATURE_TYPES:
+        raise InputError(f'out_type: got {out_type!r}, expected None or one of '
+                         f'{", ".join(FEATURE_TYPES)}')
+
+
+def block_indices(layers, depth):
+    """Indices of blocks, negative ones from the end, as numbers in [0, depth); None is all."""
+    layers = range(depth) if layers is None else layers
+    for index in layers:
+        if not -depth <= index < depth:
+            raise InputError(f'layer: got {index}, expected {-depth} to {depth - 1}')
+    return [index % depth for index in layers]
+
+
+def new_classifier(num_features, num_classes, dtype):
+    """A newly initialised linear layer of a model's type; None for no classes."""
+    if not num_classes:
+        return None
+    layer = nn.Linear(num_features, num_classes)
+    init_linear(layer)
+    layer.to(dtype=dtype)
+    return layer
+
+
 def to_pair(size):
     """An int or a pair (height, width) as a tuple of two ints."""
     height, width = (size, size) if isinstance(size, int) else size

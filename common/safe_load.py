@@ -18,7 +18,7 @@ import re
 
 import numpy as np
 
-from common.errors import InputError
+from common.errors import InputError, one_line
 
 MAX_OPERATIONS = 2_000_000
 MAX_DEPTH = 64
@@ -339,7 +339,3 @@ class Plain:
 def is_named_array(value):
     return (isinstance(value, tuple) and len(value) == 2 and isinstance(value[0], str)
             and isinstance(value[1], ArrayRecord))
-
-
-def one_line(error):
-    return ' '.join(str(error).split())[:300] or type(error).__name__

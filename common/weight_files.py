@@ -20,8 +20,8 @@ import zipfile
 import numpy as np
 import safetensors
 
-from common.errors import InputError
-from common.safe_load import NAMES, Inert, Name, Refused, load_pickle, one_line, plain, unpickle
+from common.errors import InputError, one_line
+from common.safe_load import NAMES, Inert, Name, Refused, load_pickle, plain, refused, unpickle
 
 TORCH_NUMBER = b'\x80\x02\x8a\nl\xfc\x9cF\xf9 j\xa8P\x19.'  # the first pickle of an older .pth
 MAX_EXPANSION = 50  # a zip may not unpack to more than this many times its size
@@ -61,8 +61,7 @@ def read_file(file):
         if len(head) > 8 and head[8:9] == b'{':
             return read_safetensors(file)
     except Refused as error:
-        raise InputError(f'{file}: refused: {one_line(error)}; expected weights, which are data'
-                         ) from None
+        raise refused(file, error) from None
     except (zipfile.BadZipFile, EOFError, NotImplementedError, struct.error, OSError,
             ValueError, KeyError, MemoryError, safetensors.SafetensorError) as error:
         if isinstance(error, InputError):

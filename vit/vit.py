@@ -15,19 +15,23 @@ from paddle import nn
 from common.dialects import Dialect
 from common.errors import InputError
 from common.layers import (
-    FEATURE_TYPES,
     Attention,
     Dropout,
     DropPath,
     Mlp,
+    block_indices,
+    check_feature_type,
     drop_path_rates,
     init_linear,
     kaiming_normal_,
     lecun_normal_,
+    new_classifier,
     normal_,
     ones_,
-    resize_position_embedding,
+    to_map,
     to_pair,
+    to_tokens,
+    with_class_token,
     zeros_,
 )
 
@@ -199,8 +203,7 @@ class PatchEmbedding(nn.Layer):
     def forward(self, x):
         if self.backbone is not None:
             x = self.backbone(x)
-        x = self.patch_embedding(x)                  # [B, C, h, w]
-        return x.flatten(2).transpose([0, 2, 1])     # [B, h * w, C]
+        return to_tokens(self.patch_embedding(x))    # [B, C, h, w] -> [B, h * w, C]
 
 
 class TransformerLayer(nn.Layer):
@@ -298,10 +301,8 @@ class VisionTransformer(nn.Layer):
         """[B, 3, H, W] -> [B, 1 + h * w, C], class token first, with the position embedding."""
         grid = self.patch_embedding.grid(*image.shape[2:])
         x = self.patch_embedding(image)                                       # [B, h * w, C]
-        cls_token = self.cls_token.expand([x.shape[0], 1, x.shape[2]]).astype(x.dtype)
-        position = resize_position_embedding(
-            self.position_embedding, self.num_prefix_tokens, self.grid, grid)
-        return self.pos_dropout(paddle.concat([cls_token, x], axis=1) + position)
+        return self.pos_dropout(with_class_token(
+            x, self.cls_token, self.position_embedding, self.grid, grid))
 
     def forward_features(self, image):
         """[B, 3, H, W] -> [B, num_features]: the class token after the last norm."""
@@ -328,9 +329,7 @@ class VisionTransformer(nn.Layer):
         Raises:
             InputError: an unknown out_type.
         """
-        if out_type is not None and out_type not in FEATURE_TYPES:
-            raise InputError(f'out_type: got {out_type!r}, expected None or one of '
-                             f'{", ".join(FEATURE_TYPES)}')
+        check_feature_type(out_type)
         h, w = self.patch_embedding.grid(*image.shape[2:])
         tokens = self.encoder(self.embed(image))                              # [B, 1 + h * w, C]
         if out_type == 'raw':
@@ -340,8 +339,7 @@ class VisionTransformer(nn.Layer):
         patches = tokens[:, self.num_prefix_tokens:]                          # [B, h * w, C]
         if out_type == 'avg_featmap':
             return (patches.mean(axis=1),)
-        B, _, C = patches.shape
-        featmap = patches.transpose([0, 2, 1]).reshape([B, C, h, w])
+        featmap = to_map(patches, h, w)                                       # [B, C, h, w]
         return (featmap,) if out_type == 'featmap' else ([featmap, tokens[:, 0]],)
 
     def get_attention(self, image, layers=None):
@@ -354,27 +352,18 @@ class VisionTransformer(nn.Layer):
         Returns:
             list of [B, n, N, N], in the order of `layers`; each row sums to 1.
         """
-        depth = len(self.encoder.layers)
-        layers = list(range(depth)) if layers is None else list(layers)
-        for index in layers:
-            if not -depth <= index < depth:
-                raise InputError(f'layer: got {index}, expected {-depth} to {depth - 1}')
-        wanted = {index % depth for index in layers}
-        found = {}
+        wanted, found = block_indices(layers, len(self.encoder.layers)), {}
         x = self.embed(image)
         for index, layer in enumerate(self.encoder.layers):
             if index in wanted:
                 found[index] = layer.attn.weights_and_values(layer.attn_norm(x))[0]
             x = layer(x)
-        return [found[index % depth] for index in layers]
+        return [found[index] for index in wanted]
 
     def reset_classifier(self, num_classes):
         """Puts a newly initialised classifier in place; 0 takes it away."""
         self.num_classes = num_classes
-        self.classifier = nn.Linear(self.num_features, num_classes) if num_classes else None
-        if num_classes:
-            init_linear(self.classifier)
-            self.classifier.to(dtype=self.cls_token.dtype)
+        self.classifier = new_classifier(self.num_features, num_classes, self.cls_token.dtype)
 
 
 def init_weights(model):

@@ -16,18 +16,22 @@ from paddle import nn
 from common.dialects import Dialect
 from common.errors import InputError
 from common.layers import (
-    FEATURE_TYPES,
     PRM,
     Attention,
     DropPath,
     Mlp,
     PerformerTokens,
+    block_indices,
+    check_feature_type,
     drop_path_rates,
     init_linear,
+    new_classifier,
     ones_,
-    resize_position_embedding,
+    to_map,
     to_pair,
+    to_tokens,
     torch_conv_,
+    with_class_token,
     zeros_,
 )
 
@@ -36,16 +40,6 @@ DILATIONS = ((1, 2, 3, 4), (1, 2, 3), (1, 2))
 UPSTREAM = Dialect(
     'ViTAE', r'^layers\.0\.RC\.PRM\.',
     names=((r'\.running_mean$', '._mean'), (r'\.running_var$', '._variance')))
-
-
-def to_map(tokens, h, w):
-    """[B, h * w, C] -> [B, C, h, w]"""
-    return tokens.transpose([0, 2, 1]).reshape([tokens.shape[0], tokens.shape[2], h, w])
-
-
-def to_tokens(feature_map):
-    """[B, C, h, w] -> [B, h * w, C]"""
-    return feature_map.flatten(2).transpose([0, 2, 1])
 
 
 class ReductionCell(nn.Layer):
@@ -106,10 +100,7 @@ class EmbeddingCell(nn.Layer):
 
     def forward(self, x):
         grid = x.shape[2] // self.ratio, x.shape[3] // self.ratio
-        x = self.PRM(x)                                       # [B, h * w, C]
-        cls_token = self.cls_token.expand([x.shape[0], 1, x.shape[2]]).astype(x.dtype)
-        position = resize_position_embedding(self.pos_embed, 1, self.grid, grid)
-        return paddle.concat([cls_token, x], axis=1) + position  # [B, 1 + h * w, C]
+        return with_class_token(self.PRM(x), self.cls_token, self.pos_embed, self.grid, grid)
 
 
 class NormalCell(nn.Layer):
@@ -286,9 +277,7 @@ class ViTAE(nn.Layer):
         Raises:
             InputError: an unknown out_type, or no class token.
         """
-        if out_type is not None and out_type not in FEATURE_TYPES:
-            raise InputError(f'out_type: got {out_type!r}, expected None or one of '
-                             f'{", ".join(FEATURE_TYPES)}')
+        check_feature_type(out_type)
         if out_type == 'cls_token' and not self.num_prefix_tokens:
             raise InputError("out_type: got 'cls_token', but this model has no class token")
         return tuple(self.feature(out_type, tokens, h, w, index == len(self.layers) - 1)
@@ -318,11 +307,7 @@ class ViTAE(nn.Layer):
             list of [B, n, N, N], in the order of `layers`; each row sums to 1.
         """
         cells = [cell for stage in self.layers for cell in stage.NC]
-        layers = list(range(len(cells))) if layers is None else list(layers)
-        for index in layers:
-            if not -len(cells) <= index < len(cells):
-                raise InputError(f'layer: got {index}, expected {-len(cells)} to {len(cells) - 1}')
-        wanted, found = {id(cells[index]) for index in layers}, {}
+        wanted, found = [id(cells[index]) for index in block_indices(layers, len(cells))], {}
 
         def on_cell(cell, x):
             if id(cell) in wanted:
@@ -330,15 +315,13 @@ class ViTAE(nn.Layer):
 
         for _ in self.stages(image, on_cell):
             pass
-        return [found[id(cells[index])] for index in layers]
+        return [found[key] for key in wanted]
 
     def reset_classifier(self, num_classes):
         """Puts a newly initialised classifier in place; 0 takes it away."""
         self.num_classes = num_classes
-        self.head = nn.Linear(self.num_features, num_classes) if num_classes else None
-        if num_classes:
-            init_linear(self.head)
-            self.head.to(dtype=self.layers[-1].NC[0].mlp.fc1.weight.dtype)
+        self.head = new_classifier(self.num_features, num_classes,
+                                   self.layers[-1].NC[0].mlp.fc1.weight.dtype)
 
 
 def init_weights(model):
