@@ -117,7 +117,8 @@ def base_config():
     config.ZOO.ACC5 = None
     # top-1 accuracy with the ReaL labels (arXiv 2006.07159)
     config.ZOO.REAL = None
-    # converted: the accuracy is its authors', of weights that were converted | trained here | none
+    # whose accuracy it is: converted (of its authors' weights, which load here) | paper (its
+    # authors', who have published no weights) | trained here | none
     config.ZOO.PROVENANCE = 'none'
     config.ZOO.WEIGHTS = None
 
@@ -206,7 +207,7 @@ CHOICES = {
     'TRAIN.LR_SCHEDULER.DECAY_FROM': ('warmup', 'zero'),
     'TRAIN.OPTIMIZER.NAME': ('AdamW', 'SGD'),
     'TRAIN.OPTIMIZER.DECAY': ('matrices', 'all_matrices', 'all'),
-    'ZOO.PROVENANCE': ('converted', 'trained here', 'none'),
+    'ZOO.PROVENANCE': ('converted', 'paper', 'trained here', 'none'),
     'AMP_DTYPE': ('auto', 'float16', 'bfloat16'),
     'AMP_LEVEL': ('O1', 'O2'),
     'DEVICE': ('auto', 'cpu', 'gpu'),

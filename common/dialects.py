@@ -61,9 +61,16 @@ def translate(model, state, kind):
     if kind == 'torch':
         linear = {f'{name}.weight' for name, layer in model.named_sublayers()
                   if isinstance(layer, nn.Linear)}
-        state = {name: value.T if name in linear and value.ndim == 2 else value
+        state = {name: from_torch_linear(value) if name in linear else value
                  for name, value in state.items()}
     return state, notes
+
+
+def from_torch_linear(value):
+    """[out, in], or a 1x1 convolution [out, in, 1, 1], -> [in, out]"""
+    if value.ndim == 4 and value.shape[2:] == (1, 1):
+        value = value[:, :, 0, 0]
+    return value.T if value.ndim == 2 else value
 
 
 def rename(name, names):

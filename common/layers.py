@@ -101,6 +101,21 @@ def init_linear(layer):
         zeros_(layer.bias)
 
 
+def init_layers(model):
+    """Starts the layers that every staged model has: linear ones (`init_linear`), convolutions
+    (`torch_conv_`), norms (1 and 0). A layer with an `init_weights` of its own is left to it."""
+    for layer in model.sublayers():
+        if hasattr(layer, 'init_weights'):
+            layer.init_weights()
+        elif isinstance(layer, nn.Linear):
+            init_linear(layer)
+        elif isinstance(layer, nn.Conv2D):
+            torch_conv_(layer)
+        elif isinstance(layer, (nn.LayerNorm, nn.BatchNorm2D)):
+            ones_(layer.weight)
+            zeros_(layer.bias)
+
+
 def zeros_(parameter):
     Constant(0.0)(parameter)
 
@@ -215,11 +230,12 @@ class Attention(nn.Layer):
         dropout: after the output projection.
         attention_dropout: on the attention weights.
         head_dim: d, if it is not C / n.
+        out_dim: channels out, if they are not C.
         out_name: name of the output projection, which checkpoints fix.
     """
 
     def __init__(self, dim, num_heads, qkv_bias=True, dropout=0.0, attention_dropout=0.0,
-                 head_dim=None, out_name='proj'):
+                 head_dim=None, out_dim=None, out_name='proj'):
         super().__init__()
         if head_dim is None and dim % num_heads:
             raise InputError(f'MODEL.EMBED_DIM {dim} is not a multiple of MODEL.NUM_HEADS '
@@ -229,24 +245,36 @@ class Attention(nn.Layer):
         inner = num_heads * self.head_dim
         self.qkv = nn.Linear(dim, inner * 3, bias_attr=None if qkv_bias else False)
         self.out_name = out_name
-        setattr(self, out_name, nn.Linear(inner, dim))
+        setattr(self, out_name, nn.Linear(inner, out_dim or dim))
         self.attn_dropout = Dropout(attention_dropout)
         self.proj_dropout = Dropout(dropout)
 
-    def weights_and_values(self, x):
-        """[B, N, C] -> softmax(q k^T / sqrt(d)) [B, n, N, N] and v [B, n, N, d]."""
+    def scores_and_values(self, x):
+        """[B, N, C] -> q k^T / sqrt(d) [B, n, N, N] and v [B, n, N, d]."""
         B, N, _ = x.shape
         qkv = self.qkv(x).reshape([B, N, 3, self.num_heads, self.head_dim])
         q, k, v = qkv.transpose([2, 0, 3, 1, 4]).unbind(0)                 # each [B, n, N, d]
-        scores = paddle.matmul(q * self.head_dim ** -0.5, k, transpose_y=True)  # [B, n, N, N]
+        return paddle.matmul(q * self.head_dim ** -0.5, k, transpose_y=True), v
+
+    def weights_and_values(self, x):
+        """[B, N, C] -> softmax of the scores [B, n, N, N] and v [B, n, N, d]."""
+        scores, v = self.scores_and_values(x)
         return F.softmax(scores, axis=-1), v
 
     def forward(self, x):
-        B, N, _ = x.shape
         weights, v = self.weights_and_values(x)
-        x = paddle.matmul(self.attn_dropout(weights), v)                   # [B, n, N, d]
-        x = x.transpose([0, 2, 1, 3]).reshape([B, N, self.num_heads * self.head_dim])
-        return self.proj_dropout(getattr(self, self.out_name)(x))          # [B, N, C]
+        return self.mix(weights, v)
+
+    def mix(self, weights, v):
+        """[B, n, N, N] and [B, n, N, d] -> [B, N, C]"""
+        x = merge_heads(paddle.matmul(self.attn_dropout(weights), v))      # [B, N, n * d]
+        return self.proj_dropout(getattr(self, self.out_name)(x))
+
+
+def merge_heads(x):
+    """[B, n, N, d] -> [B, N, n * d]"""
+    B, n, N, d = x.shape
+    return x.transpose([0, 2, 1, 3]).reshape([B, N, n * d])
 
 
 class PRM(nn.Layer):
@@ -289,7 +317,7 @@ class PerformerTokens(nn.Layer):
         self.w = self.create_parameter([self.num_features, out_dim])
         self.w.stop_gradient = True
 
-    def draw_features(self):
+    def init_weights(self):
         """Fills w with orthogonal rows of norm sqrt(m)."""
         Orthogonal(gain=math.sqrt(self.num_features))(self.w)
 

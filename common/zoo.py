@@ -22,8 +22,14 @@ from common.weights import load_pretrained
 
 ROOT = os.path.dirname(os.path.dirname(os.path.abspath(__file__)))
 
-# folder (and MODEL.TYPE) -> (model file, its build function)
-FAMILIES = {'vit': ('vit', 'build_vit'), 'vitae': ('vitae', 'build_vitae')}
+# MODEL.TYPE -> (folder, model file, its build function)
+MODELS = {
+    'vit': ('vit', 'vit', 'build_vit'),
+    'vitae': ('vitae', 'vitae', 'build_vitae'),
+    'vitaev2_vsa': ('vitaev2_vsa', 'vitaev2_vsa', 'build_vitaev2_vsa'),
+    'swin': ('vitaev2_vsa', 'swin', 'build_swin'),
+}
+FAMILIES = tuple(dict.fromkeys(folder for folder, _, _ in MODELS.values()))
 
 # names of other projects -> names here; ViT-pytorch's are Google's file names
 ALIASES = {
@@ -34,6 +40,11 @@ ALIASES = {
     'R50+ViT-B_16': 'vit_base_r50_s16_224',
     **{f'ViTAE_basic_{theirs}': f'vitae_{theirs.lower()}'
        for theirs in ('Tiny', '6M', '13M', 'Small', 'Base', 'Large', 'Huge')},
+    'ViTAEv2_S': 'vitaev2_s', 'ViTAEv2_48M': 'vitaev2_48m', 'ViTAEv2_B': 'vitaev2_b',
+    'ViTAEv2_VSA_S': 'vitaev2_vsa_s', 'ViTAEv2_VSA_widePCM_S': 'vitaev2_vsa_widepcm_s',
+    'ViTAEv2_VSA_widePCM_48M': 'vitaev2_vsa_48m', 'ViTAEv2_VSA_widePCM_B': 'vitaev2_vsa_b',
+    'ViTAEv2_VSA_widePCM_B_ws12': 'vitaev2_vsa_b_ws12',
+    'swin_tiny_patch4_window7_224': 'swin_tiny', 'swin_small_patch4_window7_224': 'swin_small',
 }
 
 
@@ -65,7 +76,7 @@ def create_model(name, pretrained=None, num_classes=None, image_size=None, **mod
     """
     config = model_config(name).clone()
     config.defrost()
-    family = load_family_file(config.MODEL.TYPE, 'config')
+    family = load_family_file(MODELS[config.MODEL.TYPE][0], 'config')
     limits = getattr(family, 'NULLABLE', None), getattr(family, 'RANGES', None)
     if num_classes is not None:
         model_overrides['NUM_CLASSES'] = num_classes
@@ -82,11 +93,11 @@ def create_model(name, pretrained=None, num_classes=None, image_size=None, **mod
 
 def build_model(config):
     """The model of a config, with the config as its attribute."""
-    if config.MODEL.TYPE not in FAMILIES:
+    if config.MODEL.TYPE not in MODELS:
         raise InputError(f'MODEL.TYPE: got {config.MODEL.TYPE!r}, expected one of '
-                         f'{", ".join(FAMILIES)}')
-    model_file, build_function = FAMILIES[config.MODEL.TYPE]
-    model = getattr(load_family_file(config.MODEL.TYPE, model_file), build_function)(config)
+                         f'{", ".join(MODELS)}')
+    folder, file, build_function = MODELS[config.MODEL.TYPE]
+    model = getattr(load_family_file(folder, file), build_function)(config)
     model.config = config
     return model
 
@@ -109,10 +120,10 @@ def find_yaml(name_or_file):
                          f'{", ".join(list_models())}')
     types = [value for file in [*read_base(name_or_file), name_or_file]
              for key, value, _ in read_yaml(file) if key == 'MODEL.TYPE']
-    if not types or types[-1] not in FAMILIES:
+    if not types or types[-1] not in MODELS:
         raise InputError(f'{name_or_file}: MODEL.TYPE: got {types[-1] if types else None!r}, '
-                         f'expected one of {", ".join(FAMILIES)}')
-    return name_or_file, types[-1]
+                         f'expected one of {", ".join(MODELS)}')
+    return name_or_file, MODELS[types[-1]][0]
 
 
 @functools.cache

@@ -13,6 +13,8 @@ from pathlib import Path
 import numpy as np
 import paddle
 
+from common.dialects import translate
+
 FIXTURES = Path(__file__).parent / 'fixtures'
 EMBEDDING = re.compile('pos_embed|position_embedding|cls_token|relative_position_bias_table|^cls$')
 
@@ -81,3 +83,12 @@ def set_weights(model, weights):
 def relative_error(got, expected):
     """The largest |got - expected| / |expected| of two arrays."""
     return float(np.max(np.abs(np.asarray(got) - expected) / np.abs(expected)))
+
+
+def own_names(model, case):
+    """The reference's names -> this project's: each array is marked by its place."""
+    marked = {name: np.full(value.shape, index, np.float32)
+              for index, (name, value) in enumerate(case.weights().items())}
+    translated, _ = translate(model, marked, 'torch')
+    found = {int(value.flat[0]): name for name, value in translated.items()}
+    return {name: found[index] for index, name in enumerate(marked)}

@@ -229,3 +229,30 @@ def test_prediction(trained, small_data):
          folder / 'best.pdparams', small_data / 'val' / '3.jpg', '-topk', '2'], folder='.')
     assert code == 0, err
     assert re.search(r'3\.jpg  class \d: [\d.]+%  \d: [\d.]+%$', out.strip())
+
+
+@pytest.mark.parametrize('family, model', [
+    ('vitae', 'vitae_digits'), ('vitaev2_vsa', 'vitaev2_vsa_digits'),
+    ('vitaev2_vsa', 'swin_tiny_vsa')])
+def test_the_other_families_train_evaluate_and_fine_tune(family, model, small_data, tmp_path):
+    size = ['-o', 'MODEL.TOKEN_DIMS=[12,24,48,96]', '-image_size=32'] if 'swin' in model else []
+    flags = [f'-cfg=./configs/{model}.yaml', f'-data_path={small_data}', '-batch_size=4',
+             '-o', 'DATA.NUM_WORKERS=0', *size]
+    short = ['-o', 'TRAIN.NUM_EPOCHS=1', '-o', 'TRAIN.WARMUP_EPOCHS=0', '-o',
+             'TRAIN.COOLDOWN_EPOCHS=0']
+    ten = ['-o', 'MODEL.NUM_CLASSES=10']
+    code, _, err = run_shell('run_train_multi.sh', *flags, *short, *ten,
+                             f'-output={tmp_path / "train"}', folder=family)
+    assert code == 0, err
+    folder = run_folder(tmp_path / 'train')
+    code, _, err = run_shell('run_eval_multi.sh', *flags, *ten, f'-output={tmp_path / "eval"}',
+                             f'-pretrained={folder}/best.pdparams', folder=family)
+    assert code == 0, err
+    expected = json.loads((folder / 'result.json').read_text())
+    assert {**result_of(tmp_path / 'eval'), 'epoch': 1} == expected
+    code, _, err = run_shell(
+        'run_finetune_multi.sh', *flags, *short, '-o', 'MODEL.NUM_CLASSES=12',
+        f'-output={tmp_path / "tune"}', f'-pretrained={folder}/best.pdparams', folder=family)
+    assert code == 0, err
+    assert 'head: new, [' in (run_folder(tmp_path / 'tune') / 'log.txt').read_text()
+    assert result_of(tmp_path / 'tune')['seen'] == 8

@@ -1,4 +1,4 @@
-"""20 optimiser steps in float64 through the project's own loop, against timm 0.4.12 on PyTorch."""
+"""5 to 20 optimiser steps in float64 through the project's loop, against timm 0.4.12 on PyTorch."""
 import numpy as np
 import paddle
 import pytest
@@ -10,10 +10,11 @@ from common.losses import LabelSmoothingCrossEntropy
 from common.optim import build_optimizer, decayed_parameters
 from common.precision import Precision
 from common.schedule import Schedule
-from tests.reference import Case, relative_error, set_weights
+from tests.reference import Case, own_names, relative_error, set_weights
 
 from vit.vit import VisionTransformer
 from vitae.vitae import ViTAE
+from vitaev2_vsa.vitaev2_vsa import ViTAEv2
 
 SMALL = {'image_size': 32, 'patch_size': 8, 'embed_dim': 64, 'depth': 2, 'num_heads': 4}
 # case: (model, tolerance of the losses)
@@ -24,11 +25,21 @@ MODELS = {
         image_size=64, embed_dim=192, num_heads=3, num_classes=10), 1e-9),
     'ViTAE_basic_Tiny_64': (lambda: ViTAE(
         image_size=64, num_classes=10, reduction_dropout=0.0), 1e-8),
+    'VSA_small_64': (lambda: ViTAEv2(
+        image_size=64, num_classes=10, attention=['vsa', 'vsa'], ratios=(4, 2),
+        embed_dims=(16, 24), token_dims=(16, 32), depths=(1, 2), num_heads=(2, 4),
+        reduction_heads=(2, 4), mlp_ratio=2.0, groups=(1, 8), reduction_groups=(1, 4)), 1e-8),
+    'ViTAEv2_S_64': (lambda: ViTAEv2(image_size=64, num_classes=10), 1e-8),
+    'ViTAEv2_VSA_S_224': (lambda: ViTAEv2(
+        num_classes=10, attention=['vsa'] * 4, num_heads=(2, 4, 8, 16),
+        reduction_heads=(2, 2, 4, 8)), 1e-8),
 }
+QUICK = ('vit_small', 'vit_small_full', 'vit_tiny_patch16_64', 'ViTAE_basic_Tiny_64',
+         'VSA_small_64')
 
 
-@pytest.mark.smoke
-@pytest.mark.parametrize('name', MODELS)
+@pytest.mark.parametrize('name', [
+    pytest.param(name, marks=pytest.mark.smoke) if name in QUICK else name for name in MODELS])
 def test_trajectory(float64, name):
     case = Case('recipe', f'traj_{name}')
     meta, steps = case.meta, case.meta['steps']
@@ -68,15 +79,6 @@ def test_trajectory(float64, name):
                           case.arrays['final_delta_l2'][real]) <= 10 * tolerance
     logits = model(paddle.to_tensor(case.images().astype('float64')))  # still in training mode
     assert np.abs(logits.numpy() - case.arrays['logits_final_train']).max() <= 10 * tolerance
-
-
-def own_names(model, case):
-    """The reference's names -> this project's: each array is marked by its place."""
-    marked = {name: np.full(value.shape, index, np.float32)
-              for index, (name, value) in enumerate(case.weights().items())}
-    translated, _ = translate(model, marked, 'torch')
-    found = {int(value.flat[0]): name for name, value in translated.items()}
-    return {name: found[index] for index, name in enumerate(marked)}
 
 
 def optimizer_of(meta, model):

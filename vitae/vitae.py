@@ -21,19 +21,15 @@ from common.layers import (
     DropPath,
     Mlp,
     PerformerTokens,
-    block_indices,
-    check_feature_type,
     drop_path_rates,
-    init_linear,
-    new_classifier,
-    ones_,
+    init_layers,
     to_map,
     to_pair,
     to_tokens,
-    torch_conv_,
     with_class_token,
     zeros_,
 )
+from common.staged import StagedModel
 
 KERNELS = (7, 3, 3)
 DILATIONS = ((1, 2, 3, 4), (1, 2, 3), (1, 2))
@@ -98,6 +94,10 @@ class EmbeddingCell(nn.Layer):
         self.cls_token = self.create_parameter([1, 1, dim])
         self.PRM = PatchProjection(patch_size, in_channels, dim)
 
+    def init_weights(self):
+        zeros_(self.pos_embed)
+        zeros_(self.cls_token)
+
     def forward(self, x):
         grid = x.shape[2] // self.ratio, x.shape[3] // self.ratio
         return with_class_token(self.PRM(x), self.cls_token, self.pos_embed, self.grid, grid)
@@ -125,6 +125,10 @@ class NormalCell(nn.Layer):
                        nn.Silu()]
         self.PCM = nn.Sequential(*layers)
 
+    def attention_weights(self, x, h, w):
+        """[B, N, C] -> [B, n, N, N]"""
+        return self.attn.weights_and_values(self.norm1(x))[0]
+
     def forward(self, x, h, w):
         prefix = x.shape[1] - h * w                          # 1 with a class token, else 0
         local = self.drop_path(to_tokens(self.PCM(to_map(x[:, prefix:], h, w))))
@@ -145,7 +149,7 @@ class Stage(nn.Layer):
         self.ratio = 1 if reduction is None else reduction.ratio
 
 
-class ViTAE(nn.Layer):
+class ViTAE(StagedModel):
     """ViTAE.
 
     Args:
@@ -168,8 +172,6 @@ class ViTAE(nn.Layer):
         reduction_dropout: in the performers, in [0, 1); upstream has .1 hard-coded.
         drop_path: stochastic depth of the last normal cell; linear from 0 at the first.
     """
-
-    classifier_name = 'head'
 
     def __init__(self, image_size=224, in_channels=3, num_classes=1000,
                  cells=('performer', 'performer', 'performer_less'), ratios=(4, 2, 2),
@@ -227,17 +229,13 @@ class ViTAE(nn.Layer):
         return {'layers.0.RC.pos_embed': (1, self.layers[0].RC.grid)}
 
     def no_weight_decay(self):
-        """Parameters that are never decayed, beside biases and norms."""
         return {'layers.0.RC.pos_embed', 'layers.0.RC.cls_token'} if self.num_prefix_tokens \
             else set()
 
-    def stages(self, image, on_cell=None):
-        """Runs the stages; yields (tokens [B, N, C], h, w) after each.
+    def cells(self):
+        return [cell for stage in self.layers for cell in stage.NC]
 
-        Args:
-            image: [B, 3, H, W].
-            on_cell: called with (normal cell, its input tokens).
-        """
+    def stages(self, image, on_cell=None):
         self.check_size(*image.shape[2:])
         x, (h, w) = image, image.shape[2:]
         for index, stage in enumerate(self.layers):
@@ -246,82 +244,15 @@ class ViTAE(nn.Layer):
             h, w = h // stage.ratio, w // stage.ratio
             for cell in stage.NC:
                 if on_cell:
-                    on_cell(cell, x)
+                    on_cell(cell, x, h, w)
                 x = cell(x, h, w)
             yield x, h, w
 
-    def forward_features(self, image):
-        """[B, 3, H, W] -> [B, num_features]: the mean over the patch tokens."""
-        x, _, _ = list(self.stages(image))[-1]
-        x = x[:, self.num_prefix_tokens:].mean(axis=1)
-        return self.fc_norm(x) if self.num_prefix_tokens else x
-
-    def forward_head(self, features):
-        """[B, num_features] -> logits [B, num_classes]."""
-        return features if self.head is None else self.head(features)
-
-    def forward(self, image):
-        """[B, 3, H, W], float, normalised -> logits [B, num_classes]."""
-        return self.forward_head(self.forward_features(image))
-
-    def extract_feat(self, image, out_type=None):
-        """Features, as a tuple with one entry for each stage.
-
-        Args:
-            image: [B, 3, H, W], float, normalised.
-            out_type: 'raw' all tokens [B, N, C]; 'featmap' [B, C, h, w]; 'cls_token' [B, C], for
-                the models that have one; 'avg_featmap' [B, C], the mean over the patches (with
-                the last norm in the last stage, where the model has one); None: the map, or the
-                pair [featmap, cls_token].
-
-        Raises:
-            InputError: an unknown out_type, or no class token.
-        """
-        check_feature_type(out_type)
-        if out_type == 'cls_token' and not self.num_prefix_tokens:
-            raise InputError("out_type: got 'cls_token', but this model has no class token")
-        return tuple(self.feature(out_type, tokens, h, w, index == len(self.layers) - 1)
-                     for index, (tokens, h, w) in enumerate(self.stages(image)))
-
-    def feature(self, out_type, tokens, h, w, last):
-        patches = tokens[:, self.num_prefix_tokens:]                  # [B, h * w, C]
-        if out_type == 'raw':
-            return tokens
-        if out_type == 'cls_token':
-            return tokens[:, 0]
-        if out_type == 'avg_featmap':
-            average = patches.mean(axis=1)
-            return self.fc_norm(average) if last and self.num_prefix_tokens else average
-        featmap = to_map(patches, h, w)
-        pair = out_type is None and self.num_prefix_tokens
-        return [featmap, tokens[:, 0]] if pair else featmap
-
-    def get_attention(self, image, layers=None):
-        """The attention weights of some normal cells, computed beside the ordinary forward pass.
-
-        Args:
-            image: [B, 3, H, W], float, normalised.
-            layers: indices of normal cells over all stages, negative from the end; None for all.
-
-        Returns:
-            list of [B, n, N, N], in the order of `layers`; each row sums to 1.
-        """
-        cells = [cell for stage in self.layers for cell in stage.NC]
-        wanted, found = [id(cells[index]) for index in block_indices(layers, len(cells))], {}
-
-        def on_cell(cell, x):
-            if id(cell) in wanted:
-                found[id(cell)] = cell.attn.weights_and_values(cell.norm1(x))[0]
-
-        for _ in self.stages(image, on_cell):
-            pass
-        return [found[key] for key in wanted]
-
-    def reset_classifier(self, num_classes):
-        """Puts a newly initialised classifier in place; 0 takes it away."""
-        self.num_classes = num_classes
-        self.head = new_classifier(self.num_features, num_classes,
-                                   self.layers[-1].NC[0].mlp.fc1.weight.dtype)
+    def pool(self, tokens):
+        """[B, N, C] -> [B, C]: the mean over the patch tokens, normalised if there is a class
+        token."""
+        features = super().pool(tokens)
+        return self.fc_norm(features) if self.num_prefix_tokens else features
 
 
 def init_weights(model):
@@ -335,19 +266,7 @@ def init_weights(model):
     | performer's w          | orthogonal rows of norm sqrt(m), not trained  |                    |
     | pos_embed, cls_token   | 0                                             |                    |
     """
-    for layer in model.sublayers():
-        if isinstance(layer, nn.Linear):
-            init_linear(layer)
-        elif isinstance(layer, nn.Conv2D):
-            torch_conv_(layer)
-        elif isinstance(layer, (nn.LayerNorm, nn.BatchNorm2D)):
-            ones_(layer.weight)
-            zeros_(layer.bias)
-        elif isinstance(layer, PerformerTokens):
-            layer.draw_features()
-        elif isinstance(layer, EmbeddingCell):
-            zeros_(layer.pos_embed)
-            zeros_(layer.cls_token)
+    init_layers(model)
 
 
 def build_vitae(config):

@@ -1,0 +1,207 @@
+"""Varied-size window attention against a plain loop, and against plain window attention."""
+import math
+
+import numpy as np
+import paddle
+import pytest
+
+from common.windows import (
+    WindowAttention,
+    relative_position_bias,
+    relative_position_index,
+    window_partition,
+    window_reverse,
+)
+
+from vitaev2_vsa.vsa import VSAWindowAttention
+
+
+def layer_of(dim=8, heads=2, window=4, out_dim=None, spread=1.0, **options):
+    """A layer whose windows move and stretch by `spread`."""
+    paddle.seed(3)
+    layer = VSAWindowAttention(dim, heads, window, out_dim, **options)
+    for part in (layer.sampling_offsets, layer.sampling_scales):
+        part.weight.set_value(part.weight * (3.0 * spread))
+        part.bias.set_value(part.bias * spread)
+    return layer
+
+
+def image(*shape, seed=0):
+    return np.random.RandomState(seed).standard_normal(shape)
+
+
+def linear(layer, x):
+    return x @ layer.weight.numpy() + layer.bias.numpy()
+
+
+def plain_loop(layer, x):
+    """Upstream's formula in its own terms (coordinates from -1 to 1), one sample at a time."""
+    B, _, H, W = x.shape
+    s, n, out = layer.window_size, layer.num_heads, layer.out_dim
+    d, height, width = out // n, -(-H // s) * s, -(-W // s) * s
+    tokens = x.transpose(0, 2, 3, 1)
+    padded = np.zeros((B, height, width, x.shape[1]))
+    padded[:, :H, :W] = tokens
+    qkv = np.zeros((B, height, width, 3, n, d))
+    qkv[:, :H, :W] = linear(layer.qkv, tokens).reshape(B, H, W, 3, n, d)
+    bias = layer.relative_position_bias_table.numpy()[relative_position_index(s)]
+    bias = bias.reshape(s * s, s * s, n)
+    axis_x, axis_y = np.linspace(-1, 1, width), np.linspace(-1, 1, height)
+    result = np.zeros((B, height, width, out))
+
+    def pixel(b, kind, head, row, column):
+        inside = 0 <= row < height and 0 <= column < width
+        return qkv[b, row, column, kind, head] if inside else np.zeros(d)
+
+    def sample(b, kind, head, y, x):
+        row, column = (y + 1) / 2 * (height - 1), (x + 1) / 2 * (width - 1)
+        top, left = math.floor(row), math.floor(column)
+        total = np.zeros(d)
+        for r, c in ((top, left), (top, left + 1), (top + 1, left), (top + 1, left + 1)):
+            total += (1 - abs(row - r)) * (1 - abs(column - c)) * pixel(b, kind, head, r, c)
+        return total
+
+    for b, wy, wx in np.ndindex(B, height // s, width // s):
+        place = np.s_[wy * s:wy * s + s, wx * s:wx * s + s]
+        pooled = padded[b][place].mean((0, 1))
+        pooled = np.where(pooled > 0, pooled, 0.01 * pooled)
+        offsets = linear(layer.sampling_offsets, pooled).reshape(n, 2) \
+            / [max(W // s, 1), max(H // s, 1)]
+        scales = linear(layer.sampling_scales, pooled).reshape(n, 2)
+        for head in range(n):
+            xs, ys = axis_x[wx * s:wx * s + s], axis_y[wy * s:wy * s + s]
+            xs = xs + (xs - xs.mean()) * scales[head, 0] + offsets[head, 0]
+            ys = ys + (ys - ys.mean()) * scales[head, 1] + offsets[head, 1]
+            k, v = (np.array([sample(b, kind, head, y, x) for y in ys for x in xs])
+                    for kind in (1, 2))
+            q = qkv[b][place][:, :, 0, head].reshape(s * s, d)
+            scores = q @ k.T * (x.shape[1] // n) ** -0.5 + bias[:, :, head]
+            weights = np.exp(scores - scores.max(-1, keepdims=True))
+            weights /= weights.sum(-1, keepdims=True)
+            result[b][place][:, :, head * d:head * d + d] = (weights @ v).reshape(s, s, d)
+    return linear(layer.proj, result[:, :H, :W]).transpose(0, 3, 1, 2)
+
+
+@pytest.mark.smoke
+@pytest.mark.parametrize('sampling', ['gather', 'grid_sample'])
+@pytest.mark.parametrize('height, width, window, out_dim', [
+    (8, 8, 4, None), (8, 12, 4, 16), (9, 7, 4, None), (5, 14, 7, None), (3, 9, 4, 4), (2, 2, 3, 8)])
+def test_against_a_plain_loop(float64, sampling, height, width, window, out_dim):
+    layer = layer_of(window=window, out_dim=out_dim, sampling=sampling)
+    x = image(2, 8, height, width)
+    got = layer(paddle.to_tensor(x)).numpy()
+    np.testing.assert_allclose(got, plain_loop(layer, x), rtol=0, atol=1e-12)
+
+
+@pytest.mark.parametrize('size', [(64, 64), (80, 80), (64, 96), (32, 40)],
+                         ids=['256', '320', '256x384', 'second stage of 256x320'])
+def test_first_maps_of_larger_images(float64, size):
+    layer = layer_of(dim=4, heads=2, window=7)
+    x = image(1, 4, *size)
+    got = layer(paddle.to_tensor(x)).numpy()
+    np.testing.assert_allclose(got, plain_loop(layer, x), rtol=0, atol=1e-12)
+
+
+@pytest.mark.smoke
+@pytest.mark.parametrize('height, width', [(8, 8), (9, 14)])
+def test_both_forms_have_the_same_gradients(float64, height, width):
+    results = []
+    for sampling in ('gather', 'grid_sample'):
+        layer = layer_of(sampling=sampling)
+        x = paddle.to_tensor(image(2, 8, height, width), stop_gradient=False)
+        y = layer(x)
+        (y * paddle.to_tensor(image(*y.shape, seed=1))).sum().backward()
+        results.append([y, x.grad, *(p.grad for p in layer.parameters())])
+    for first, second in zip(*results, strict=True):
+        assert np.abs(first.numpy()).max() > 0
+        np.testing.assert_allclose(first.numpy(), second.numpy(), rtol=1e-9, atol=1e-10)
+
+
+@pytest.mark.smoke
+def test_without_moves_it_is_plain_window_attention(float64):
+    layer = layer_of(spread=0.0)
+    plain = WindowAttention(8, 2, 4, relative_position=True)
+    for name in ('qkv.weight', 'qkv.bias', 'proj.weight', 'proj.bias',
+                 'relative_position_bias_table'):
+        plain.state_dict()[name].set_value(layer.state_dict()[name])
+    x = image(2, 12, 8, 8)
+    windows = plain(window_partition(paddle.to_tensor(x), 4))
+    expected = window_reverse(windows, 4, 12, 8).numpy()
+    got = layer(paddle.to_tensor(x.transpose(0, 3, 1, 2))).numpy().transpose(0, 2, 3, 1)
+    np.testing.assert_allclose(got, expected, rtol=0, atol=1e-12)
+
+
+@pytest.mark.smoke
+def test_partition_and_reverse():
+    x = image(2, 6, 9, 5)
+    windows = window_partition(paddle.to_tensor(x), 3)
+    np.testing.assert_array_equal(windows.numpy()[4].reshape(3, 3, 5), x[0, 3:6, 3:6])
+    np.testing.assert_array_equal(window_reverse(windows, 3, 6, 9).numpy(), x)
+
+
+@pytest.mark.smoke
+def test_relative_position_bias():
+    table = paddle.to_tensor(image(25, 2))
+    bias = relative_position_bias(table, 3).numpy()
+    for query, key in np.ndindex(9, 9):
+        dy, dx = query // 3 - key // 3, query % 3 - key % 3
+        np.testing.assert_array_equal(bias[:, query, key], table.numpy()[(dy + 2) * 5 + dx + 2])
+
+
+@pytest.mark.smoke
+@pytest.mark.parametrize('sampling', ['gather', 'grid_sample'])
+def test_windows_far_outside_give_zero_keys_not_a_crash(sampling):
+    layer = layer_of(sampling=sampling)
+    layer.sampling_offsets.bias.set_value(paddle.full([4], 1e12))
+    x = paddle.to_tensor(image(1, 8, 8, 8).astype('float32'))
+    got = layer(x).numpy()
+    assert np.isfinite(got).all()
+    np.testing.assert_allclose(got[0, :, 3, 5], layer.proj.bias.numpy(), atol=1e-6)
+
+
+@pytest.mark.smoke
+def test_nan_stays_a_nan():
+    x = paddle.full([1, 8, 8, 8], float('nan'))
+    assert np.isnan(layer_of(sampling='gather')(x).numpy()).all()
+
+
+@pytest.mark.smoke
+def test_learned_windows():
+    layer = layer_of(spread=0.0)
+    layer.sampling_offsets.bias.set_value(paddle.to_tensor([0.2, 0.0, 0.0, -0.4]))
+    layer.sampling_scales.bias.set_value(paddle.to_tensor([0.0, 1.0, -0.5, 0.0]))
+    windows = layer.windows(paddle.zeros([3, 8, 8, 12]))
+    assert all(value.shape == [3, 2, 2, 3, 2] for value in windows)
+    # offsets are shares of half a map of 12 (8) pixels, over its 3 (2) windows
+    shift_x, shift_y = 0.2 / 3 * 11 / 2, -0.4 / 2 * 7 / 2
+    centre = windows.centre.numpy()
+    np.testing.assert_allclose(centre[0, 0, 1, 2], [9.5 + shift_x, 5.5], rtol=1e-5)
+    np.testing.assert_allclose(centre[2, 1, 0, 1], [5.5, 1.5 + shift_y], rtol=1e-5)
+    np.testing.assert_allclose(windows.size.numpy()[0, 0, 0, 0], [4, 8])
+    np.testing.assert_allclose(windows.size.numpy()[0, 1, 0, 0], [2, 4])
+    columns, rows = layer.coordinates(paddle.zeros([3, 8, 12, 8]))       # [B, nh, nw, n, s]
+    np.testing.assert_allclose(columns.numpy()[0, 0, 1, 1], 5.5 + np.array([-.75, -.25, .25, .75]))
+    np.testing.assert_allclose(rows.numpy().mean(-1).transpose(0, 3, 1, 2),
+                               windows.centre.numpy()[:, :, :, :, 1], rtol=1e-5)
+
+
+@pytest.mark.smoke
+def test_coordinates_are_float32_for_half_precision():
+    layer = layer_of()
+    x = paddle.to_tensor(image(1, 8, 8, 8).astype('float16'))
+    for value, wide in zip(layer.coordinates(x), layer.coordinates(x.astype('float32')),
+                           strict=True):
+        assert value.dtype == paddle.float32
+        np.testing.assert_array_equal(value.numpy(), wide.numpy())
+
+
+@pytest.mark.smoke
+def test_errors_and_start():
+    with pytest.raises(ValueError, match='channels 8 -> 9: expected multiples of the 2 heads'):
+        VSAWindowAttention(8, 2, out_dim=9)
+    with pytest.raises(ValueError, match="sampling: got 'fast', expected"):
+        VSAWindowAttention(8, 2, sampling='fast')
+    layer = VSAWindowAttention(256, 8)
+    assert layer.proj.weight.numpy().std() == pytest.approx(1 / 16 / math.sqrt(3), rel=0.02)
+    assert np.abs(layer.sampling_offsets.bias.numpy()).max() > 0
+    assert layer.relative_position_bias_table.numpy().std() == pytest.approx(0.02, rel=0.1)

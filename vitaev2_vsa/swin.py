@@ -1,0 +1,266 @@
+"""Swin Transformer, with shifted window attention or with varied-size window attention (VSA).
+
+Sources: "Swin Transformer" (arXiv 2103.14030) and github.com/microsoft/Swin-Transformer, whose
+parameter names are kept; its code for detection shows how maps are padded. For VSA: arXiv
+2204.08446; its Swin models have no public code, vitaev2_vsa/README.md says what was decided.
+
+Letters: B batch, N tokens, C channels, H W map in pixels, h w map in tokens, n heads, s window
+side, nW windows.
+"""
+import functools
+
+import numpy as np
+import paddle
+from paddle import nn
+
+from common.dialects import Dialect
+from common.errors import InputError
+from common.layers import DropPath, Mlp, drop_path_rates, init_layers, to_pair, to_tokens
+from common.staged import StagedModel
+from common.windows import WindowAttention, missing, pad_map, window_partition, window_reverse
+from common.zoo import load_family_file
+
+cells = load_family_file('vitaev2_vsa', 'vitaev2_vsa')
+
+UPSTREAM = Dialect(
+    'Swin', r'^layers\.0\.blocks\.', names=(),
+    dropped=(r'\.relative_position_index$', r'\.attn_mask$'))
+
+
+class ShiftedWindowAttention(WindowAttention):
+    """Window attention with a relative position bias, in windows that are shifted by `shift`.
+
+    The map is padded at the bottom and right, before q, k and v. A map that fits into one window
+    is not shifted. Places that the shift brings together from opposite sides do not see each
+    other.
+    """
+
+    def __init__(self, dim, num_heads, window_size, shift, dropout, attention_dropout):
+        super().__init__(dim, num_heads, window_size, relative_position=True, dropout=dropout,
+                         attention_dropout=attention_dropout)
+        self.shift = shift
+
+    def partition(self, x, h, w):
+        """[B, h * w, C] -> windows [B * nW, s * s, C], the mask, the shift, padded h and w."""
+        s = self.window_size
+        x = pad_map(x.reshape([-1, h, w, x.shape[-1]]), 0, missing(h, s), 0, missing(w, s))
+        shift, mask = 0 if min(h, w) <= s else self.shift, None
+        h, w = x.shape[1:3]
+        if shift:
+            x = paddle.roll(x, [-shift, -shift], [1, 2])
+            mask = paddle.to_tensor(shift_mask(h, w, s, shift))
+        return window_partition(x, s), mask, shift, h, w
+
+    def attention_weights(self, x, h, w):
+        """[B, h * w, C] -> [B, nW, n, s * s, s * s]; windows of the shifted map."""
+        windows, mask, *_ = self.partition(x, h, w)
+        return cells.split_windows(self.weights_and_values(windows, mask)[0], x.shape[0])
+
+    def forward(self, x, h, w):
+        """[B, h * w, C] -> [B, h * w, C]"""
+        windows, mask, shift, padded_h, padded_w = self.partition(x, h, w)
+        x = window_reverse(super().forward(windows, mask), self.window_size, padded_h, padded_w)
+        if shift:
+            x = paddle.roll(x, [shift, shift], [1, 2])
+        if (padded_h, padded_w) != (h, w):
+            x = x[:, :h, :w]
+        return x.reshape([-1, h * w, x.shape[-1]])
+
+
+@functools.cache
+def shift_mask(h, w, size, shift):
+    """float32 [nW, s * s, s * s]: 0 where two places of a shifted window were neighbours before
+    the shift, -100 elsewhere."""
+    def region(side):
+        """Of each index: 0 before the last window, 1 in it, 2 what came round from the start."""
+        index = np.arange(side)
+        return (index >= side - size).astype(int) + (index >= side - shift)
+
+    regions = region(h)[:, None] * 3 + region(w)[None]                     # [h, w]
+    regions = regions.reshape(h // size, size, w // size, size).transpose(0, 2, 1, 3)
+    regions = regions.reshape(-1, size * size)                             # [nW, s * s]
+    apart = regions[:, :, None] != regions[:, None, :]
+    return np.where(apart, -100.0, 0.0).astype(np.float32)
+
+
+class SwinBlock(nn.Layer):
+    """x + attention(norm(x)), then x + mlp(norm(x)); VSA reads x with its position embedding."""
+
+    def __init__(self, dim, num_heads, kind, window_size, shift, mlp_ratio, dropout,
+                 attention_dropout, drop_path):
+        super().__init__()
+        self.norm1 = nn.LayerNorm(dim, epsilon=1e-5)
+        self.pos = cells.make_position(kind, dim)
+        if kind == 'vsa':
+            self.attn = cells.TokenVSA(dim, num_heads, window_size, dropout=dropout,
+                                       attention_dropout=attention_dropout)
+        else:
+            self.attn = ShiftedWindowAttention(dim, num_heads, window_size, shift, dropout,
+                                               attention_dropout)
+        self.drop_path = DropPath(drop_path)
+        self.norm2 = nn.LayerNorm(dim, epsilon=1e-5)
+        self.mlp = Mlp(dim, int(dim * mlp_ratio), dropout)
+
+    def attention_input(self, x, h, w):
+        return self.norm1(cells.with_position(self.pos, x, h, w))
+
+    def attention_weights(self, x, h, w):
+        """[B, N, C] -> [B, nW, n, s * s, s * s]"""
+        return self.attn.attention_weights(self.attention_input(x, h, w), h, w)
+
+    def forward(self, x, h, w):
+        x = x + self.drop_path(self.attn(self.attention_input(x, h, w), h, w))
+        return x + self.drop_path(self.mlp(self.norm2(x)))
+
+
+class PatchMerging(nn.Layer):
+    """[B, h * w, C] -> [B, h / 2 * w / 2, 2 C]; odd sides are padded at the end."""
+
+    def __init__(self, dim):
+        super().__init__()
+        self.norm = nn.LayerNorm(4 * dim, epsilon=1e-5)
+        self.reduction = nn.Linear(4 * dim, 2 * dim, bias_attr=False)
+
+    def forward(self, x, h, w):
+        C = x.shape[-1]
+        x = pad_map(x.reshape([-1, h, w, C]), 0, h % 2, 0, w % 2)
+        h, w = x.shape[1] // 2, x.shape[2] // 2
+        x = x.reshape([-1, h, 2, w, 2, C]).transpose([0, 1, 3, 4, 2, 5])   # columns, then rows
+        return self.reduction(self.norm(x.reshape([-1, h * w, 4 * C]))), h, w
+
+
+class PatchEmbed(nn.Layer):
+    """[B, 3, H, W] -> [B, h * w, C], h = H / patch_size."""
+
+    def __init__(self, patch_size, in_channels, dim):
+        super().__init__()
+        self.proj = nn.Conv2D(in_channels, dim, patch_size, patch_size)
+        self.norm = nn.LayerNorm(dim, epsilon=1e-5)
+
+    def forward(self, x):
+        return self.norm(to_tokens(self.proj(x)))
+
+
+class Stage(nn.Layer):
+    """Blocks, and the merging after them (None in the last stage)."""
+
+    def __init__(self, blocks, downsample):
+        super().__init__()
+        self.blocks = nn.LayerList(blocks)
+        self.downsample = downsample
+
+
+class Swin(StagedModel):
+    """Swin Transformer.
+
+    Args:
+        image_size: int or (height, width) in pixels, checked; the model takes any other too.
+        in_channels: channels of the image.
+        num_classes: outputs of the classifier; 0 makes `forward` return the features.
+        attention: for each stage 'window' (every second block shifted by half a window) or 'vsa'
+            (no shift, a 7x7 depthwise convolution as position embedding).
+        patch_size: pixels of a patch's side.
+        dims: channels of each stage; each twice those before.
+        depths, num_heads: blocks and heads of each stage.
+        window_size: side of a window in tokens.
+        mlp_ratio: hidden width of the MLP over the channels.
+        dropout, attention_dropout: in [0, 1).
+        drop_path: stochastic depth of the last block; linear from 0 at the first.
+    """
+
+    def __init__(self, image_size=224, in_channels=3, num_classes=1000, attention=('window',) * 4,
+                 patch_size=4, dims=(96, 192, 384, 768), depths=(2, 2, 6, 2),
+                 num_heads=(3, 6, 12, 24), window_size=7, mlp_ratio=4.0, dropout=0.0,
+                 attention_dropout=0.0, drop_path=0.0):
+        super().__init__()
+        if any(after != 2 * before for before, after in zip(dims, dims[1:], strict=False)):
+            raise InputError(f'MODEL.TOKEN_DIMS: got {list(dims)}, expected each to be twice the '
+                             f'one before')
+        self.stride = patch_size
+        self.check_size(*to_pair(image_size))
+        self.patch_embed = PatchEmbed(patch_size, in_channels, dims[0])
+        rates, stages = iter(drop_path_rates(drop_path, sum(depths))), []
+        for index, kind in enumerate(attention):
+            if kind not in ('window', 'vsa'):
+                raise InputError(f'MODEL.ATTENTION: got {kind!r}, expected window or vsa')
+            last = index == len(attention) - 1
+            stages.append(Stage(
+                [SwinBlock(dims[index], num_heads[index], kind, window_size,
+                           window_size // 2 if block % 2 else 0, mlp_ratio, dropout,
+                           attention_dropout, next(rates)) for block in range(depths[index])],
+                None if last else PatchMerging(dims[index])))
+        self.layers = nn.LayerList(stages)
+        self.num_features = dims[-1]
+        self.norm = nn.LayerNorm(self.num_features, epsilon=1e-5)
+        self.num_classes = num_classes
+        self.head = nn.Linear(self.num_features, num_classes) if num_classes else None
+        init_weights(self)
+
+    def check_size(self, height, width):
+        if height % self.stride or width % self.stride or not height or not width:
+            raise InputError(f'image size: got {height}x{width}, expected a height and a width '
+                             f'that are multiples of {self.stride}')
+
+    def dialects(self):
+        return (UPSTREAM,)
+
+    def no_weight_decay(self):
+        return {name for name, _ in self.named_parameters()
+                if name.endswith('relative_position_bias_table')}
+
+    def cells(self):
+        return [block for stage in self.layers for block in stage.blocks]
+
+    def pool(self, tokens):
+        """[B, N, C] -> [B, C]: the mean of the normalised tokens."""
+        return self.norm(tokens).mean(axis=1)
+
+    def stages(self, image, on_cell=None):
+        self.check_size(*image.shape[2:])
+        x = self.patch_embed(image)
+        h, w = image.shape[2] // self.stride, image.shape[3] // self.stride
+        for stage in self.layers:
+            for block in stage.blocks:
+                if on_cell:
+                    on_cell(block, x, h, w)
+                x = block(x, h, w)
+            yield x, h, w
+            if stage.downsample is not None:
+                x, h, w = stage.downsample(x, h, w)
+
+    def get_windows(self, image, layer=-1):
+        """As ViTAEv2.get_windows."""
+        return cells.windows_in_pixels(self, image, layer)
+
+
+def init_weights(model):
+    """Initialises every parameter of a Swin.
+
+    | parameter                 | weight                                  | bias     |
+    |---------------------------|-----------------------------------------|----------|
+    | linear                    | normal, std .02                         | 0        |
+    | convolution, and VSA's    | uniform, +-sqrt(1 / fan_in) (PyTorch's) | the same |
+    | linear layers             |                                         |          |
+    | LayerNorm                 | 1                                       | 0        |
+    | relative position bias    | normal, std .02                         |          |
+    """
+    init_layers(model)
+
+
+def build_swin(config):
+    """The model that a config of vitaev2_vsa/config.py describes; MODEL.TYPE 'swin'."""
+    model = config.MODEL
+    return Swin(
+        image_size=config.DATA.IMAGE_SIZE,
+        in_channels=config.DATA.IMAGE_CHANNELS,
+        num_classes=model.NUM_CLASSES,
+        attention=model.ATTENTION,
+        patch_size=model.PATCH_SIZE,
+        dims=model.TOKEN_DIMS,
+        depths=model.DEPTHS,
+        num_heads=model.NUM_HEADS,
+        window_size=model.WINDOW_SIZE,
+        mlp_ratio=model.MLP_RATIO,
+        dropout=model.DROPOUT,
+        attention_dropout=model.ATTENTION_DROPOUT,
+        drop_path=model.DROPPATH)
