@@ -9,6 +9,7 @@ import math
 import paddle
 import paddle.nn.functional as F
 from paddle import nn
+from paddle.distributed.fleet.utils import recompute
 from paddle.nn.initializer import Constant, Normal, Orthogonal, Uniform
 
 from common.errors import InputError
@@ -220,16 +221,51 @@ def to_pair(size):
     return int(height), int(width)
 
 
+def recompute_cells(model):
+    """Gradient checkpointing: the blocks (`model.cells()`) keep only their input in training and
+    run again, with the same random numbers, in the backward pass (arXiv 1604.06174)."""
+    for cell in model.cells():
+        cell.forward = Recomputed(cell, cell.forward)
+
+
+class Recomputed:
+    """The forward pass of a block, run again in the backward pass while it trains."""
+
+    def __init__(self, cell, forward):
+        self.cell = cell
+        self.forward = forward
+        self.norms = [layer for layer in cell.sublayers() if isinstance(layer, nn.BatchNorm2D)]
+
+    def __call__(self, x, *others):
+        # with a frozen stem x has no gradient, and recompute would give the block none
+        if not self.cell.training or x.stop_gradient:
+            return self.forward(x, *others)
+        return recompute(self.run, x, *others)
+
+    def run(self, *inputs):
+        """The first pass is without gradients, the second with them: BatchNorm's running
+        statistics must not move again in it."""
+        momenta = [norm._momentum for norm in self.norms]
+        try:
+            if paddle.is_grad_enabled():
+                for norm in self.norms:
+                    norm._momentum = 1.0
+            return self.forward(*inputs)
+        finally:
+            for norm, momentum in zip(self.norms, momenta, strict=True):
+                norm._momentum = momentum
+
+
 class Attention(nn.Layer):
     """Multi-head self-attention; one linear makes q, k and v, in this order.
 
     Args:
         dim: channels C.
-        num_heads: n; d = head_dim or C / n.
+        num_heads: n.
         qkv_bias: whether q, k and v have one.
         dropout: after the output projection.
         attention_dropout: on the attention weights.
-        head_dim: d, if it is not C / n.
+        head_dim: d, if it is not channels out / n.
         out_dim: channels out, if they are not C.
         out_name: name of the output projection, which checkpoints fix.
     """
@@ -237,15 +273,16 @@ class Attention(nn.Layer):
     def __init__(self, dim, num_heads, qkv_bias=True, dropout=0.0, attention_dropout=0.0,
                  head_dim=None, out_dim=None, out_name='proj'):
         super().__init__()
-        if head_dim is None and dim % num_heads:
-            raise InputError(f'MODEL.EMBED_DIM {dim} is not a multiple of MODEL.NUM_HEADS '
-                             f'{num_heads}')
+        out_dim = out_dim or dim
+        inner = num_heads * head_dim if head_dim else out_dim
+        if inner % num_heads:
+            raise InputError(f'MODEL.NUM_HEADS: got {num_heads}, expected a divisor of the '
+                             f'{inner} channels')
         self.num_heads = num_heads
-        self.head_dim = head_dim or dim // num_heads
-        inner = num_heads * self.head_dim
+        self.head_dim = inner // num_heads
         self.qkv = nn.Linear(dim, inner * 3, bias_attr=None if qkv_bias else False)
         self.out_name = out_name
-        setattr(self, out_name, nn.Linear(inner, out_dim or dim))
+        setattr(self, out_name, nn.Linear(inner, out_dim))
         self.attn_dropout = Dropout(attention_dropout)
         self.proj_dropout = Dropout(dropout)
 

@@ -51,10 +51,24 @@ def relative_position_index(size):
     return ((dy + size - 1) * (2 * size - 1) + dx + size - 1).reshape(-1)
 
 
-def relative_position_bias(table, size):
-    """A table [(2 s - 1)^2, n] -> the bias of a window's attention [n, s * s, s * s]."""
-    index = paddle.to_tensor(relative_position_index(size))
-    bias = paddle.gather(table, index)                       # [s^4, n]
+def add_bias_table(layer):
+    """Gives a layer (with `window_size` and `num_heads`) what its relative_position_bias needs."""
+    size = layer.window_size
+    layer.relative_position_bias_table = layer.create_parameter(
+        [(2 * size - 1) ** 2, layer.num_heads])
+    # in Paddle's static mode there are no buffers
+    index = paddle.to_tensor(relative_position_index(size)) if paddle.in_dynamic_mode() else None
+    layer.register_buffer('relative_position_index', index, persistable=False)
+
+
+def relative_position_bias(layer):
+    """The bias of a layer's attention in each window: its table [(2 s - 1)^2, n] as
+    [n, s * s, s * s]."""
+    size, index = layer.window_size, layer.relative_position_index
+    # Layer.to(dtype=...) casts it, and half types lose its digits
+    if index is None or index.dtype != paddle.int64:
+        index = paddle.to_tensor(relative_position_index(size))
+    bias = paddle.gather(layer.relative_position_bias_table, index)        # [s^4, n]
     return bias.transpose([1, 0]).reshape([-1, size * size, size * size])
 
 
@@ -79,35 +93,32 @@ class WindowAttention(Attention):
 
     def __init__(self, dim, num_heads, window_size, out_dim=None, relative_position=False,
                  dropout=0.0, attention_dropout=0.0):
-        out_dim = out_dim or dim
-        super().__init__(dim, num_heads, True, dropout, attention_dropout,
-                         head_dim=out_dim // num_heads, out_dim=out_dim)
+        super().__init__(dim, num_heads, True, dropout, attention_dropout, out_dim=out_dim)
         self.window_size = window_size
         self.relative_position_bias_table = None
         if relative_position:
-            self.relative_position_bias_table = self.create_parameter(
-                [(2 * window_size - 1) ** 2, num_heads])
+            add_bias_table(self)
 
     def init_weights(self):
         if self.relative_position_bias_table is not None:
             normal_(self.relative_position_bias_table, std=0.02)
 
-    def weights_and_values(self, windows, mask=None):
+    def weights_and_values(self, windows, regions=None):
         """[B * nW, s * s, dim] -> softmax [B * nW, n, s * s, s * s] and v [B * nW, n, s * s, d].
 
-        mask: [nW, s * s, s * s], added to the scores of every head, or None.
+        regions: int [nW, s * s] or None; places of different numbers do not see each other.
         """
         scores, v = self.scores_and_values(windows)
         if self.relative_position_bias_table is not None:
-            bias = relative_position_bias(self.relative_position_bias_table, self.window_size)
-            scores = add_bias(scores, bias.astype(scores.dtype))
-        if mask is not None:
-            nW, M, _ = mask.shape
+            scores = add_bias(scores, relative_position_bias(self).astype(scores.dtype))
+        if regions is not None:
+            nW, M = regions.shape
+            apart = regions.reshape([nW, 1, M, 1]) != regions.reshape([nW, 1, 1, M])
             scores = scores.reshape([-1, nW, self.num_heads, M, M])
-            scores = scores + mask.astype(scores.dtype).unsqueeze(1)
+            scores = scores + apart.astype(scores.dtype) * -100.0
             scores = scores.reshape([-1, self.num_heads, M, M])
         return F.softmax(scores, axis=-1), v
 
-    def forward(self, windows, mask=None):
+    def forward(self, windows, regions=None):
         """[B * nW, s * s, dim] -> [B * nW, s * s, out_dim]"""
-        return self.mix(*self.weights_and_values(windows, mask))
+        return self.mix(*self.weights_and_values(windows, regions))

@@ -1,18 +1,19 @@
 """ViTAEv2 and Swin: any size, padding against plain loops, features, attention, windows."""
 import json
-import sys
 
 import numpy as np
 import paddle
 import paddle.nn.functional as F
 import pytest
 
+from common.errors import InputError
 from common.optim import decayed_parameters
-from common.zoo import create_model, list_models, load_family_file
+from common.windows import relative_position_bias, window_partition
+from common.zoo import create_model, list_models
 from tests.conftest import ROOT, run_script
 from tests.torch_files import write_pth
 
-from vitaev2_vsa.swin import PatchMerging, ShiftedWindowAttention, Swin
+from vitaev2_vsa.swin import PatchMerging, ShiftedWindowAttention, Swin, shift_regions
 from vitaev2_vsa.vitaev2_vsa import TokenWindowAttention, ViTAEv2, stage_rates
 
 CELLS = {'image_size': 32, 'num_classes': 10, 'ratios': (4, 2), 'embed_dims': (8, 8),
@@ -62,15 +63,18 @@ def test_any_size_also_in_training(kind, height, width):
 
 @pytest.mark.parametrize('name', [*list_models('*v2_*'), *list_models('swin*')])
 def test_every_model_trains_a_step(name):
-    model = create_model(name, num_classes=10, image_size=64)
-    optimizer = paddle.optimizer.SGD(0.01, parameters=model.parameters())
+    paddle.seed(0)
+    model = create_model(name, num_classes=10, image_size=64, droppath=0.0)
+    optimizer = paddle.optimizer.SGD(1.0, parameters=model.parameters())
+    parameters = {key: p for key, p in model.named_parameters() if not p.stop_gradient}
+    before = {key: p.numpy().copy() for key, p in parameters.items()}
     image, label = paddle.randn([2, 3, 64, 64]), paddle.to_tensor([1, 2])
-    loss = F.cross_entropy(model(image), label)
-    loss.backward()
-    assert all(p.stop_gradient or p.grad is not None for p in model.parameters())
+    F.cross_entropy(model(image), label).backward()
     optimizer.step()
-    assert np.isfinite(loss.item())
-    assert any(np.isfinite(p.numpy()).all() for p in model.parameters())
+    for key, parameter in parameters.items():
+        assert np.isfinite(parameter.grad.numpy()).all(), key
+        assert np.isfinite(parameter.numpy()).all(), key
+        assert not np.array_equal(parameter.numpy(), before[key]), key
 
 
 @pytest.mark.parametrize('name', ['vitaev2_window_s', 'vitaev2_vsa_s', 'swin_tiny'])
@@ -137,6 +141,57 @@ def test_shifted_windows(float64, h, w, shift):
     np.testing.assert_allclose(got, expected, rtol=0, atol=1e-10)
 
 
+def plain_mask(h, w, s, shift):
+    """The mask of microsoft/Swin-Transformer, [nW, s * s, s * s]."""
+    regions, parts = np.zeros((1, h, w, 1), np.float32), (
+        slice(0, -s), slice(-s, -shift), slice(-shift, None))
+    for index, (rows, columns) in enumerate((rows, columns) for rows in parts for columns in parts):
+        regions[:, rows, columns] = index
+    regions = window_partition(paddle.to_tensor(regions), s).numpy()[:, :, 0]
+    return np.where(regions[:, None] != regions[:, :, None], -100, 0).astype(np.float32)
+
+
+@pytest.mark.smoke
+@pytest.mark.parametrize('h, w, s, shift', [(8, 12, 4, 2), (14, 7, 7, 3), (6, 9, 3, 1)])
+def test_regions_mask_as_swin_s_mask_does(h, w, s, shift):
+    paddle.seed(1)
+    layer = ShiftedWindowAttention(8, 2, s, shift, 0.0, 0.0)
+    layer.relative_position_bias_table.set_value(paddle.randn([(2 * s - 1) ** 2, 2]))
+    mask = plain_mask(h, w, s, shift)
+    windows = paddle.randn([3 * len(mask), s * s, 8])
+    regions = paddle.to_tensor(shift_regions(h, w, s, shift))
+    scores, _ = layer.scores_and_values(windows)
+    scores = (scores + relative_position_bias(layer)).reshape([3, len(mask), 2, s * s, s * s])
+    expected = F.softmax(scores + paddle.to_tensor(mask).unsqueeze(1), axis=-1)
+    got, _ = layer.weights_and_values(windows, regions)
+    np.testing.assert_array_equal(got.numpy(), expected.reshape(got.shape).numpy())
+
+
+class FixedMap(paddle.nn.Layer):
+    def __init__(self, layer, h, w):
+        super().__init__()
+        self.layer, self.size = layer, (h, w)
+
+    def forward(self, x):
+        return self.layer(x, *self.size)
+
+
+@pytest.mark.smoke
+@pytest.mark.parametrize('make', [lambda: ShiftedWindowAttention(8, 2, 7, 3, 0.0, 0.0),
+                                  lambda: TokenWindowAttention(8, 2, 7)], ids=['swin', 'window'])
+def test_exported_windows_hold_no_mask(make, tmp_path):
+    """As pairs of places the mask of shifted windows would have 154 thousand numbers."""
+    layer = FixedMap(make(), 56, 56)
+    layer.eval()
+    spec = [paddle.static.InputSpec([None, 56 * 56, 8], 'float32')]
+    paddle.jit.save(layer, str(tmp_path / 'layer'), spec)
+    assert sum(path.stat().st_size for path in tmp_path.iterdir()) < 300_000
+    loaded = paddle.jit.load(str(tmp_path / 'layer'))
+    for batch in (1, 3):
+        x = paddle.randn([batch, 56 * 56, 8])
+        np.testing.assert_allclose(loaded(x).numpy(), layer(x).numpy(), rtol=0, atol=1e-5)
+
+
 @pytest.mark.smoke
 @pytest.mark.parametrize('h, w', [(4, 6), (5, 3)])
 def test_patch_merging(float64, h, w):
@@ -198,7 +253,64 @@ def test_errors_are_clear():
     with pytest.raises(ValueError, match="ATTENTION: got 'transformer', expected window or vsa"):
         Swin(**{**BLOCKS, 'attention': ('transformer', 'vsa')})
     with pytest.raises(ValueError, match=r'TOKEN_DIMS: got \[16, 24\], expected each to be twice'):
-        Swin(**{**BLOCKS, 'dims': (16, 24)})
+        Swin(attention=('window',) * 2, **{**BLOCKS, 'dims': (16, 24)})
+
+
+@pytest.mark.smoke
+@pytest.mark.parametrize('model, changes, message', [
+    (ViTAEv2, {'depths': (1, 1, 1)},
+     'MODEL.DEPTHS: got 3 entries, expected one for each of the 2 stages of MODEL.ATTENTION'),
+    (ViTAEv2, {'reduction_groups': (1,)}, 'MODEL.REDUCTION_GROUPS: got 1 entries'),
+    (ViTAEv2, {'attention': ('window',) * 5}, 'MODEL.ATTENTION: got 5 stages, expected 1 to 4'),
+    (Swin, {'num_heads': (1, 2, 4)},
+     'MODEL.NUM_HEADS: got 3 entries, expected one for each of the 2 stages of MODEL.ATTENTION'),
+    (Swin, {'dims': (16,)}, 'MODEL.TOKEN_DIMS: got 1 entries'),
+    (Swin, {'attention': ()}, 'MODEL.ATTENTION: got 0 stages, expected at least 1'),
+    (ViTAEv2, {'groups': (4, 5)}, 'MODEL.GROUPS: got 5, expected a divisor of the channels of each '
+                                  'convolution, 32, 64, 32, 32'),
+    (ViTAEv2, {'reduction_groups': (2, 4)}, 'MODEL.REDUCTION_GROUPS: got 2, expected a divisor of '
+                                            'the channels of each convolution, 3, 8, 8, 16'),
+    (ViTAEv2, {'ratios': (3, 2)}, r'MODEL.RATIOS: got 3, expected 1, 2, 4 or \(first stage\) 8'),
+    (ViTAEv2, {'ratios': (4, 8)}, 'MODEL.RATIOS: got 8, expected'),
+    (ViTAEv2, {'num_heads': (2, 5)}, 'MODEL.NUM_HEADS: got 5, expected a divisor of the .*32'),
+    (Swin, {'num_heads': (3, 4)}, 'MODEL.NUM_HEADS: got 3, expected a divisor of the .*16'),
+    (ViTAEv2, {'reduction_heads': (3, 4)}, 'MODEL.REDUCTION_HEADS: got 3, expected a divisor of '
+                                           'the .*16 channels')])
+def test_lists_that_do_not_fit_are_named(model, changes, message):
+    sizes, kinds = (BLOCKS, ['window', 'vsa']) if model is Swin \
+        else (CELLS, ['transformer', 'window', 'vsa'])
+    for kind in kinds:
+        with pytest.raises(InputError, match=message):
+            model(**{**sizes, 'attention': (kind,) * 2, **changes})
+
+
+@pytest.mark.smoke
+def test_vsa_s_reduction_heads_divide_its_channels_in():
+    """24 and 8 scales' channels make 96 and 24, of which 16 heads divide the first alone."""
+    sizes = {**CELLS, 'embed_dims': (24, 8), 'reduction_heads': (16, 16)}
+    ViTAEv2(**{**sizes, 'attention': ('vsa', 'window')})
+    with pytest.raises(InputError, match='REDUCTION_HEADS: got 16, expected a divisor of the 24 '
+                                         'and the 32 channels'):
+        ViTAEv2(**{**sizes, 'attention': ('vsa', 'vsa')})
+
+
+@pytest.mark.smoke
+@pytest.mark.parametrize('ratios, stride', [((4, 2), 4), ((8, 2), 8), ((2, 4), 8), ((1, 2), 1)])
+def test_other_ratios_at_their_smallest_and_another_size(ratios, stride):
+    model = ViTAEv2(**{**CELLS, 'ratios': ratios, 'attention': ('window', 'transformer')})
+    for size in ((stride, stride), (3 * stride, 5 * stride)):
+        assert np.isfinite(model(paddle.randn([2, 3, *size])).numpy()).all()
+    if stride > 1:
+        with pytest.raises(InputError, match=f'multiples of {stride}'):
+            model(paddle.randn([2, 3, stride, stride // 2]))
+
+
+@pytest.mark.smoke
+def test_model_of_another_family_is_refused():
+    code, _, err = run_script(['main_multi_gpu.py', '-cfg=./configs/vitaev2_vsa_digits.yaml',
+                               '-o', 'MODEL.TYPE=vit'], folder='vitaev2_vsa')
+    assert code == 1
+    assert err == "error: MODEL.TYPE: got 'vit', expected vitaev2_vsa or swin\n"
 
 
 @pytest.mark.smoke
@@ -240,7 +352,9 @@ from common.zoo import create_model
 import paddle2onnx, onnxruntime
 paddle.seed(0)
 model = create_model('vitaev2_vsa_s', num_classes=10, image_size=40, attention=['vsa', 'vsa'],
-                     embed_dims=[16, 16], token_dims=[16, 32], depths=[1, 1], groups=[1, 8])
+                     ratios=[4, 2], embed_dims=[16, 16], token_dims=[16, 32], depths=[1, 1],
+                     num_heads=[1, 2], groups=[1, 8], reduction_heads=[1, 1],
+                     reduction_groups=[1, 16])
 model.eval()
 for layer in model.sublayers():
     if type(layer).__name__ == 'TokenVSA':
@@ -267,9 +381,19 @@ def test_exported_onnx_agrees(tmp_path):
     assert max(errors) <= 1e-3 and largest > 0.01
 
 
+ALONE = '''
+import sys
+import paddle
+from vsa import VSAWindowAttention
+print(list(VSAWindowAttention(dim=16, num_heads=4)(paddle.randn([1, 16, 10, 13])).shape))
+assert not {'vitaev2_vsa', 'swin', 'common.zoo'} & set(sys.modules)
+'''
+
+
 @pytest.mark.smoke
 def test_the_attention_can_be_used_alone():
-    file = load_family_file('vitaev2_vsa', 'vsa')
-    layer = file.VSAWindowAttention(dim=16, num_heads=4)
-    assert layer(paddle.randn([1, 16, 10, 13])).shape == [1, 16, 10, 13]
-    assert 'vitaev2_vsa' not in sys.modules or sys.modules['vitaev2_vsa'].__file__ is None
+    """As a user of its folder does, without the models of the family."""
+    code, out, err = run_script(['-c', ALONE], folder='vitaev2_vsa',
+                                env={'PYTHONPATH': str(ROOT)})
+    assert code == 0, err
+    assert out == '[1, 16, 10, 13]\n'

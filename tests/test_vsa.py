@@ -1,10 +1,12 @@
 """Varied-size window attention against a plain loop, and against plain window attention."""
+import copy
 import math
 
 import numpy as np
 import paddle
 import pytest
 
+from common.errors import InputError
 from common.windows import (
     WindowAttention,
     relative_position_bias,
@@ -85,7 +87,8 @@ def plain_loop(layer, x):
 @pytest.mark.smoke
 @pytest.mark.parametrize('sampling', ['gather', 'grid_sample'])
 @pytest.mark.parametrize('height, width, window, out_dim', [
-    (8, 8, 4, None), (8, 12, 4, 16), (9, 7, 4, None), (5, 14, 7, None), (3, 9, 4, 4), (2, 2, 3, 8)])
+    (8, 8, 4, None), (8, 12, 4, 16), (9, 7, 4, None), (5, 14, 7, None), (3, 9, 4, 4), (2, 2, 3, 8),
+    (1, 8, 4, None), (5, 1, 4, None), (1, 1, 4, None)])
 def test_against_a_plain_loop(float64, sampling, height, width, window, out_dim):
     layer = layer_of(window=window, out_dim=out_dim, sampling=sampling)
     x = image(2, 8, height, width)
@@ -141,11 +144,45 @@ def test_partition_and_reverse():
 
 @pytest.mark.smoke
 def test_relative_position_bias():
-    table = paddle.to_tensor(image(25, 2))
-    bias = relative_position_bias(table, 3).numpy()
+    layer = WindowAttention(8, 2, 3, relative_position=True)
+    layer.relative_position_bias_table.set_value(image(25, 2).astype('float32'))
+    table, bias = layer.relative_position_bias_table.numpy(), relative_position_bias(layer).numpy()
     for query, key in np.ndindex(9, 9):
         dy, dx = query // 3 - key // 3, query % 3 - key % 3
-        np.testing.assert_array_equal(bias[:, query, key], table.numpy()[(dy + 2) * 5 + dx + 2])
+        np.testing.assert_array_equal(bias[:, query, key], table[(dy + 2) * 5 + dx + 2])
+
+
+def bias_layer(kind):
+    """A layer with windows of 12: its 529 rows are more than a bfloat16 counts to."""
+    paddle.seed(0)
+    return VSAWindowAttention(8, 2, 12) if kind == 'vsa' \
+        else WindowAttention(8, 2, 12, relative_position=True)
+
+
+@pytest.mark.smoke
+@pytest.mark.parametrize('kind', ['vsa', 'window'])
+def test_the_index_is_no_weight_and_survives_what_layers_go_through(kind, monkeypatch):
+    layer = bias_layer(kind)
+    assert not [name for name in layer.state_dict() if 'index' in name]
+    expected = relative_position_bias(layer).numpy()
+    assert expected.std() > 0.01 or kind == 'window'  # the owner of a WindowAttention fills it
+    np.testing.assert_array_equal(relative_position_bias(copy.deepcopy(layer)).numpy(), expected)
+    with paddle.LazyGuard():
+        lazy = bias_layer(kind)
+    lazy.relative_position_bias_table.initialize()
+    lazy.set_state_dict({'relative_position_bias_table': layer.relative_position_bias_table})
+    np.testing.assert_array_equal(relative_position_bias(lazy).numpy(), expected)
+    x = paddle.randn([1, 8, 12, 12] if kind == 'vsa' else [1, 144, 8])
+    with monkeypatch.context() as patch:
+        patch.delattr(paddle, 'to_tensor')  # nothing is copied from NumPy in a forward pass
+        layer(x)
+    for dtype in ('float64', 'bfloat16'):
+        moved = copy.deepcopy(layer)
+        moved.to(dtype=dtype)
+        table = moved.relative_position_bias_table.astype('float32').numpy()
+        np.testing.assert_array_equal(
+            relative_position_bias(moved).astype('float32').numpy(),
+            table[relative_position_index(12)].T.reshape(2, 144, 144))
 
 
 @pytest.mark.smoke
@@ -160,9 +197,75 @@ def test_windows_far_outside_give_zero_keys_not_a_crash(sampling):
 
 
 @pytest.mark.smoke
-def test_nan_stays_a_nan():
-    x = paddle.full([1, 8, 8, 8], float('nan'))
-    assert np.isnan(layer_of(sampling='gather')(x).numpy()).all()
+@pytest.mark.parametrize('sampling', ['gather', 'grid_sample'])
+def test_nan_stays_a_nan_in_its_window(sampling):
+    """Its coordinates are NaN, with which Paddle 2.6's grid_sample crashes."""
+    x = image(1, 8, 8, 8).astype('float32')
+    x[0, 3, 1, 1] = np.nan
+    got = layer_of(spread=0.0, sampling=sampling)(paddle.to_tensor(x)).numpy()
+    inside = np.zeros((8, 8), bool)
+    inside[:4, :4] = True
+    np.testing.assert_array_equal(np.isnan(got), np.broadcast_to(inside, got.shape))
+
+
+@pytest.mark.smoke
+@pytest.mark.parametrize('sampling', ['gather', 'grid_sample'])
+def test_coordinate_that_is_nan_gives_nan(sampling):
+    layer = layer_of(sampling=sampling)
+    layer.sampling_offsets.bias.set_value(np.array([np.nan, 0, 0, 0], np.float32))
+    assert np.isnan(layer(paddle.randn([1, 8, 8, 8])).numpy()).all()
+
+
+@pytest.mark.smoke
+@pytest.mark.parametrize('height, width', [(8, 8), (9, 7), (1, 5)])
+def test_exported_graph_agrees(tmp_path, height, width):
+    layer = layer_of()
+    layer.eval()
+    spec = [paddle.static.InputSpec([None, 8, height, width], 'float32')]
+    paddle.jit.save(layer, str(tmp_path / 'vsa'), spec)
+    loaded = paddle.jit.load(str(tmp_path / 'vsa'))
+    for batch in (1, 3):
+        x = paddle.randn([batch, 8, height, width])
+        np.testing.assert_allclose(loaded(x).numpy(), layer(x).numpy(), rtol=0, atol=1e-5)
+
+
+@pytest.mark.smoke
+@pytest.mark.parametrize('full_graph', [False, True])
+def test_to_static_agrees(full_graph):
+    layer, x = layer_of(), paddle.randn([2, 8, 9, 7])
+    expected = layer(x).numpy()
+    got = paddle.jit.to_static(layer, full_graph=full_graph)(x)
+    np.testing.assert_allclose(got.numpy(), expected, rtol=0, atol=1e-5)
+
+
+@pytest.mark.smoke
+def test_static_mode_agrees():
+    x = image(2, 8, 9, 7).astype('float32')
+    paddle.enable_static()
+    try:
+        program, start = paddle.static.Program(), paddle.static.Program()
+        with paddle.static.program_guard(program, start):
+            static = VSAWindowAttention(8, 2, 4)
+            y = static(paddle.static.data('x', [None, *x.shape[1:]], 'float32'))
+        executor = paddle.static.Executor(paddle.CPUPlace())
+        executor.run(start)
+        values = executor.run(program, {'x': x}, [y, *static.parameters()])
+    finally:
+        paddle.disable_static()
+    layer = VSAWindowAttention(8, 2, 4)
+    for parameter, value in zip(layer.parameters(), values[1:], strict=True):
+        parameter.set_value(value)
+    np.testing.assert_allclose(layer(paddle.to_tensor(x)).numpy(), values[0], rtol=0, atol=1e-5)
+
+
+@pytest.mark.smoke
+@pytest.mark.parametrize('sampling, height, message', [
+    ('auto', None, 'got an open height or width, expected fixed ones'),
+    ('gather', 8, "got 'gather' in an exported graph, expected 'auto' or 'grid_sample'")])
+def test_what_cannot_be_exported_is_said(tmp_path, sampling, height, message):
+    spec = [paddle.static.InputSpec([None, 8, height, 8], 'float32')]
+    with pytest.raises(InputError, match=message):
+        paddle.jit.save(layer_of(sampling=sampling), str(tmp_path / 'vsa'), spec)
 
 
 @pytest.mark.smoke
@@ -196,9 +299,42 @@ def test_coordinates_are_float32_for_half_precision():
 
 
 @pytest.mark.smoke
+def test_autocast_does_not_reach_the_regression(monkeypatch):
+    """On a CPU autocast changes no operator, so this looks at the level that layers run at."""
+    tracer, levels = paddle.base.framework._dygraph_tracer(), {}
+    layer = layer_of()
+    for name in ('qkv', 'sampling_offsets', 'sampling_scales'):
+        getattr(layer, name).register_forward_pre_hook(
+            lambda *_, name=name: levels.update({name: int(tracer._amp_level)}))
+    monkeypatch.setattr(tracer, '_amp_dtype', 'bfloat16')
+    monkeypatch.setattr(tracer, '_amp_level', paddle.base.core.AmpLevel.O1)
+    layer(paddle.randn([1, 8, 8, 8]))
+    assert levels == {'qkv': 1, 'sampling_offsets': 0, 'sampling_scales': 0}
+
+
+@pytest.mark.skipif(not (paddle.is_compiled_with_cuda() and paddle.device.cuda.device_count()),
+                    reason='autocast needs a GPU, this machine has none')
+def test_coordinates_are_the_same_under_autocast():
+    layer, x = layer_of(), paddle.randn([1, 8, 8, 8])
+    expected = layer.coordinates(x)
+    with paddle.amp.auto_cast(level='O1', dtype='bfloat16'):
+        assert layer.qkv(x).dtype == paddle.bfloat16
+        got = layer.coordinates(x)
+    for value, wanted in zip(got, expected, strict=True):
+        assert value.dtype == paddle.float32
+        np.testing.assert_array_equal(value.numpy(), wanted.numpy())
+
+
+@pytest.mark.smoke
 def test_errors_and_start():
-    with pytest.raises(ValueError, match='channels 8 -> 9: expected multiples of the 2 heads'):
-        VSAWindowAttention(8, 2, out_dim=9)
+    for heads, out_dim in ((2, 9), (3, 9), (3, None)):
+        with pytest.raises(InputError, match=f'MODEL.NUM_HEADS: got {heads}, expected a divisor of '
+                                             f'the channels, 8 in and {out_dim or 8} out'):
+            VSAWindowAttention(8, heads, out_dim=out_dim)
+    for dim, out_dim, channels in ((9, None, 9), (8, 9, 9)):
+        with pytest.raises(InputError, match=f'MODEL.NUM_HEADS: got 2, expected a divisor of the '
+                                             f'{channels} channels'):
+            WindowAttention(dim, 2, 4, out_dim)
     with pytest.raises(ValueError, match="sampling: got 'fast', expected"):
         VSAWindowAttention(8, 2, sampling='fast')
     layer = VSAWindowAttention(256, 8)

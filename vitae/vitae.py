@@ -251,7 +251,8 @@ class ViTAE(StagedModel):
     def pool(self, tokens):
         """[B, N, C] -> [B, C]: the mean over the patch tokens, normalised if there is a class
         token."""
-        features = super().pool(tokens)
+        # not super().pool: Paddle 2.6 cannot export a call of super()
+        features = StagedModel.pool(self, tokens)
         return self.fc_norm(features) if self.num_prefix_tokens else features
 
 

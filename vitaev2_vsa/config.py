@@ -1,6 +1,7 @@
 """Config of ViTAEv2, VSA and Swin: the MODEL keys and the defaults of this family; the rest is
 common/config.py. MODEL.TYPE says which of the two models a yaml is for."""
 from common import config as shared
+from common.errors import InputError
 
 RANGES = {
     'MODEL.RATIOS': (1, None),
@@ -60,4 +61,7 @@ def get_config(cfg_file=None):
 
 def update_config(config, args):
     """The frozen config with the command line's flags and -o values in place."""
-    return shared.update_config(config, args, ranges=RANGES)
+    config = shared.update_config(config, args, ranges=RANGES)
+    if config.MODEL.TYPE not in ('vitaev2_vsa', 'swin'):
+        raise InputError(f'MODEL.TYPE: got {config.MODEL.TYPE!r}, expected vitaev2_vsa or swin')
+    return config

@@ -41,25 +41,26 @@ class ShiftedWindowAttention(WindowAttention):
         self.shift = shift
 
     def partition(self, x, h, w):
-        """[B, h * w, C] -> windows [B * nW, s * s, C], the mask, the shift, padded h and w."""
+        """[B, h * w, C] -> windows [B * nW, s * s, C], regions, the shift, padded h and w."""
         s = self.window_size
         x = pad_map(x.reshape([-1, h, w, x.shape[-1]]), 0, missing(h, s), 0, missing(w, s))
-        shift, mask = 0 if min(h, w) <= s else self.shift, None
+        shift, regions = 0 if min(h, w) <= s else self.shift, None
         h, w = x.shape[1:3]
         if shift:
             x = paddle.roll(x, [-shift, -shift], [1, 2])
-            mask = paddle.to_tensor(shift_mask(h, w, s, shift))
-        return window_partition(x, s), mask, shift, h, w
+            regions = paddle.to_tensor(shift_regions(h, w, s, shift))
+        return window_partition(x, s), regions, shift, h, w
 
     def attention_weights(self, x, h, w):
         """[B, h * w, C] -> [B, nW, n, s * s, s * s]; windows of the shifted map."""
-        windows, mask, *_ = self.partition(x, h, w)
-        return cells.split_windows(self.weights_and_values(windows, mask)[0], x.shape[0])
+        windows, regions, *_ = self.partition(x, h, w)
+        return cells.split_windows(self.weights_and_values(windows, regions)[0], x.shape[0])
 
     def forward(self, x, h, w):
         """[B, h * w, C] -> [B, h * w, C]"""
-        windows, mask, shift, padded_h, padded_w = self.partition(x, h, w)
-        x = window_reverse(super().forward(windows, mask), self.window_size, padded_h, padded_w)
+        windows, regions, shift, padded_h, padded_w = self.partition(x, h, w)
+        x = self.mix(*self.weights_and_values(windows, regions))
+        x = window_reverse(x, self.window_size, padded_h, padded_w)
         if shift:
             x = paddle.roll(x, [shift, shift], [1, 2])
         if (padded_h, padded_w) != (h, w):
@@ -68,19 +69,17 @@ class ShiftedWindowAttention(WindowAttention):
 
 
 @functools.cache
-def shift_mask(h, w, size, shift):
-    """float32 [nW, s * s, s * s]: 0 where two places of a shifted window were neighbours before
-    the shift, -100 elsewhere."""
+def shift_regions(h, w, size, shift):
+    """int32 [nW, s * s]: places of a shifted window that were neighbours before the shift have one
+    number. (As a mask of pairs it would be s * s times as large in an exported graph.)"""
     def region(side):
         """Of each index: 0 before the last window, 1 in it, 2 what came round from the start."""
         index = np.arange(side)
-        return (index >= side - size).astype(int) + (index >= side - shift)
+        return (index >= side - size).astype(np.int32) + (index >= side - shift)
 
     regions = region(h)[:, None] * 3 + region(w)[None]                     # [h, w]
     regions = regions.reshape(h // size, size, w // size, size).transpose(0, 2, 1, 3)
-    regions = regions.reshape(-1, size * size)                             # [nW, s * s]
-    apart = regions[:, :, None] != regions[:, None, :]
-    return np.where(apart, -100.0, 0.0).astype(np.float32)
+    return regions.reshape(-1, size * size)
 
 
 class SwinBlock(nn.Layer):
@@ -173,6 +172,8 @@ class Swin(StagedModel):
                  num_heads=(3, 6, 12, 24), window_size=7, mlp_ratio=4.0, dropout=0.0,
                  attention_dropout=0.0, drop_path=0.0):
         super().__init__()
+        cells.check_stages(ATTENTION=attention, TOKEN_DIMS=dims, DEPTHS=depths,
+                           NUM_HEADS=num_heads)
         if any(after != 2 * before for before, after in zip(dims, dims[1:], strict=False)):
             raise InputError(f'MODEL.TOKEN_DIMS: got {list(dims)}, expected each to be twice the '
                              f'one before')

@@ -8,6 +8,8 @@ theirs but for what UPSTREAM below maps. Deliberate differences: vitaev2_vsa/REA
 Letters: B batch, N tokens, C channels, H W map in pixels, h w map in tokens, n heads, s window
 side, nW windows. Every stage carries h and w; stages after the first round odd sizes up.
 """
+import math
+
 import paddle
 from paddle import nn
 
@@ -81,7 +83,7 @@ class TokenWindowAttention(WindowAttention):
         """[B, h * w, C] -> [B, h * w, out_dim]"""
         s = self.window_size
         windows, top, left = self.partition(x, h, w)
-        x = super().forward(windows)
+        x = self.mix(*self.weights_and_values(windows))
         x = window_reverse(x, s, h + missing(h, s), w + missing(w, s))
         if x.shape[1:3] != [h, w]:
             x = x[:, top:top + h, left:left + w]
@@ -107,8 +109,14 @@ def split_windows(x, B):
     return x.reshape([B, -1, *x.shape[1:]])
 
 
-def make_pcm(channels, strides, group):
-    """Three convolutions with BatchNorm and SiLU between them: [B, channels[0], H, W] -> ..."""
+def make_pcm(channels, strides, group, key='MODEL.GROUPS'):
+    """Three convolutions with BatchNorm and SiLU between them: [B, channels[0], H, W] -> ...
+
+    key: of the groups, for the message about wrong ones.
+    """
+    if any(width % group for width in channels):
+        raise InputError(f'{key}: got {group}, expected a divisor of the channels of each '
+                         f'convolution, {", ".join(map(str, channels))}')
     a, b, c, d = channels
     return nn.Sequential(
         nn.Conv2D(a, b, 3, strides[0], 1, groups=group), nn.BatchNorm2D(b), nn.Silu(),
@@ -138,14 +146,18 @@ class ReductionCell(nn.Layer):
         super().__init__()
         hidden = 2 * token_dim if wide_pcm else embed_dim
         strides = [2 if ratio >> (step + 1) else 1 for step in range(3)]
-        self.PCM = make_pcm((in_channels, hidden, hidden, token_dim), strides, group)
+        self.PCM = make_pcm((in_channels, hidden, hidden, token_dim), strides, group,
+                            'MODEL.REDUCTION_GROUPS')
         self.PRM = PRM(in_channels, embed_dim, kernel, ratio, dilations)
         dim = self.PRM.out_channels
+        widths = [dim, token_dim] if kind == 'vsa' else [token_dim]
+        if any(width % num_heads for width in widths):
+            raise InputError(f'MODEL.REDUCTION_HEADS: got {num_heads}, expected a divisor of the '
+                             f'{" and the ".join(map(str, widths))} channels')
         self.norm1 = nn.LayerNorm(dim, epsilon=1e-5)
         self.pos = make_position(kind, dim)
         if kind == 'transformer':
-            self.attn = FullAttention(dim, num_heads, False, head_dim=token_dim // num_heads,
-                                      out_dim=token_dim, value_skip=True)
+            self.attn = FullAttention(dim, num_heads, False, out_dim=token_dim, value_skip=True)
         elif kind == 'window':
             self.attn = TokenWindowAttention(dim, num_heads, window_size, token_dim)
         else:
@@ -243,11 +255,20 @@ class ViTAEv2(StagedModel):
                  qkv_bias=True, dropout=0.0, attention_dropout=0.0, drop_path=0.0,
                  drop_path_slices='upstream'):
         super().__init__()
+        check_stages(len(KERNELS), ATTENTION=attention, RATIOS=ratios, EMBED_DIMS=embed_dims,
+                     TOKEN_DIMS=token_dims, DEPTHS=depths, NUM_HEADS=num_heads,
+                     REDUCTION_HEADS=reduction_heads, GROUPS=groups,
+                     REDUCTION_GROUPS=reduction_groups)
         for kind in attention:
             if kind not in ('transformer', 'window', 'vsa'):
                 raise InputError(f'MODEL.ATTENTION: got {kind!r}, expected transformer, window '
                                  f'or vsa')
-        self.stride = ratios[0]
+        for ratio, kernel in zip(ratios, KERNELS, strict=False):
+            if ratio not in (1, 2, 4, 8) or ratio > kernel + 1:
+                raise InputError(f'MODEL.RATIOS: got {ratio}, expected 1, 2, 4 or (first stage) 8')
+        # halving rounds odd sizes up, a larger step would not
+        last = max(index for index, ratio in enumerate(ratios) if index == 0 or ratio > 2)
+        self.stride = math.prod(ratios[:last + 1])
         self.check_size(*to_pair(image_size))
         rates = stage_rates(drop_path, depths, drop_path_slices)
         stages, channels = [], in_channels
@@ -319,6 +340,22 @@ def windows_in_pixels(model, image, layer):
                               offset=found.offset * unit)
 
     return model.look(image, [layer], windows)[0]
+
+
+def check_stages(most=None, **lists):
+    """Raises InputError unless all lists, by their keys in MODEL, have an entry for each stage.
+
+    most: how many stages there may be; None is any number.
+    """
+    first, *others = lists
+    stages = len(lists[first])
+    if not 1 <= stages <= (most or stages):
+        raise InputError(f'MODEL.{first}: got {stages} stages, expected '
+                         f'{f"1 to {most}" if most else "at least 1"}')
+    for key in others:
+        if len(lists[key]) != stages:
+            raise InputError(f'MODEL.{key}: got {len(lists[key])} entries, expected one for each '
+                             f'of the {stages} stages of MODEL.{first}')
 
 
 def stage_rates(rate, depths, slices):

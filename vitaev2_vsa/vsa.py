@@ -14,6 +14,7 @@ the attention weights is applied; no GPU is needed to build it.
 Letters: B batch, H W map in tokens, C channels, s window side, nh nw windows along H and W,
 nW = nh * nw, n heads, d = channels of a head. Maps are channels-last inside, [B, H, W, C].
 """
+import contextlib
 import math
 from typing import NamedTuple
 
@@ -24,7 +25,7 @@ from paddle.nn.initializer import Uniform
 
 from common.errors import InputError
 from common.layers import Dropout, normal_
-from common.windows import add_bias, missing, pad_map, relative_position_bias
+from common.windows import add_bias, add_bias_table, missing, pad_map, relative_position_bias
 
 
 class Windows(NamedTuple):
@@ -51,13 +52,16 @@ class Pointwise(nn.Linear):
     def forward(self, x):
         """[..., in] -> [..., out], in the type of x: the regression stays in float32 at O2."""
         if self.weight.dtype == x.dtype:
-            return super().forward(x)
+            # not super().forward: to_static of Paddle 2.6 does not know super()
+            return F.linear(x, self.weight, self.bias)
         return F.linear(x, self.weight.astype(x.dtype), self.bias.astype(x.dtype))
 
 
 class VSAWindowAttention(nn.Layer):
     """Multi-head attention of the queries of each window to keys and values that are sampled
     evenly from a window which is moved and scaled, for each head, by what the window holds.
+
+    A map of any height and width; an exported graph is for one (its batch may be open).
 
     Args:
         dim: channels in, C.
@@ -75,8 +79,8 @@ class VSAWindowAttention(nn.Layer):
         super().__init__()
         out_dim = out_dim or dim
         if dim % num_heads or out_dim % num_heads:
-            raise InputError(f'VSA: channels {dim} -> {out_dim}: expected multiples of the '
-                             f'{num_heads} heads')
+            raise InputError(f'MODEL.NUM_HEADS: got {num_heads}, expected a divisor of the '
+                             f'channels, {dim} in and {out_dim} out')
         if sampling not in ('auto', 'gather', 'grid_sample'):
             raise InputError(f"VSA: sampling: got {sampling!r}, expected 'auto', 'gather' or "
                              f"'grid_sample'")
@@ -89,8 +93,7 @@ class VSAWindowAttention(nn.Layer):
         self.sampling_scales = Pointwise(dim, 2 * num_heads)
         self.qkv = Pointwise(dim, 3 * out_dim)
         self.proj = Pointwise(out_dim, out_dim)
-        self.relative_position_bias_table = self.create_parameter(
-            [(2 * window_size - 1) ** 2, num_heads])
+        add_bias_table(self)
         self.init_weights()
         self.attn_dropout = Dropout(attention_dropout)
         self.proj_dropout = Dropout(dropout)
@@ -106,6 +109,9 @@ class VSAWindowAttention(nn.Layer):
     def attend(self, x):
         """[B, H, W, C] -> [B, H, W, out_dim]"""
         _, H, W, _ = x.shape
+        if H < 0 or W < 0:
+            raise InputError('VSA: export: got an open height or width, expected fixed ones (the '
+                             'batch may be open)')
         s, n, d = self.window_size, self.num_heads, self.out_dim // self.num_heads
         nh, nw = -(-H // s), -(-W // s)
         weights, v = self.weights_and_values(x)
@@ -129,8 +135,8 @@ class VSAWindowAttention(nn.Layer):
         kv = self.sample(qkv[:, :, :, self.out_dim:], columns, rows)       # [B * nW, n, s * s, 2 d]
         k, v = kv[:, :, :, :d], kv[:, :, :, d:]
         scores = paddle.matmul(q * self.scale, k, transpose_y=True)
-        bias = relative_position_bias(self.relative_position_bias_table, s)
-        return F.softmax(add_bias(scores, bias.astype(scores.dtype)), axis=-1), v
+        bias = relative_position_bias(self).astype(scores.dtype)
+        return F.softmax(add_bias(scores, bias), axis=-1), v
 
     def regress(self, x):
         """Offsets in pixels and scales of the windows: [B, H, W, C] -> two of [B, nh, nw, n, 2].
@@ -148,12 +154,14 @@ class VSAWindowAttention(nn.Layer):
         x = x.reshape([-1, s, C]).mean(axis=1)                             # [B * nW, C]
         # LeakyReLU in two parts: Paddle2ONNX writes a wrong slope for the operator
         x = F.relu(x) - 0.01 * F.relu(-x)
-        with paddle.amp.auto_cast(enable=False):
+        with full_precision():
             offset = self.sampling_offsets(x).reshape([-1, nh, nw, n, 2])
             scale = self.sampling_scales(x).reshape([-1, nh, nw, n, 2])
         # Upstream's offsets are shares of the map, from -1 to 1, over the whole windows in it.
-        unit = [(padded_w - 1) / 2 / max(W // s, 1), (padded_h - 1) / 2 / max(H // s, 1)]
-        return offset * paddle.to_tensor(unit, dtype=x.dtype), 1 + scale
+        unit_x = (padded_w - 1) / 2 / max(W // s, 1)
+        unit_y = (padded_h - 1) / 2 / max(H // s, 1)
+        offset = paddle.stack([offset[:, :, :, :, 0] * unit_x, offset[:, :, :, :, 1] * unit_y], -1)
+        return offset, 1 + scale
 
     def coordinates(self, x):
         """Where keys and values are sampled: columns and rows in pixels, each [B, nh, nw, n, s].
@@ -191,8 +199,12 @@ class VSAWindowAttention(nn.Layer):
         """
         B, H, W, _ = kv.shape
         n, d = self.num_heads, self.out_dim // self.num_heads
-        fast = paddle.in_dynamic_mode() and kv.place.is_cpu_place() \
-            if self.sampling == 'auto' else self.sampling == 'gather'
+        dynamic = paddle.in_dynamic_mode()
+        fast = dynamic and paddle.get_device() == 'cpu' if self.sampling == 'auto' \
+            else self.sampling == 'gather'
+        if fast and not dynamic:
+            raise InputError("VSA: sampling: got 'gather' in an exported graph, expected 'auto' or "
+                             "'grid_sample'")
         kv = kv.reshape([-1, 2, n, d])                                     # [B * H * W, 2, n, d]
         if fast:
             kv = kv.transpose([0, 2, 1, 3]).reshape([-1, 2 * d])           # [B * H * W * n, 2 d]
@@ -201,6 +213,12 @@ class VSAWindowAttention(nn.Layer):
             kv = kv.reshape([-1, H * W, 2, n, d]).transpose([0, 3, 2, 4, 1])
             kv = grid_samples(kv.reshape([-1, 2 * d, H, W]), columns, rows)
         return kv.reshape([-1, n, self.window_size ** 2, 2 * d])
+
+
+def full_precision():
+    """No autocast. (Paddle 2.6 has no such context, and no autocast, in a static graph.)"""
+    return paddle.amp.auto_cast(enable=False) if paddle.in_dynamic_mode() \
+        else contextlib.nullcontext()
 
 
 def gather_samples(features, columns, rows, H, W):
@@ -233,7 +251,7 @@ def neighbours(place, side):
 
     A pixel outside [0, side) has weight 0 and an index inside.
     """
-    low = paddle.floor(place.detach())
+    low = paddle.floor(place)  # not of place.detach(): to_static of Paddle 2.6 computes garbage
     share = place - low
     index = paddle.stack([low, low + 1], axis=-1)
     inside = paddle.logical_and(index >= 0, index <= side - 1)
@@ -254,15 +272,23 @@ def grid_samples(features, columns, rows):
     """
     _, D, H, W = features.shape
     _, nh, nw, n, s = columns.shape
+    if H == 1 or W == 1:  # grid_sample would put every place on the only pixel
+        features = F.pad(features, [0, int(W == 1), 0, int(H == 1)])
+        H, W = max(H, 2), max(W, 2)
     # grid_sample's coordinates are -1 at the first pixel's centre and 1 at the last one's
-    columns = columns * (2 / max(W - 1, 1)) - 1
-    rows = rows * (2 / max(H - 1, 1)) - 1
+    columns = columns * (2 / (W - 1)) - 1
+    rows = rows * (2 / (H - 1)) - 1
     columns = columns.transpose([0, 3, 1, 2, 4]).reshape([-1, nh, 1, nw, s])
     rows = rows.transpose([0, 3, 1, 4, 2]).reshape([-1, nh, s, nw, 1])
-    zeros = paddle.zeros_like(columns + rows)                              # [B n, nh, s, nw, s]
-    grid = paddle.stack([columns + zeros, rows + zeros], axis=-1).reshape([-1, nh * s, nw * s, 2])
+    zeros = (columns + rows) * 0                       # [B n, nh, s, nw, s]; NaN where one is
+    # far outside is outside; Paddle 2.6 crashes at a coordinate that is NaN, so the NaN goes round
+    columns, rows = (paddle.where(paddle.logical_and(place > -9, place < 9), place,
+                                  paddle.full_like(place, 9.0))
+                     for place in (columns + zeros, rows + zeros))
+    grid = paddle.stack([columns, rows], axis=-1).reshape([-1, nh * s, nw * s, 2])
     samples = F.grid_sample(features.astype(grid.dtype), grid, mode='bilinear',
                             padding_mode='zeros', align_corners=True)      # [B n, D, nh s, nw s]
+    samples = samples + zeros.reshape([-1, 1, nh * s, nw * s])
     samples = samples.reshape([-1, s, nw, s]).transpose([0, 2, 1, 3])      # [B n D nh, nw, s, s]
     samples = samples.reshape([-1, n, D, nh * nw, s * s]).transpose([0, 3, 1, 4, 2])
     return samples.astype(features.dtype)
