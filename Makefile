@@ -48,12 +48,13 @@ demo: $(BIN)/.demo $(DIGITS)/val_list.txt
 	@echo; echo "curves: $$(ls $(DEMO)/train/*/curves.png)"
 	@echo "the trained ViT: $$(tail -1 $(DEMO)/train/*/log.txt | cut -d' ' -f3-)"
 
+# One test file at a time on each of two processes.
 test: $(BIN)/.test
-	$(BIN)/python -m pytest
+	$(BIN)/python -m pytest -n 2 --dist loadfile
 
 # The quick subset on the oldest supported Paddle and numpy.
 test-paddle26: $(BIN26)/.test
-	$(BIN26)/python -m pytest -m smoke
+	$(BIN26)/python -m pytest -n 2 --dist loadfile -m smoke
 
 # 2,000 mutated weight files; `make test` loads 200.
 fuzz: $(BIN)/.test

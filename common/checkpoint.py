@@ -57,18 +57,20 @@ def save_weights(path, model, facts):
     write_atomically({'model': model.state_dict(), 'format_version': FORMAT_VERSION, **facts}, path)
 
 
-def save_checkpoint(path, model, optimizer, scaler, facts):
-    """Everything that a run needs to go on: weights, optimiser, loss scaling, and the facts."""
+def save_checkpoint(path, model, optimizer, scaler, facts, ema=None):
+    """Everything that a run needs to go on: weights, their moving average, optimiser, loss
+    scaling, and the facts."""
     write_atomically({
         'model': model.state_dict(),
         'optimizer': optimizer_state(optimizer, model),
         'amp_grad_scaler': scaler.state_dict() if scaler else {},
         'format_version': FORMAT_VERSION,
+        **({'ema': ema.state()} if ema else {}),
         **facts,
     }, path)
 
 
-def resume(path, model, optimizer, scaler):
+def resume(path, model, optimizer, scaler, ema=None):
     """Loads what `save_checkpoint` wrote.
 
     Args:
@@ -76,6 +78,7 @@ def resume(path, model, optimizer, scaler):
         model: a Layer; the weights must fit without any change.
         optimizer: of common.optim.build_optimizer, or None to load the weights only.
         scaler: GradScaler or None.
+        ema: common.ema.Ema or None.
 
     Returns:
         The checkpoint's dict, with the facts.
@@ -101,5 +104,7 @@ def resume(path, model, optimizer, scaler):
             prepare_optimizer_state(optimizer, model, content['optimizer'], path))
         if scaler and content['amp_grad_scaler']:
             scaler.load_state_dict(content['amp_grad_scaler'])
+    if ema is not None:
+        ema.load(content.get('ema'), path)
     assign(model, values)
     return content

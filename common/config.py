@@ -34,7 +34,19 @@ def base_config():
     # folder with train_list.txt and val_list.txt
     config.DATA.DATA_PATH = '/dataset/imagenet/'
     # imagenet2012 | list: both read train_list.txt and val_list.txt ('relative/path label' a line)
+    # imagefolder: train/CLASS/*.jpg and val/CLASS/*.jpg
+    # cifar10 | cifar100: the official archive, or the folder that it unpacks to
+    # digits: the 1,797 that come with scikit-learn; DATA_PATH has no effect
     config.DATA.DATASET = 'imagenet2012'
+    # file with the name of each class, one a line; None: those of the data set, if it has them
+    config.DATA.CLASS_NAMES = None
+    # share of the training images that is used, of each class, the same for the same SEED
+    config.DATA.TRAIN_FRACTION = 1.0
+    # real.json of the ReaL labels (arXiv 2006.07159), to evaluate with beside the labels
+    config.DATA.REAL_LABELS = None
+    # bad training images in an epoch that are replaced by others and counted; one more stops the
+    # run. A bad validation image always does.
+    config.DATA.MAX_BAD_IMAGES = 0
     # pixels: a number, or [height, width]
     config.DATA.IMAGE_SIZE = 224
     config.DATA.IMAGE_CHANNELS = 3
@@ -52,10 +64,39 @@ def base_config():
     # random resized crop: range of the area (share of the image) and of the aspect ratio
     config.AUG.SCALE = [0.08, 1.0]
     config.AUG.RATIO = [3 / 4, 4 / 3]
-    # training filter: bicubic | bilinear | random (one of both for each image)
+    # cv2: OpenCV decodes and resizes the training images, twice as fast | pillow: upstream's
+    # pixels. They differ by 0.3 to 1.5 of 255 in the mean. Evaluation is always Pillow's.
+    config.AUG.BACKEND = 'cv2'
+    # training filter of pillow, and of AUTO_AUGMENT's geometric operations: bicubic | bilinear |
+    # random (one of both for each image)
     config.AUG.INTERPOLATION = 'bicubic'
     # probability of a left-right flip
     config.AUG.HFLIP = 0.5
+    # RandAugment ('rand-m9-mstd0.5-inc1') or AutoAugment ('original', 'originalr', 'v0', 'v0r') in
+    # timm's notation; None is neither
+    config.AUG.AUTO_AUGMENT = None
+    # brightness, contrast and saturation each times U(1 - x, 1 + x), in random order; only where
+    # AUTO_AUGMENT is None, as in timm
+    config.AUG.COLOR_JITTER = 0.0
+    # random erasing, after the normalisation: probability for an image, what is filled in
+    # (pixel: a normal number for each pixel and channel | rand: for each channel | const: 0), and
+    # up to how many boxes share the area
+    config.AUG.ERASING = 0.0
+    config.AUG.ERASING_MODE = 'pixel'
+    config.AUG.ERASING_COUNT = 1
+    # mixup and cutmix: alpha of the Beta distribution of the share; 0 is off
+    config.AUG.MIXUP = 0.0
+    config.AUG.CUTMIX = 0.0
+    # probability of either, and of cutmix where both are on
+    config.AUG.MIXUP_PROB = 1.0
+    config.AUG.MIXUP_SWITCH_PROB = 0.5
+    # one share for the batch | pair: for each image and its partner | elem: for each image
+    config.AUG.MIXUP_MODE = 'batch'
+    # last epoch with mixup and cutmix; None is all
+    config.AUG.MIXUP_LAST_EPOCH = None
+    # how often each image is in an epoch, each time augmented anew; an epoch has as many steps as
+    # without, so it holds fewer different images
+    config.AUG.REPEATS = 1
 
     config.MODEL = CfgNode()
     config.MODEL.TYPE = ''
@@ -86,6 +127,23 @@ def base_config():
     config.TRAIN.WEIGHT_DECAY = 0.3
     # largest global L2 norm of the gradient; None does not clip
     config.TRAIN.GRAD_CLIP = None
+    # the schedule in optimiser steps instead of epochs; the last epoch is cut short
+    config.TRAIN.NUM_STEPS = None
+    config.TRAIN.WARMUP_STEPS = None
+    config.TRAIN.COOLDOWN_STEPS = None
+    # cross_entropy | bce (a yes-or-no question for each class)
+    config.TRAIN.LOSS = 'cross_entropy'
+    # bce: a soft target above it counts as 1, else as 0; None leaves it soft
+    config.TRAIN.BCE_THRESHOLD = None
+    # bce: the sum over the classes instead of their mean
+    config.TRAIN.BCE_SUM_CLASSES = False
+    # learning rate of a block over that of the next one, from the classifier (1) down to the
+    # patches; None: all the same
+    config.TRAIN.LAYER_DECAY = None
+    # starts of the names of parameters that are not trained
+    config.TRAIN.FREEZE = []
+    # gradient checkpointing: blocks run again in the backward pass instead of keeping activations
+    config.TRAIN.RECOMPUTE = False
     # micro-batches that are summed before one optimiser step
     config.TRAIN.ACCUM_ITER = 1
     # share of the target that is spread evenly over all classes
@@ -110,6 +168,18 @@ def base_config():
     # model's no_weight_decay() names; 'all_matrices' does not leave those out; 'all' is
     # PaddleViT's behaviour
     config.TRAIN.OPTIMIZER.DECAY = 'matrices'
+
+    config.TRAIN.EMA = CfgNode()
+    # share of the moving average of the weights that stays at an optimiser step; None: no average
+    config.TRAIN.EMA.DECAY = None
+    # the global batch that DECAY is meant for: decay = DECAY ** (global batch / this); None: DECAY
+    config.TRAIN.EMA.BASE_BATCH = None
+    # upstream's rounding of that quotient, with which a smaller batch never moves the average
+    config.TRAIN.EMA.WHOLE_BATCHES = False
+    # a smaller decay at first: at most (1 + t) / (10 + t) at step t
+    config.TRAIN.EMA.WARMUP = False
+    # best.pdparams is chosen by, and holds, the averaged weights instead of the model's
+    config.TRAIN.EMA.BEST = False
 
     # what is published about the model, in percent on ImageNet-1k unless said; for the zoo's table
     config.ZOO = CfgNode()
@@ -148,10 +218,21 @@ def base_config():
 # What a default of None may be, beside None.
 NULLABLE = {
     'DATA.BATCH_SIZE_EVAL': int,
+    'DATA.CLASS_NAMES': str,
+    'DATA.REAL_LABELS': str,
+    'AUG.AUTO_AUGMENT': str,
+    'AUG.MIXUP_LAST_EPOCH': int,
     'MODEL.PRETRAINED': str,
     'MODEL.RESUME': str,
     'TRAIN.LR_BASE_BATCH': int,
     'TRAIN.GRAD_CLIP': float,
+    'TRAIN.NUM_STEPS': int,
+    'TRAIN.WARMUP_STEPS': int,
+    'TRAIN.COOLDOWN_STEPS': int,
+    'TRAIN.BCE_THRESHOLD': float,
+    'TRAIN.LAYER_DECAY': float,
+    'TRAIN.EMA.DECAY': float,
+    'TRAIN.EMA.BASE_BATCH': int,
     'ZOO.ACC1': float,
     'ZOO.ACC5': float,
     'ZOO.REAL': float,
@@ -163,6 +244,8 @@ RANGES = {
     'DATA.BATCH_SIZE': (1, None),
     'DATA.BATCH_SIZE_EVAL': (1, None),
     'DATA.IMAGE_SIZE': (1, 16384),
+    'DATA.TRAIN_FRACTION': (1e-9, 1.0),
+    'DATA.MAX_BAD_IMAGES': (0, None),
     'DATA.IMAGE_CHANNELS': (3, 3),
     'DATA.CROP_PCT': (0.01, 1.0),
     'DATA.NUM_WORKERS': (0, 256),
@@ -170,6 +253,15 @@ RANGES = {
     'AUG.SCALE': (1e-6, 1.0),
     'AUG.RATIO': (1e-3, 1e3),
     'AUG.HFLIP': (0.0, 1.0),
+    'AUG.COLOR_JITTER': (0.0, 1.0),
+    'AUG.ERASING': (0.0, 1.0),
+    'AUG.ERASING_COUNT': (1, 100),
+    'AUG.MIXUP': (0.0, None),
+    'AUG.CUTMIX': (0.0, None),
+    'AUG.MIXUP_PROB': (0.0, 1.0),
+    'AUG.MIXUP_SWITCH_PROB': (0.0, 1.0),
+    'AUG.MIXUP_LAST_EPOCH': (0, None),
+    'AUG.REPEATS': (1, 100),
     'MODEL.NUM_CLASSES': (1, None),
     'MODEL.DROPOUT': (0.0, 0.999),
     'MODEL.ATTENTION_DROPOUT': (0.0, 0.999),
@@ -185,6 +277,13 @@ RANGES = {
     'TRAIN.WEIGHT_DECAY': (0.0, None),
     'TRAIN.GRAD_CLIP': (1e-12, None),
     'TRAIN.ACCUM_ITER': (1, None),
+    'TRAIN.NUM_STEPS': (1, None),
+    'TRAIN.WARMUP_STEPS': (0, None),
+    'TRAIN.COOLDOWN_STEPS': (0, None),
+    'TRAIN.BCE_THRESHOLD': (0.0, 1.0),
+    'TRAIN.LAYER_DECAY': (1e-6, 1.0),
+    'TRAIN.EMA.DECAY': (0.0, 1.0),
+    'TRAIN.EMA.BASE_BATCH': (1, None),
     'TRAIN.LABEL_SMOOTHING': (0.0, 0.999),
     'TRAIN.OPTIMIZER.EPS': (0.0, 1.0),
     'TRAIN.OPTIMIZER.BETAS': (0.0, 0.999999999),
@@ -199,9 +298,13 @@ RANGES = {
 }
 
 CHOICES = {
-    'DATA.DATASET': ('imagenet2012', 'list'),
+    'DATA.DATASET': ('imagenet2012', 'list', 'imagefolder', 'cifar10', 'cifar100', 'digits'),
     'DATA.INTERPOLATION': ('bicubic', 'bilinear'),
+    'AUG.BACKEND': ('cv2', 'pillow'),
     'AUG.INTERPOLATION': ('bicubic', 'bilinear', 'random'),
+    'AUG.ERASING_MODE': ('pixel', 'rand', 'const'),
+    'AUG.MIXUP_MODE': ('batch', 'pair', 'elem'),
+    'TRAIN.LOSS': ('cross_entropy', 'bce'),
     'TRAIN.LR_SCHEDULER.NAME': ('cosine', 'linear', 'constant'),
     'TRAIN.LR_SCHEDULER.UNIT': ('step', 'epoch'),
     'TRAIN.LR_SCHEDULER.DECAY_FROM': ('warmup', 'zero'),
@@ -276,6 +379,9 @@ def update_config(config, args=None, nullable=None, ranges=None):
 FLAG_KEYS = {
     'dataset': ['DATA.DATASET'],
     'data_path': ['DATA.DATA_PATH'],
+    'class_names': ['DATA.CLASS_NAMES'],
+    'train_fraction': ['DATA.TRAIN_FRACTION'],
+    'real_labels': ['DATA.REAL_LABELS'],
     'output': ['SAVE'],
     'batch_size': ['DATA.BATCH_SIZE', 'DATA.BATCH_SIZE_EVAL'],
     'batch_size_eval': ['DATA.BATCH_SIZE_EVAL'],
@@ -402,10 +508,10 @@ def coerce(key, value, default, where, nullable):
     if wanted is list:
         if not isinstance(value, (list, tuple)):
             raise wrong(where, key, value, 'a list')
-        kind = type(default[0]) if default else None
+        kind = type(default[0]) if default else str
         if kind is float:
             return [coerce(f'{key}[]', item, 0.0, where, {}) for item in value]
-        if kind and not all(type(item) is kind for item in value):
+        if not all(type(item) is kind for item in value):
             raise wrong(where, key, value, f'a list of {type_name(kind)}s')
         return list(value)
     if type(value) is not wanted:

@@ -1,52 +1,91 @@
 """Data sets of images with labels, and which one a config asks for."""
 import os
+from typing import NamedTuple
 
 import numpy as np
 from paddle.io import Dataset
 
+from common.augment import ColorJitter, build_auto_augment
+from common.cifar import read_cifar
+from common.digits import read_digits
+from common.erasing import build_erasing
+from common.folders import check_count, class_names, read_folder
 from common.layers import to_pair
 from common.lists import read_list
 from common.randomness import SAMPLE, stream
-from common.transforms import EvalTransform, TrainTransform, load_image
+from common.subset import Subset, take_fraction
+from common.transforms import EvalTransform, TrainTransform
+
+
+class Sample(NamedTuple):
+    """One item of an ImageDataset."""
+
+    image: np.ndarray   # uint8 [H, W, 3]
+    label: int
+    boxes: np.ndarray   # int64 [count, 4], to erase
+    epoch: int
+    number: int         # what the sampler asked for: index + repetition * len(data set)
+    index: int
+    error: str          # '' or why the image could not be read
 
 
 class ImageDataset(Dataset):
-    """Images of an ImageList.
+    """Images of a source (an ImageList, or what offers the same).
 
-    An item is asked for by (epoch, index), and is a pure function of them and of the seed.
+    An item is asked for by (epoch, number), and is a pure function of them and of the seed.
     It never raises: Paddle's loader would hang for ever (num_workers 0) or hide the cause. A bad
-    image gives a black image with the error's text; the training loop raises it.
+    image gives another one, or a black one, with the error's text; see Batches in loader.py.
 
     Args:
-        images: common.lists.ImageList.
-        transform: callable (Pillow RGB image, numpy Generator) -> uint8 [H, W, 3].
+        images: source with len, `labels`, `load`, `name` and `where`.
+        transform: callable (RGB image, numpy Generator) -> uint8 [H, W, 3].
         image_size: int or (H, W), of the transform's result.
         seed: of the augmentation.
+        erasing: common.erasing.RandomErasing or None.
+        class_names: list of names, or None if they are not known.
+        replace_bad: whether a bad image is replaced by the first good one of the ten after it.
     """
 
-    def __init__(self, images, transform, image_size, seed=0):
+    def __init__(self, images, transform, image_size, seed=0, erasing=None, class_names=None,
+                 replace_bad=False):
         super().__init__()
         self.images = images
         self.transform = transform
         self.shape = (*to_pair(image_size), 3)
         self.seed = seed
+        self.erasing = erasing
+        self.class_names = class_names
+        self.replace_bad = replace_bad
+        self.nothing = np.zeros((1, 4), np.int64)
 
     def __len__(self):
         return len(self.images)
 
     def __getitem__(self, key):
-        """(epoch, index) -> (uint8 [H, W, 3], label, index, error text or '')."""
-        epoch, index = key
+        """(epoch, number) -> Sample; number is index + repetition * len(self)."""
+        epoch, number = key
+        sample = self.read(epoch, number)
+        for further in range(1, 11 if sample.error and self.replace_bad else 1):
+            other = self.read(epoch, number - number % len(self) + (number + further) % len(self))
+            if not other.error:
+                return other._replace(number=number, error=sample.error)
+        return sample
+
+    def read(self, epoch, number):
+        """The Sample, black if the image is bad."""
+        index = number % len(self)
         label = int(self.images.labels[index])
         try:
-            image = load_image(self.images.path(index))
-            image = self.transform(image, stream(SAMPLE, self.seed, epoch, index))
-            return image, label, index, ''
+            random = stream(SAMPLE, self.seed, epoch, number)
+            image = self.transform(self.images.load(index), random)
+            boxes = self.erasing.boxes(*self.shape[:2], random) if self.erasing else self.nothing
+            return Sample(image, label, boxes, epoch, number, index, '')
         except Exception as error:  # noqa: BLE001 - anything: see the class
             reason = getattr(error, 'strerror', None) or str(error) or type(error).__name__
-            text = (f'{self.images.where(index)}: cannot read {self.images.path(index)}: '
+            text = (f'{self.images.where(index)}: cannot read {self.images.name(index)}: '
                     f'{" ".join(reason.split())}')
-            return np.zeros(self.shape, np.uint8), label, index, text
+            boxes = np.zeros((self.erasing.count, 4), np.int64) if self.erasing else self.nothing
+            return Sample(np.zeros(self.shape, np.uint8), label, boxes, epoch, number, index, text)
 
 
 def get_dataset(config, is_train=True):
@@ -55,18 +94,46 @@ def get_dataset(config, is_train=True):
     Raises:
         InputError: naming the file and line.
     """
-    data = config.DATA
-    name = 'train_list.txt' if is_train else 'val_list.txt'
-    images = read_list(os.path.join(data.DATA_PATH, name))
-    images.check_labels(config.MODEL.NUM_CLASSES)
+    data, classes = config.DATA, config.MODEL.NUM_CLASSES
+    backend = config.AUG.BACKEND if is_train else 'pillow'
+    images, names = read_source(data.DATASET, data.DATA_PATH, is_train, backend)
+    images.check_labels(classes)
+    if data.CLASS_NAMES:
+        names = class_names(data.CLASS_NAMES, classes)
+    elif names is not None:
+        check_count(names, classes, data.DATA_PATH)
+    if is_train and data.TRAIN_FRACTION < 1.0:
+        images = Subset(images, take_fraction(images.labels, data.TRAIN_FRACTION, config.SEED))
     transform = train_transform(config) if is_train else eval_transform(config)
-    return ImageDataset(images, transform, data.IMAGE_SIZE, config.SEED)
+    erasing = build_erasing(config) if is_train else None
+    return ImageDataset(images, transform, data.IMAGE_SIZE, config.SEED, erasing, names,
+                        replace_bad=is_train and data.MAX_BAD_IMAGES > 0)
+
+
+def read_source(dataset, data_path, is_train, backend):
+    """The source of a data set's images, and its class names or None."""
+    if dataset == 'digits':
+        return read_digits(is_train)
+    if dataset in ('cifar10', 'cifar100'):
+        return read_cifar(data_path, dataset, is_train)
+    if dataset == 'imagefolder':
+        images, names = read_folder(data_path, is_train)
+    else:
+        name = 'train_list.txt' if is_train else 'val_list.txt'
+        images, names = read_list(os.path.join(data_path, name)), None
+    images.backend = backend
+    return images, names
 
 
 def train_transform(config):
-    aug = config.AUG
-    return TrainTransform(config.DATA.IMAGE_SIZE, aug.SCALE, aug.RATIO, aug.INTERPOLATION,
-                          aug.HFLIP)
+    """The augmentation of a config's AUG node, but for erasing and mixing."""
+    aug, size = config.AUG, to_pair(config.DATA.IMAGE_SIZE)
+    augment = build_auto_augment(aug.AUTO_AUGMENT, size, config.DATA.IMAGENET_MEAN,
+                                 aug.INTERPOLATION)
+    if augment is None and aug.COLOR_JITTER:
+        augment = ColorJitter(aug.COLOR_JITTER)
+    return TrainTransform(size, aug.SCALE, aug.RATIO, aug.INTERPOLATION, aug.HFLIP, augment,
+                          aug.BACKEND)
 
 
 def eval_transform(config):

@@ -24,6 +24,16 @@ def all_reduce_sum(values):
     return values
 
 
+def average(tensors):
+    """Replaces float tensors by their mean over all ranks, in place."""
+    size = world_size()
+    if size == 1:
+        return
+    for tensor in tensors:
+        mean = all_reduce_sum(tensor.astype('float64')) / size
+        tensor.set_value(mean.astype(tensor.dtype))
+
+
 def data_parallel(model):
     """The model whose backward pass averages gradients over the ranks; itself on one rank."""
     return paddle.DataParallel(model) if world_size() > 1 else model

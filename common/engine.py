@@ -14,8 +14,8 @@ from common.randomness import seed_step
 
 
 def train_one_epoch(model, batches, criterion, optimizer, schedule, precision, *, epoch,
-                    steps_per_epoch, first_step=0, accum_iter=1, grad_clip=None, seed=0,
-                    report_freq=20, on_step=None, on_report=None):
+                    steps_per_epoch, first_step=0, last_step=None, accum_iter=1, grad_clip=None,
+                    ema=None, seed=0, report_freq=20, on_step=None, on_report=None):
     """Trains over the batches of one epoch.
 
     Args:
@@ -29,7 +29,9 @@ def train_one_epoch(model, batches, criterion, optimizer, schedule, precision, *
         epoch: from 1.
         steps_per_epoch: optimiser steps.
         first_step: optimiser steps of this epoch that are already done.
+        last_step: where in the epoch to stop; None is its end.
         grad_clip: largest global gradient norm, or None.
+        ema: common.ema.Ema, updated after each optimiser step, or None.
         seed: of dropout and drop path.
         report_freq: optimiser steps between two reports.
         on_step: called with (step in the epoch from 1) after each optimiser step.
@@ -43,7 +45,8 @@ def train_one_epoch(model, batches, criterion, optimizer, schedule, precision, *
     sums = paddle.zeros([3], 'float64')
     batches = iter(batches)
     data_time, start = 0.0, time.perf_counter()
-    for step in range(first_step, steps_per_epoch):
+    last_step = steps_per_epoch if last_step is None else last_step
+    for step in range(first_step, last_step):
         lr = schedule((epoch - 1) * steps_per_epoch + step)
         optimizer.set_lr(lr)
         for micro in range(accum_iter):
@@ -55,9 +58,11 @@ def train_one_epoch(model, batches, criterion, optimizer, schedule, precision, *
             with dist.no_sync(model, when=not last):
                 sums += backward(model, images, target, criterion, precision, accum_iter)
         update(optimizer, parameters, grad_clip, precision)
+        if ema:
+            ema.update()
         if on_step:
             on_step(step + 1)
-        if (step + 1) % report_freq == 0 or step + 1 == steps_per_epoch:
+        if (step + 1) % report_freq == 0 or step + 1 == last_step:
             loss, acc1, seen = reduce_means(sums)
             if not loss < float('inf'):  # also False for NaN
                 raise InputError(f'epoch {epoch}, step {step + 1}: the training loss is {loss}; '
@@ -113,6 +118,13 @@ def clip_by_global_norm(parameters, max_norm):
         gradient.multiply_(scale.astype(gradient.dtype))
 
 
+def average_statistics(model, ema=None):
+    """Makes BatchNorm's running statistics, each rank's own, their mean over the ranks."""
+    names = [name for name in model.state_dict() if name.endswith(('._mean', '._variance'))]
+    for values in (model.state_dict(), ema.average if ema else {}):
+        dist.average([values[name] for name in names if name in values])
+
+
 def reduce_means(sums):
     """[loss sum, correct, seen] of this rank -> (mean loss, accuracy, seen) over all ranks."""
     loss, correct, seen = dist.all_reduce_sum(sums.clone()).tolist()
@@ -120,7 +132,7 @@ def reduce_means(sums):
 
 
 @paddle.no_grad()
-def evaluate(model, batches, precision, progress=None):
+def evaluate(model, batches, precision, progress=None, real_mask=None):
     """Loss and accuracy over the batches of all ranks; each sample counts once.
 
     Args:
@@ -128,26 +140,35 @@ def evaluate(model, batches, precision, progress=None):
         batches: iterator of (images [B, 3, H, W], labels [B]).
         precision: common.precision.Precision.
         progress: called after each batch.
+        real_mask: called for the batch that was read last, gives bool [B, K], the right classes
+            of each image by the ReaL labels; or None.
 
     Returns:
         dict: loss (mean cross entropy), acc1, acc5 (among the top min(5, K)), as shares of 1,
-        and seen, the number of images.
+        and seen, the number of images; with real_mask also real_acc1 and real_seen, the number
+        of images that have such a label.
     """
     model.eval()
-    sums = paddle.zeros([4], 'float64')
+    sums = paddle.zeros([6], 'float64')
     for images, labels in batches:
         with precision.autocast():
             logits = model(images)                                       # [B, K]
         logits = logits.astype('float32')
-        loss = F.cross_entropy(logits, labels, reduction='sum')
+        loss = F.cross_entropy(logits, labels, reduction='none').astype('float64').sum()
         top = logits.topk(min(5, logits.shape[1]), axis=1)[1]            # [B, min(5, K)]
         hit = top == labels.unsqueeze(1)
         counts = [loss, hit[:, 0].sum(), hit.sum(), paddle.full([], images.shape[0], 'float64')]
+        mask = paddle.to_tensor(real_mask()) if real_mask else paddle.zeros(logits.shape, 'bool')
+        counts += [mask.astype('float32').take_along_axis(top[:, :1], axis=1).sum(),
+                   mask.any(axis=1).sum()]
         sums += paddle.stack([count.astype('float64') for count in counts])
         if progress:
             progress()
-    loss, correct1, correct5, seen = dist.all_reduce_sum(sums).tolist()
+    loss, correct1, correct5, seen, real_correct, real_seen = dist.all_reduce_sum(sums).tolist()
     if seen == 0:
         raise InputError('evaluation: got no image')
-    return {'loss': loss / seen, 'acc1': correct1 / seen, 'acc5': correct5 / seen,
-            'seen': int(seen)}
+    result = {'loss': loss / seen, 'acc1': correct1 / seen, 'acc5': correct5 / seen,
+              'seen': int(seen)}
+    if real_mask:
+        result |= {'real_acc1': real_correct / max(real_seen, 1), 'real_seen': int(real_seen)}
+    return result

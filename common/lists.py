@@ -9,6 +9,7 @@ from array import array
 import numpy as np
 
 from common.errors import InputError
+from common.images import load_image
 
 BOM = b'\xef\xbb\xbf'
 
@@ -20,7 +21,10 @@ class ImageList:
         file: the list file, for messages.
         root: the folder that the paths are relative to.
         labels: int64 [n].
+        backend: of common.images.load_image.
     """
+
+    backend = 'pillow'
 
     def __init__(self, file, root, names, ends, labels, lines):
         self.file = file
@@ -37,6 +41,10 @@ class ImageList:
         """The path of an entry, relative to the root."""
         start = self.ends[index - 1] if index else 0
         return self.names[start:self.ends[index]].tobytes().decode('utf-8')
+
+    def load(self, index):
+        """The image as RGB; raises what common.images.load_image raises."""
+        return load_image(self.path(index), self.backend)
 
     def path(self, index):
         return os.path.join(self.root, self.name(index))

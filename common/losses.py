@@ -33,5 +33,41 @@ class LabelSmoothingCrossEntropy:
         return -((1.0 - self.smoothing) * hit.mean() + self.smoothing * log_p.mean())
 
 
+class BinaryCrossEntropy:
+    """Mean over all classes of the cross entropy of K yes-or-no questions (arXiv 2110.00476).
+
+    Args:
+        smoothing: of a label's target: on = 1 - s + s / K, off = s / K.
+        threshold: a soft target above it counts as 1, else as 0; None leaves it as it is.
+        sum_classes: the sum over the classes instead of the mean, as in DeiT III.
+
+    Source: BinaryCrossEntropy of timm 1.0.
+    """
+
+    def __init__(self, smoothing=0.0, threshold=None, sum_classes=False):
+        self.smoothing = smoothing
+        self.threshold = threshold
+        self.sum_classes = sum_classes
+
+    def __call__(self, logits, target):
+        logits = at_least_float32(logits)
+        K = logits.shape[1]
+        if target.ndim == 1:
+            target = F.label_smooth(F.one_hot(target, K), epsilon=self.smoothing)
+        if self.threshold is not None:
+            target = target > self.threshold
+        loss = F.binary_cross_entropy_with_logits(logits, target.astype(logits.dtype),
+                                                  reduction='none')         # [B, K]
+        return loss.sum(axis=-1).mean() if self.sum_classes else loss.mean()
+
+
+def build_loss(train):
+    """The loss of a config's TRAIN node."""
+    if train.LOSS == 'bce':
+        return BinaryCrossEntropy(train.LABEL_SMOOTHING, train.BCE_THRESHOLD,
+                                  train.BCE_SUM_CLASSES)
+    return LabelSmoothingCrossEntropy(train.LABEL_SMOOTHING)
+
+
 def at_least_float32(logits):
     return logits if logits.dtype == paddle.float64 else logits.astype('float32')

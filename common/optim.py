@@ -27,6 +27,46 @@ def decayed_parameters(model, rule='matrices'):
 FIRST_SLOT = {'AdamW': 'moment1_0', 'Momentum': 'velocity_0'}
 
 
+def freeze(model, prefixes):
+    """Stops the training of all parameters whose names start with one of `prefixes`.
+
+    Raises:
+        InputError: a prefix that no name starts with.
+    """
+    for prefix in prefixes:
+        found = [p for name, p in model.named_parameters() if name.startswith(prefix)]
+        if not found:
+            raise InputError(f'TRAIN.FREEZE: no parameter starts with {prefix!r}')
+        for parameter in found:
+            parameter.stop_gradient = True
+
+
+def layer_indices(model):
+    """For layer-wise learning rates: {parameter name: index}, and the largest index.
+
+    Of L blocks (`model.cells()`) block i has index i + 1; what lies before the first block 0; what
+    lies between two blocks the index of the second; what follows the last L + 1.
+    """
+    blocks = {id(cell): index for index, cell in enumerate(model.cells(), 1)}
+    inside = {f'{name}.{path}': blocks[id(layer)] for name, layer in model.named_sublayers()
+              if id(layer) in blocks for path, _ in layer.named_parameters()}
+    found, last = {}, len(blocks) + 1
+    following = 0
+    for name, _ in model.named_parameters():
+        if name in inside:
+            found[name], following = inside[name], inside[name] + 1
+        else:
+            found[name] = following
+    return found, last
+
+
+def set_layer_decay(model, decay):
+    """Gives each parameter decay^(last - index) of the learning rate; see `layer_indices`."""
+    indices, last = layer_indices(model)
+    for name, parameter in model.named_parameters():
+        parameter.optimize_attr['learning_rate'] = decay ** (last - indices[name])
+
+
 def trainable_parameters(model):
     return [(name, parameter) for name, parameter in model.named_parameters()
             if not parameter.stop_gradient]
@@ -37,11 +77,12 @@ def build_optimizer(train, model):
 
     The rate is set at each step by the training loop. Clipping is the loop's work too.
     """
+    freeze(model, train.FREEZE)
     parameters = trainable_parameters(model)
     wanted = decayed_parameters(model, train.OPTIMIZER.DECAY)
     if train.OPTIMIZER.NAME == 'AdamW':
         decayed = {parameter.name for name, parameter in parameters if name in wanted}
-        return paddle.optimizer.AdamW(
+        optimizer = paddle.optimizer.AdamW(
             learning_rate=train.BASE_LR,
             parameters=[parameter for _, parameter in parameters],
             beta1=train.OPTIMIZER.BETAS[0],
@@ -49,16 +90,21 @@ def build_optimizer(train, model):
             epsilon=train.OPTIMIZER.EPS,
             weight_decay=train.WEIGHT_DECAY,
             apply_decay_param_fun=lambda name: name in decayed)
-    if train.OPTIMIZER.NAME == 'SGD':
+    elif train.OPTIMIZER.NAME == 'SGD':
         groups = [
             {'params': [p for name, p in parameters if name in wanted],
              'weight_decay': train.WEIGHT_DECAY},
             {'params': [p for name, p in parameters if name not in wanted], 'weight_decay': 0.0}]
-        return paddle.optimizer.Momentum(
+        optimizer = paddle.optimizer.Momentum(
             learning_rate=train.BASE_LR,
             parameters=[group for group in groups if group['params']],
             momentum=train.OPTIMIZER.MOMENTUM)
-    raise InputError(f'TRAIN.OPTIMIZER.NAME: got {train.OPTIMIZER.NAME!r}, expected AdamW or SGD')
+    else:
+        raise InputError(f'TRAIN.OPTIMIZER.NAME: got {train.OPTIMIZER.NAME!r}, expected AdamW or '
+                         f'SGD')
+    if train.LAYER_DECAY is not None:  # after the optimiser, whose groups reset the rates
+        set_layer_decay(model, train.LAYER_DECAY)
+    return optimizer
 
 
 def optimizer_state(optimizer, model):

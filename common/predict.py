@@ -11,8 +11,8 @@ import paddle.nn.functional as F
 
 from common.datasets import eval_transform
 from common.errors import InputError
+from common.images import load_image
 from common.loader import Normalize
-from common.transforms import load_image
 from common.weights import load_pretrained
 from common.zoo import build_model, model_config
 

@@ -8,22 +8,30 @@ import numpy as np
 import paddle
 
 # One number for each use, so that two uses with the same place never share a stream.
-ORDER, SAMPLE, STEP = 0, 1, 2
+ORDER, SAMPLE, STEP, BATCH, SUBSET = 0, 1, 2, 3, 4
 
 
 def stream(use, seed, epoch, position=0):
     """A numpy Generator (Philox) of its own for one use at one place.
 
     Args:
-        use: ORDER or SAMPLE.
+        use: ORDER, SAMPLE, BATCH or SUBSET.
         seed, epoch: whole numbers in [0, 2^31).
-        position: index of the sample, in [0, 2^62).
+        position: index of the sample (of the first one of a batch), in [0, 2^61).
     """
-    key = np.array([seed << 32 | epoch, position << 2 | use], dtype=np.uint64)
+    key = np.array([seed << 32 | epoch, position << 3 | use], dtype=np.uint64)
     return np.random.Generator(np.random.Philox(key=key))
 
 
 def seed_step(seed, epoch, step, rank):
     """Seeds Paddle's generators (dropout, drop path) for one micro-batch on one rank."""
-    words = np.random.SeedSequence([STEP, seed, epoch, step, rank]).generate_state(1)
-    paddle.seed(int(words[0]))
+    seed_paddle(STEP, seed, epoch, step, rank)
+
+
+def seed_batch(seed, epoch, first):
+    """Seeds Paddle's generators for what is drawn over a batch; `first` is its first sample."""
+    seed_paddle(BATCH, seed, epoch, first)
+
+
+def seed_paddle(*place):
+    paddle.seed(int(np.random.SeedSequence(place).generate_state(1)[0]))

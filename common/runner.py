@@ -4,6 +4,7 @@ The same script runs on a CPU (one process, or several with -nprocs over gloo), 
 CUDA_VISIBLE_DEVICES names, and under `python -m paddle.distributed.launch` on several machines.
 """
 import argparse
+import contextlib
 import json
 import os
 import shutil
@@ -16,16 +17,20 @@ import yaml
 
 from common import dist
 from common.checkpoint import replace_atomically, resume, save_checkpoint, save_weights
-from common.engine import evaluate, train_one_epoch
+from common.ema import build_ema
+from common.engine import average_statistics, evaluate, train_one_epoch
 from common.errors import InputError
-from common.loader import Normalize, device_batches, get_dataloader
+from common.layers import recompute_cells
+from common.loader import Batches, Normalize, get_dataloader
 from common.log import RunLog
-from common.losses import LabelSmoothingCrossEntropy
+from common.losses import build_loss
 from common.macs import count_parameters
 from common.optim import build_optimizer, decayed_parameters, trainable_parameters
 from common.precision import Precision
+from common.real_labels import read_real_labels
 from common.safe_load import load_pickle
 from common.schedule import build_schedule
+from common.subset import Subset
 from common.weights import load_pretrained
 
 
@@ -40,8 +45,13 @@ def make_parser():
 
     add('cfg', 'yaml of the model and recipe, e.g. ./configs/vit_base_patch16_224.yaml',
         metavar='FILE')
-    add('dataset', 'imagenet2012 | list', metavar='NAME')
-    add('data_path', 'folder with train_list.txt and val_list.txt', metavar='FOLDER')
+    add('dataset', 'imagenet2012 | list | imagefolder | cifar10 | cifar100 | digits',
+        metavar='NAME')
+    add('data_path', 'folder of the data set', metavar='FOLDER')
+    add('class_names', 'file with the name of each class, one a line', metavar='FILE')
+    add('train_fraction', 'share of the training images of each class, e.g. 0.01', type=float,
+        metavar='X')
+    add('real_labels', 'real.json: also evaluate by the ReaL labels', metavar='FILE')
     add('output', 'folder under which the run makes its own', metavar='FOLDER')
     add('batch_size', 'images on one device in one step', type=int, metavar='N')
     add('batch_size_eval', 'the same for evaluation', type=int, metavar='N')
@@ -200,13 +210,13 @@ def worker(config, device, folder, build_model, train_set, val_set):
 
     # STEP 3: evaluation alone
     normalize = Normalize(config.DATA.IMAGENET_MEAN, config.DATA.IMAGENET_STD)
-    val_loader = get_dataloader(config, val_set, is_train=False)
+    evaluation = Evaluation(config, val_set, normalize, precision, log)
     if config.EVAL:
         if config.MODEL.RESUME:
             resume(config.MODEL.RESUME, model, None, None)
             log.info(f'weights: {config.MODEL.RESUME} loaded')
         model, _ = precision.decorate(model)
-        result = run_evaluation(model, val_loader, normalize, precision, log, 0)
+        result = evaluation.run(model, 0)
         finish(log, folder, result, 'evaluation')
         return
 
@@ -216,10 +226,13 @@ def worker(config, device, folder, build_model, train_set, val_set):
     schedule = build_schedule(config.TRAIN, sampler.steps_per_epoch, sampler.global_batch)
     optimizer = build_optimizer(config.TRAIN, model)
     model, optimizer = precision.decorate(model, optimizer)
-    describe_training(log, config, model, sampler, schedule)
+    if config.TRAIN.RECOMPUTE:
+        recompute_cells(model)
+    ema = build_ema(config, model, sampler.global_batch)
+    describe_training(log, config, model, sampler, schedule, ema)
     start, best = config.TRAIN.LAST_EPOCH, None
     if config.MODEL.RESUME:
-        facts = resume(config.MODEL.RESUME, model, optimizer, precision.scaler)
+        facts = resume(config.MODEL.RESUME, model, optimizer, precision.scaler, ema)
         start, best = facts['epoch'], facts['best']
         if folder is not None:
             best = inherit_best(config.MODEL.RESUME, folder, best)
@@ -228,8 +241,13 @@ def worker(config, device, folder, build_model, train_set, val_set):
         raise InputError(f'nothing to train: {start} of {schedule.num_epochs} epochs are done')
 
     # STEP 5: train
-    train(config, dist.data_parallel(model), optimizer, schedule, precision, train_loader,
-          val_loader, normalize, log, folder, start, best)
+    if folder is not None and isinstance(train_set.images, Subset):
+        write_names(os.path.join(folder, 'train_subset.txt'), train_set.images, log)
+    batches = Batches(train_loader, normalize, train_set.erasing, config.SEED,
+                      config.DATA.MAX_BAD_IMAGES)
+    keeper = Keeper(folder, config, train_set.class_names)
+    train(config, dist.data_parallel(model), optimizer, schedule, precision, ema, batches,
+          evaluation, keeper, log, start, best)
 
 
 def inherit_best(checkpoint, folder, best):
@@ -247,18 +265,19 @@ def inherit_best(checkpoint, folder, best):
     return best
 
 
-def train(config, model, optimizer, schedule, precision, train_loader, val_loader, normalize,
-          log, folder, start, best):
+def train(config, model, optimizer, schedule, precision, ema, batches, evaluation, keeper, log,
+          start, best):
     """The epochs of a run, with evaluation, checkpoints and the log.
 
     Args:
+        ema: moving average of the weights, or None.
         start: epochs that are done.
         best: result of the best evaluation so far, or None.
     """
-    bare_model, sampler = dist.unwrap(model), train_loader.batch_sampler
-    criterion = LabelSmoothingCrossEntropy(config.TRAIN.LABEL_SMOOTHING)
+    bare_model, sampler = dist.unwrap(model), batches.loader.batch_sampler
+    criterion = build_loss(config.TRAIN)
     epochs = schedule.num_epochs
-    with log.progress((epochs - start) * sampler.steps_per_epoch, 'train') as bar:
+    with log.progress(schedule.num_steps - start * sampler.steps_per_epoch, 'train') as bar:
 
         def report(figures):
             share = figures['epoch'] - 1 + figures['step'] / sampler.steps_per_epoch
@@ -273,46 +292,117 @@ def train(config, model, optimizer, schedule, precision, train_loader, val_loade
             bar.set_description(f'epoch {epoch}/{epochs}')
             sampler.set_epoch(epoch)
             train_one_epoch(
-                model, device_batches(train_loader, normalize), criterion, optimizer, schedule,
-                precision, epoch=epoch, steps_per_epoch=sampler.steps_per_epoch,
-                accum_iter=config.TRAIN.ACCUM_ITER, grad_clip=config.TRAIN.GRAD_CLIP,
-                seed=config.SEED, report_freq=config.REPORT_FREQ,
-                on_step=lambda step: bar.update(), on_report=report)
+                model, batches, criterion, optimizer, schedule, precision, epoch=epoch,
+                steps_per_epoch=sampler.steps_per_epoch,
+                last_step=schedule.steps_of(epoch), accum_iter=config.TRAIN.ACCUM_ITER,
+                grad_clip=config.TRAIN.GRAD_CLIP, ema=ema, seed=config.SEED,
+                report_freq=config.REPORT_FREQ, on_step=lambda step: bar.update(),
+                on_report=report)
+            average_statistics(bare_model, ema)
+            count_bad_images(batches, log, epoch)
             last = epoch == epochs
             if epoch % config.VALIDATE_FREQ == 0 or last:
-                result = run_evaluation(bare_model, val_loader, normalize, precision, log, epoch)
-                if best is None or result['acc1'] > best['acc1']:
-                    best = result
-                    save(folder, 'best.pdparams', save_weights, bare_model, config, epoch, best)
+                best = evaluate_and_keep(config, bare_model, ema, evaluation, keeper, epoch, best)
             if epoch % config.SAVE_FREQ == 0 or last:
-                save(folder, 'last.pdparams', save_checkpoint, bare_model, config, epoch, best,
-                     optimizer=optimizer, scaler=precision.scaler)
+                keeper.save('last.pdparams', save_checkpoint, bare_model, epoch, best,
+                            optimizer=optimizer, scaler=precision.scaler, ema=ema)
             log.draw_curves(force=last)
-    finish(log, folder, best, f'best, epoch {best["epoch"]}')
+    finish(log, keeper.folder, best, f'best, epoch {best["epoch"]}')
 
 
-def save(folder, name, writer, model, config, epoch, best, **state):
-    """Writes a checkpoint on rank 0."""
-    if folder is not None and dist.is_master():
-        facts = {'epoch': epoch, 'best': best, 'seed': config.SEED, 'config': plain_config(config)}
-        writer(os.path.join(folder, name), model, facts=facts, **state)
+def count_bad_images(batches, log, epoch):
+    """Says how many images were replaced in an epoch.
+
+    Raises:
+        InputError: on all ranks together they were more than is allowed.
+    """
+    count = dist.all_reduce_sum(paddle.to_tensor(float(len(batches.bad)), 'float64'))
+    count = int(count)
+    if count:
+        log.metric('bad_images', epoch=epoch, count=count)
+        log.warning(f'epoch {epoch}: {count} bad images were replaced by others; on this rank, '
+                    f'e.g., {batches.bad[:1]}')
+    if count > batches.max_bad:
+        raise InputError(f'epoch {epoch}: got {count} bad images, expected at most '
+                         f'DATA.MAX_BAD_IMAGES {batches.max_bad}')
 
 
-def run_evaluation(model, loader, normalize, precision, log, epoch):
-    """One evaluation with its line in the log; the result has the epoch in it."""
-    start = time.perf_counter()
-    with log.progress(len(loader), 'evaluate') as bar:
-        result = evaluate(model, device_batches(loader, normalize), precision, bar.update)
-    result = {'epoch': epoch, **result}
-    log.metric('eval', **result)
-    log.info(f'evaluation{f" after epoch {epoch}" if epoch else ""}: {figures_of(result)}, '
-             f'{time.perf_counter() - start:.1f} s')
-    return result
+def evaluate_and_keep(config, model, ema, evaluation, keeper, epoch, best):
+    """Evaluates the model and its moving average; keeps the weights of the one that the key
+    TRAIN.EMA.BEST names if they are the best so far. Returns the best result."""
+    with contextlib.ExitStack() as stack:
+        result = evaluation.run(model, epoch)
+        if ema:
+            stack.enter_context(ema.in_place())
+            averaged = evaluation.run(model, epoch, averaged=True)
+            if config.TRAIN.EMA.BEST:
+                result = averaged
+            else:
+                stack.close()
+        if best is None or result['acc1'] > best['acc1']:
+            best = result
+            keeper.save('best.pdparams', save_weights, model, epoch, best)
+    return best
+
+
+def write_names(file, images, log):
+    """The images of a part of the training set and their labels, one a line, on rank 0."""
+    if dist.is_master():
+        with open(file, 'w') as stream:
+            stream.writelines(f'{images.name(index)} {label}\n'
+                              for index, label in enumerate(images.labels))
+    log.info(f'{len(images)} training images, listed in {file}')
+
+
+class Keeper:
+    """Writes a run's checkpoints, on rank 0."""
+
+    def __init__(self, folder, config, class_names):
+        self.folder = folder
+        self.facts = {'seed': config.SEED, 'config': plain_config(config),
+                      'class_names': class_names}
+
+    def save(self, name, writer, model, epoch, best, **state):
+        if self.folder is not None and dist.is_master():
+            writer(os.path.join(self.folder, name), model,
+                   facts={'epoch': epoch, 'best': best, **self.facts}, **state)
+
+
+class Evaluation:
+    """Evaluates models on the validation set, with lines in the log."""
+
+    def __init__(self, config, dataset, normalize, precision, log):
+        self.batches = Batches(get_dataloader(config, dataset, is_train=False), normalize)
+        self.images = dataset.images
+        self.num_classes = config.MODEL.NUM_CLASSES
+        self.precision = precision
+        self.log = log
+        self.real = read_real_labels(config.DATA.REAL_LABELS) if config.DATA.REAL_LABELS else None
+
+    def run(self, model, epoch, averaged=False):
+        """One pass; the result has the epoch in it."""
+        start = time.perf_counter()
+        with self.log.progress(len(self.batches.loader), 'evaluate') as bar:
+            result = evaluate(model, self.batches, self.precision, bar.update,
+                              self.real_mask if self.real else None)
+        result = {'epoch': epoch, **result}
+        self.log.metric('eval_ema' if averaged else 'eval', **result)
+        what = 'averaged weights' if averaged else 'evaluation'
+        self.log.info(f'{what}{f" after epoch {epoch}" if epoch else ""}: {figures_of(result)}, '
+                      f'{time.perf_counter() - start:.1f} s')
+        return result
+
+    def real_mask(self):
+        names = [self.images.name(index) for index in self.batches.indices]
+        return self.real.mask(names, self.num_classes)
 
 
 def figures_of(result):
-    return (f'acc@1 {result["acc1"]:.2%}  acc@5 {result["acc5"]:.2%}  loss {result["loss"]:.4f}  '
+    text = (f'acc@1 {result["acc1"]:.2%}  acc@5 {result["acc5"]:.2%}  loss {result["loss"]:.4f}  '
             f'on {result["seen"]} images')
+    if 'real_acc1' in result:
+        text += f', ReaL acc@1 {result["real_acc1"]:.2%} on {result["real_seen"]}'
+    return text
 
 
 def finish(log, folder, result, what):
@@ -336,7 +426,7 @@ def describe(log, config, model, precision, device, folder):
              f'{data.INTERPOLATION}, mean {data.IMAGENET_MEAN}, std {data.IMAGENET_STD}')
 
 
-def describe_training(log, config, model, sampler, schedule):
+def describe_training(log, config, model, sampler, schedule, ema):
     """The arithmetic of batch, steps and learning rate."""
     train = config.TRAIN
     log.info(f'batch: {sampler.batch_size} x {sampler.world_size} processes x '
@@ -346,8 +436,15 @@ def describe_training(log, config, model, sampler, schedule):
     if train.LR_BASE_BATCH:
         scaled += f' x {sampler.global_batch} / {train.LR_BASE_BATCH}'
     log.info(f'lr: {scaled} = {schedule.base_lr:g}, {train.LR_SCHEDULER.NAME} by '
-             f'{train.LR_SCHEDULER.UNIT}, warm-up {train.WARMUP_EPOCHS:g} epochs from '
-             f'{train.WARMUP_START_LR:g}, end {train.END_LR:g}')
+             f'{train.LR_SCHEDULER.UNIT}, warm-up {schedule.warmup} '
+             f'{train.LR_SCHEDULER.UNIT}s from {train.WARMUP_START_LR:g}, end {train.END_LR:g}')
     decayed = decayed_parameters(model, train.OPTIMIZER.DECAY)
     log.info(f'{train.OPTIMIZER.NAME}: weight decay {train.WEIGHT_DECAY:g} on {len(decayed)} of '
              f'{len(trainable_parameters(model))} parameters, clip {train.GRAD_CLIP}')
+    if ema:
+        log.info(f'moving average of the weights: decay {ema.decay:.10g} a step')
+        rest = 0.0 if ema.warmup else ema.decay ** schedule.num_steps
+        if rest > 0.1:
+            log.warning(f'{rest:.0%} of the average will still be the first weights at the end; '
+                        f'-o TRAIN.EMA.DECAY=null, a smaller one, or -o TRAIN.EMA.WARMUP=True '
+                        f'helps')

@@ -1,11 +1,12 @@
-"""From an image file to the uint8 crop that the model sees.
+"""From an image to the uint8 crop that the model sees.
 
-Training: random resized crop and left-right flip. Evaluation: resize of the short side and centre
-crop, as timm does (Pillow's antialiased filters). Both end in uint8 [S, S, 3]; the rest
-(float, mean, std) happens on the whole batch, see loader.py.
+Training: random resized crop, left-right flip, and an augmentation. Evaluation: resize of the
+short side and centre crop, as timm does (Pillow's antialiased filters). Both end in uint8
+[H, W, 3]; the rest (float, mean, std, erasing) happens on the whole batch, see loader.py.
 """
 import math
 
+import cv2
 import numpy as np
 from PIL import Image
 
@@ -14,14 +15,8 @@ from common.layers import to_pair
 FILTERS = {'bicubic': Image.BICUBIC, 'bilinear': Image.BILINEAR}
 
 
-def load_image(path):
-    """An image file as an RGB Pillow image; raises what Pillow raises on a bad file."""
-    with open(path, 'rb') as stream, Image.open(stream) as image:
-        return image.convert('RGB')
-
-
 class TrainTransform:
-    """Random resized crop and flip.
+    """Random resized crop, flip, and an augmentation of the result.
 
     Args:
         size: int or (height, width) of the result in pixels.
@@ -29,17 +24,31 @@ class TrainTransform:
         ratio: range of the crop's width / height; drawn evenly in its logarithm.
         interpolation: bicubic | bilinear | random.
         hflip: probability of a left-right flip.
+        augment: (Pillow RGB image, numpy Generator) -> Pillow RGB image of the same size, or None.
+        backend: 'pillow' resizes as timm does; 'cv2' is faster, see `resize_by_cv2`; then
+            `interpolation` has no effect.
     """
 
-    def __init__(self, size, scale, ratio, interpolation='bicubic', hflip=0.5):
+    def __init__(self, size, scale, ratio, interpolation='bicubic', hflip=0.5, augment=None,
+                 backend='pillow'):
         self.size = to_pair(size)
         self.scale = scale
         self.ratio = ratio
         self.interpolation = interpolation
         self.hflip = hflip
+        self.augment = augment
+        self.backend = backend
 
     def __call__(self, image, random):
-        """A Pillow RGB image and a numpy Generator -> uint8 [H, W, 3]."""
+        """A Pillow RGB image, or uint8 [H, W, 3], and a numpy Generator -> uint8 [H, W, 3]."""
+        image = self.crop_by_cv2(image, random) if self.backend == 'cv2' \
+            else self.crop_by_pillow(image, random)
+        if self.augment:
+            image = image if isinstance(image, Image.Image) else Image.fromarray(image)
+            image = self.augment(image, random)
+        return np.asarray(image)
+
+    def crop_by_pillow(self, image, random):
         left, top, width, height = random_crop_box(*image.size, self.scale, self.ratio, random)
         name = self.interpolation
         if name == 'random':
@@ -48,7 +57,29 @@ class TrainTransform:
         image = image.resize(self.size[::-1], FILTERS[name])
         if random.random() < self.hflip:
             image = image.transpose(Image.FLIP_LEFT_RIGHT)
-        return np.asarray(image)
+        return image
+
+    def crop_by_cv2(self, image, random):
+        pixels = np.asarray(image)
+        height, width, _ = pixels.shape
+        left, top, width, height = random_crop_box(width, height, self.scale, self.ratio, random)
+        pixels = resize_by_cv2(pixels[top:top + height, left:left + width], self.size)
+        return cv2.flip(pixels, 1) if random.random() < self.hflip else pixels
+
+
+def resize_by_cv2(pixels, size):
+    """uint8 [h, w, 3] -> [H, W, 3] by area averages when a side shrinks to 4/5 or less, else
+    bilinear, or bicubic when both sides grow.
+
+    On two photographs and scales from 1/4 to 6 the result differs from Pillow's antialiased
+    bicubic filter by 0.3 to 2.6 of 255 in the mean, about as Pillow's bilinear one does;
+    OpenCV's bicubic alone differs by up to 12.
+    """
+    height, width, _ = pixels.shape
+    shrink = max(height / size[0], width / size[1])
+    method = cv2.INTER_CUBIC if shrink <= 1 else cv2.INTER_LINEAR if shrink < 1.25 \
+        else cv2.INTER_AREA
+    return cv2.resize(pixels, size[::-1], interpolation=method)
 
 
 def random_crop_box(image_width, image_height, scale, ratio, random):

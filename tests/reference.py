@@ -4,6 +4,7 @@ A case is a .json (description) and a .npz (results of the reference code, float
 are not stored. Each tensor is drawn from a generator of its own, seeded by the case's salt and
 the tensor's name, and scaled by what the name and shape say (`draw`).
 """
+import hashlib
 import json
 import math
 import re
@@ -12,6 +13,7 @@ from pathlib import Path
 
 import numpy as np
 import paddle
+from PIL import Image
 
 from common.dialects import translate
 
@@ -92,3 +94,48 @@ def own_names(model, case):
     translated, _ = translate(model, marked, 'torch')
     found = {int(value.flat[0]): name for name, value in translated.items()}
     return {name: found[index] for index, name in enumerate(marked)}
+
+
+def photo(name, box=None):
+    """A stored photograph, or its part (left, top, right, bottom), as a Pillow RGB image."""
+    with Image.open(FIXTURES / 'recipe' / 'images' / name) as image:
+        return image.convert('RGB').crop(box)
+
+
+def sha256(pixels):
+    """Of a Pillow image's or an array's bytes, in rows of pixels."""
+    return hashlib.sha256(np.ascontiguousarray(pixels).tobytes()).hexdigest()
+
+
+# A right value is further away than this once in 5e8 tests.
+STANDARD_ERRORS = 6
+
+
+def assert_share(share, count, expected, expected_count=math.inf):
+    """A share of `count` draws, against a probability or a share of `expected_count` draws."""
+    error = math.sqrt(expected * (1 - expected) * (1 / count + 1 / expected_count))
+    assert abs(share - expected) <= STANDARD_ERRORS * error, (share, expected, error)
+
+
+def assert_distribution(draws, moments, count=None):
+    """Draws against the mean and the quantiles of a fixture.
+
+    Args:
+        draws: numbers.
+        moments: a fixture's mean, std, se_mean and quantiles.
+        count: independent draws in `draws` and in the fixture, where draws depend on each other.
+    """
+    draws = np.asarray(draws, np.float64)
+    if moments['std'] == 0.0:
+        assert (draws == moments['mean']).all()
+        return
+    own_count = count or len(draws)
+    count = count or (moments['std'] / moments['se_mean']) ** 2
+    error = moments['std'] * math.sqrt(1 / own_count + 1 / count)
+    assert abs(draws.mean() - moments['mean']) <= STANDARD_ERRORS * error, draws.mean()
+    for share, quantile in zip((0.05, 0.25, 0.5, 0.75, 0.95),
+                               moments['quantiles_5_25_50_75_95'], strict=True):
+        error = math.sqrt(share * (1 - share) * (1 / own_count + 1 / count))
+        # of whole numbers, many may be equal to the quantile
+        assert (draws < quantile - 1e-9).mean() <= share + STANDARD_ERRORS * error, share
+        assert (draws <= quantile + 1e-9).mean() >= share - STANDARD_ERRORS * error, share

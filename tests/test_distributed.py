@@ -7,11 +7,11 @@ import pytest
 from common.checkpoint import write_atomically
 from common.safe_load import load_pickle
 from common.zoo import create_model
-from tests.conftest import run_script, write_image_list
+from tests.conftest import ROOT, run_script, write_image_list
 from tests.test_end_to_end import result_of, run_folder
 
 FLAGS = ['-cfg=./configs/vit_digits.yaml', '-dataset=list', '-o', 'MODEL.DEPTH=2',
-         '-o', 'MODEL.DROPPATH=0.0']
+         '-o', 'MODEL.DROPPATH=0.0', '-o', 'AUG.ERASING=0.0']  # what is drawn over a batch
 
 
 @pytest.fixture(scope='module')
@@ -64,6 +64,41 @@ def test_two_ranks_equal_one_with_twice_the_batch(data, tmp_path):
         np.testing.assert_allclose(other, losses, rtol=1e-4, err_msg=name)
         for key, value in one.items():
             np.testing.assert_allclose(weights[key], value, atol=5e-5, err_msg=f'{name} {key}')
+
+
+STATISTICS = '''
+import sys
+import numpy as np
+import paddle
+import paddle.distributed as dist
+from common.ema import Ema
+from common.engine import average_statistics
+dist.init_parallel_env()
+model = paddle.nn.Sequential(paddle.nn.Conv2D(3, 4, 1), paddle.nn.BatchNorm2D(4))
+ema = Ema(model, 0.9)
+for name, value in model.state_dict().items():
+    value.set_value(paddle.full(value.shape, float(dist.get_rank())))
+    ema.average[name].set_value(paddle.full(value.shape, 10.0 + 3 * dist.get_rank()))
+average_statistics(model, ema)
+of = lambda values, name: float(values[name].mean())
+own = [of(values, f'1.{name}') for values in (model.state_dict(), ema.average)
+       for name in ('_mean', '_variance', 'weight')]
+print('STATISTICS', dist.get_rank(), own, flush=True)
+'''
+
+
+def test_statistics_of_batch_norm_become_the_ranks_mean(tmp_path):
+    """Those of the model and of its average; other values stay each rank's own."""
+    script = tmp_path / 'statistics.py'
+    script.write_text(STATISTICS)
+    code, out, err = run_script(
+        ['-m', 'paddle.distributed.launch', '--nproc_per_node=2', f'--log_dir={tmp_path / "log"}',
+         script], folder='.', env={'PADDLE_DISTRI_BACKEND': 'gloo', 'PYTHONPATH': str(ROOT)})
+    assert code == 0, err
+    lines = [line for file in (tmp_path / 'log').glob('workerlog.*')
+             for line in file.read_text().splitlines() if line.startswith('STATISTICS')]
+    assert sorted(lines) == ['STATISTICS 0 [0.5, 0.5, 0.0, 11.5, 11.5, 10.0]',
+                             'STATISTICS 1 [0.5, 0.5, 1.0, 11.5, 11.5, 13.0]']
 
 
 def test_error_of_a_spawned_process_is_one_line(data, tmp_path):

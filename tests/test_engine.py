@@ -6,9 +6,11 @@ import pytest
 from common.config import base_config
 from common.engine import evaluate, train_one_epoch
 from common.errors import InputError
+from common.layers import recompute_cells
 from common.losses import LabelSmoothingCrossEntropy
 from common.optim import build_optimizer
 from common.precision import Precision
+from common.zoo import create_model
 
 from vit.vit import VisionTransformer
 
@@ -106,3 +108,41 @@ def test_precision_says_what_it_does_on_a_cpu():
     assert precision.decorate(model) == (model, None)
     with precision.autocast():
         assert model(paddle.randn([1, 3, 16, 16])).dtype == paddle.float32
+
+
+@pytest.mark.parametrize('name', ['vit_digits', 'vitae_digits', 'vitaev2_vsa_digits'])
+def test_recomputing_gives_the_same_weights(name):
+    """Also with drop path: the second pass draws the same numbers."""
+    def run(recompute):
+        paddle.seed(1)
+        model = create_model(name, DROPPATH=0.3, DROPOUT=0.1, image_size=16)
+        if recompute:
+            recompute_cells(model)
+        return train(model, *data(24), batch=8, seed=5)
+
+    plain, again = run(False), run(True)
+    for key, value in plain.items():
+        np.testing.assert_allclose(again[key], value, rtol=1e-6, atol=1e-7, err_msg=key)
+
+
+def test_recomputing_runs_twice_in_training_only():
+    model = build()
+    recompute_cells(model)
+    calls = []
+    attention = model.cells()[0].attn
+    forward = attention.forward
+    attention.forward = lambda x: calls.append(1) or forward(x)
+    images = paddle.to_tensor(data(4)[0])
+    model.eval()
+    model(images)
+    assert len(calls) == 1
+    model.train()
+    model(images).sum().backward()
+    assert len(calls) == 3
+
+
+def test_an_epoch_that_ends_early():
+    images, labels = data(24)
+    short = train(build(), images, labels, batch=8, last_step=2)
+    other = train(build(), images[:16], labels[:16], batch=8, steps=2)
+    assert all((short[name] == other[name]).all() for name in other)

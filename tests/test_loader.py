@@ -8,11 +8,14 @@ import paddle
 import pytest
 from PIL import Image
 
+from common.augment import build_auto_augment
 from common.datasets import ImageDataset
+from common.erasing import RandomErasing
 from common.errors import InputError
 from common.lists import read_list
-from common.loader import EvalSampler, Normalize, TrainSampler, make_loader
-from common.randomness import ORDER, SAMPLE, stream
+from common.loader import Batches, Collate, EvalSampler, Normalize, TrainSampler, make_loader
+from common.mixup import Mixup
+from common.randomness import BATCH, ORDER, SAMPLE, STEP, SUBSET, seed_batch, stream
 from common.transforms import EvalTransform, TrainTransform, random_crop_box
 
 ROOT = Path(__file__).resolve().parent.parent
@@ -118,8 +121,9 @@ def test_evaluation_sees_every_sample_once(num_samples, world_size, batch_size):
 @pytest.mark.smoke
 def test_every_place_has_a_stream_of_its_own():
     large = 2 ** 31 - 1
-    places = [(use, seed, epoch, position) for use in (ORDER, SAMPLE) for seed in (0, 1, 2, large)
-              for epoch in (0, 1, 2, large) for position in (0, 1, 2, 4, 2 ** 62 - 1)]
+    uses = ORDER, SAMPLE, STEP, BATCH, SUBSET
+    places = [(use, seed, epoch, position) for use in uses for seed in (0, 1, 2, large)
+              for epoch in (0, 1, 2, large) for position in (0, 1, 2, 8, 2 ** 61 - 1)]
     draws = {place: tuple(stream(*place).integers(2 ** 62, size=2)) for place in places}
     assert len(set(draws.values())) == len(places)
     for place in places:
@@ -156,10 +160,11 @@ def test_bad_image_is_an_error_text_and_no_exception(tmp_path, kind):
     name = make_bad(tmp_path, kind)
     with open(file, 'a') as stream:
         stream.write(f'\n{name} 3\n')
-    image, label, index, error = train_set(file)[1, 12]
-    assert (label, index) == (3, 12)
-    assert error.startswith(f'{file}:14: cannot read {tmp_path / name}: ')
-    assert '\n' not in error and not error.endswith(': ')
+    sample = train_set(file)[1, 12]
+    assert (sample.label, sample.index) == (3, 12)
+    assert sample.error.startswith(f'{file}:14: cannot read {name}: ')
+    assert '\n' not in sample.error and not sample.error.endswith(': ')
+    image = sample.image
     assert image.dtype == np.uint8 and image.shape == (16, 16, 3) and not image.any()
 
 
@@ -170,8 +175,9 @@ def test_every_kind_of_pixel_becomes_rgb(tmp_path, mode):
     Image.new(mode, (20, 30), 1).save(tmp_path / name)
     file = tmp_path / 'list.txt'
     file.write_text(f'{name} 0\n')
-    image, _, _, error = train_set(str(file))[1, 0]
-    assert error == '' and image.dtype == np.uint8 and image.shape == (16, 16, 3)
+    sample = train_set(str(file))[1, 0]
+    assert sample.error == ''
+    assert sample.image.dtype == np.uint8 and sample.image.shape == (16, 16, 3)
 
 
 READ_ALL = '''
@@ -179,14 +185,13 @@ import sys
 from common.datasets import ImageDataset
 from common.errors import InputError
 from common.lists import read_list
-from common.loader import EvalSampler, Normalize, device_batches, make_loader
-from common.randomness import ORDER, SAMPLE, stream
+from common.loader import Batches, EvalSampler, Normalize, make_loader
 from common.transforms import EvalTransform
 dataset = ImageDataset(read_list(sys.argv[1]), EvalTransform(16, 1.0), 16)
 loader = make_loader(dataset, EvalSampler(len(dataset), 4), int(sys.argv[2]))
 good = 0
 try:
-    for images, labels in device_batches(loader, Normalize([0.5] * 3, [0.5] * 3)):
+    for images, labels in Batches(loader, Normalize([0.5] * 3, [0.5] * 3)):
         good += len(labels)
 except InputError as error:
     print(good, error, flush=True)
@@ -207,8 +212,31 @@ def test_bad_image_stops_the_loop_with_its_line_and_path(tmp_path, num_workers):
                           capture_output=True, text=True, timeout=60)
     assert done.stdout, done.stderr
     result = done.stdout.splitlines()[-1]
-    assert result.startswith(f'4 {file}:6: cannot read {tmp_path / name}: ')
+    assert result.startswith(f'4 {file}:6: cannot read {name}: ')
     assert result.endswith(' (and 1 more in this batch)')
+
+
+@pytest.mark.smoke
+@pytest.mark.parametrize('num_workers', [0, 2])
+def test_bad_images_are_replaced_up_to_a_number(tmp_path, num_workers):
+    """Images 5, 6 and 7 of 15 are bad: the next good one is 8, with its own label."""
+    file = data_folder(tmp_path)
+    text = Path(file).read_text().splitlines()
+    Path(file).write_text('\n'.join([*text[:5], *(f'gone{n}.png 1' for n in range(3)), *text[5:]]))
+    dataset = ImageDataset(read_list(file), EvalTransform(16, 1.0), 16, replace_bad=True)
+    for bad in (5, 6, 7):
+        sample = dataset[1, bad + 15]
+        assert (sample.index, sample.label, sample.number) == (8, 5, bad + 15)
+        assert np.array_equal(sample.image, dataset[1, 8].image)
+        assert f'gone{bad - 5}' in sample.error
+    loader = make_loader(dataset, EvalSampler(15, 4), num_workers)
+    batches = Batches(loader, Normalize([0.5] * 3, [0.5] * 3), max_bad=3)
+    for _ in range(2):  # counted anew in each pass
+        assert sum(len(labels) for _, labels in batches) == 15
+        assert len(batches.bad) == 3 and f'{file}:7: cannot read gone1.png' in batches.bad[1]
+    batches.max_bad = 2
+    with pytest.raises(InputError, match='gone0.* 2 more in this.*than DATA.MAX_BAD'):
+        list(batches)
 
 
 def all_batches(loader, epoch):
@@ -236,12 +264,12 @@ def test_workers_change_nothing_and_epochs_do(tmp_path):
 @pytest.mark.smoke
 def test_item_is_a_function_of_seed_epoch_and_index(tmp_path):
     file = data_folder(tmp_path)
-    first = [train_set(file, 7)[1, index][0] for index in range(12)]
+    first = [train_set(file, 7)[1, index].image for index in range(12)]
     again = train_set(file, 7)
     for index in reversed(range(12)):
-        assert np.array_equal(again[1, index][0], first[index])
+        assert np.array_equal(again[1, index].image, first[index])
     for seed, epoch in ((7, 2), (8, 1)):
-        others = [train_set(file, seed)[epoch, index][0] for index in range(12)]
+        others = [train_set(file, seed)[epoch, index].image for index in range(12)]
         assert not any(map(np.array_equal, first, others))
 
 
@@ -250,7 +278,7 @@ def test_two_entries_of_one_file_are_cropped_differently(tmp_path):
     picture(40, 40).save(tmp_path / 'a.png')
     file = tmp_path / 'list.txt'
     file.write_text('a.png 0\n' * 4)
-    items = [train_set(str(file))[1, index][0].tobytes() for index in range(4)]
+    items = [train_set(str(file))[1, index].image.tobytes() for index in range(4)]
     assert len(set(items)) == 4
 
 
@@ -259,14 +287,90 @@ def test_batch_holds_the_pixels_labels_and_indices_of_its_samples(tmp_path):
     file = data_folder(tmp_path)
     dataset = ImageDataset(read_list(file), EvalTransform(16, 1.0), 16)
     seen = []
-    for images, labels, indices, _ in make_loader(dataset, EvalSampler(12, 5), 0):
+    batches = Batches(make_loader(dataset, EvalSampler(12, 5), 0), lambda images: images)
+    for images, labels in batches:
         assert images.dtype == paddle.uint8
-        for image, label, index in zip(images.numpy(), labels.tolist(), indices.tolist(),
+        for image, label, index in zip(images.numpy(), labels.tolist(), batches.indices,
                                        strict=True):
-            assert np.array_equal(image.transpose(1, 2, 0), dataset[0, index][0])
+            assert np.array_equal(image.transpose(1, 2, 0), dataset[0, index].image)
             assert label == index % 10
             seen.append(index)
     assert seen == list(range(12))
+
+
+# The whole recipe
+
+def recipe_set(file, seed=7):
+    augment = build_auto_augment('rand-m9-mstd0.5-inc1', 16, [0.5] * 3, 'random')
+    transform = TrainTransform(16, SCALE, RATIO, 'random', augment=augment)
+    return ImageDataset(read_list(file), transform, 16, seed, RandomErasing(0.5, count=2))
+
+
+def recipe_batches(file, num_workers, epoch, seed=7, batch_size=4, last_epoch=None):
+    """[(images, target)] of an epoch as the training loop gets them, as numpy arrays."""
+    dataset = recipe_set(file, seed)
+    collate = Collate(Mixup(num_classes=10, mode='elem'), last_epoch, seed)
+    loader = make_loader(dataset, TrainSampler(12, batch_size, seed=seed), num_workers, collate)
+    loader.batch_sampler.set_epoch(epoch)
+    batches = Batches(loader, Normalize([0.5] * 3, [0.5] * 3), dataset.erasing, seed)
+    return [(images.numpy(), target.numpy()) for images, target in batches]
+
+
+@pytest.mark.smoke
+def test_recipe_is_a_function_of_seed_and_epoch(tmp_path):
+    """Augmented, mixed and erased, with Paddle's generator used in between by others."""
+    file = data_folder(tmp_path)
+    first = recipe_batches(file, 0, epoch=3)
+    paddle.seed(99)
+    for again in (recipe_batches(file, 0, epoch=3), recipe_batches(file, 2, epoch=3)):
+        for batch, other in zip(first, again, strict=True):
+            assert all(map(np.array_equal, batch, other))
+    for other in (recipe_batches(file, 0, epoch=4), recipe_batches(file, 0, epoch=3, seed=8)):
+        assert not any(np.array_equal(a[0], b[0]) for a, b in zip(first, other, strict=True))
+
+
+@pytest.mark.smoke
+def test_targets_are_soft_up_to_the_last_mixed_epoch(tmp_path):
+    file = data_folder(tmp_path)
+    for epoch, mixed in ((1, True), (2, True), (3, False)):
+        for _, target in recipe_batches(file, 0, epoch, last_epoch=2):
+            assert (target.shape, str(target.dtype)) == \
+                (((4, 10), 'float32') if mixed else ((4,), 'int64'))
+
+
+@pytest.mark.smoke
+def test_batch_is_mixed_before_normalisation_and_erased_after(tmp_path):
+    """Against the steps one by one, in upstream's order."""
+    file = data_folder(tmp_path)
+    dataset, normalize = recipe_set(file), Normalize([0.5] * 3, [0.5] * 3)
+    sampler = TrainSampler(12, 4, seed=7)
+    sampler.set_epoch(3)
+    mixup = Mixup(num_classes=10, mode='elem')
+    for keys, (images, target) in zip(sampler, recipe_batches(file, 0, epoch=3), strict=True):
+        samples = [dataset[key] for key in keys]
+        pixels = np.stack([sample.image for sample in samples]).transpose(0, 3, 1, 2)
+        labels = np.array([sample.label for sample in samples])
+        mixed, expected = mixup(pixels, labels, stream(BATCH, 7, 3, keys[0][1]))
+        boxes = paddle.to_tensor(np.stack([sample.boxes for sample in samples]))
+        seed_batch(7, 3, keys[0][1])
+        erased = dataset.erasing.erase(normalize(paddle.to_tensor(mixed)), boxes)
+        assert np.array_equal(images, erased.numpy()) and np.array_equal(target, expected)
+
+
+@pytest.mark.smoke
+@pytest.mark.parametrize('repeats', [2, 3])
+def test_repeated_augmentation_gives_an_image_several_times_in_a_step(tmp_path, repeats):
+    """Differently augmented each time (arXiv 1901.09335), and the epoch is as long as without."""
+    sampler = TrainSampler(36, 12, seed=3, repeats=repeats)
+    numbers = epoch_of(sampler)
+    assert numbers.shape == (3, 12) and len(set(numbers.ravel())) == 36
+    for step in numbers:
+        assert sorted(np.bincount(step % 36, minlength=36)) == \
+            [0] * (36 - 12 // repeats) + [repeats] * (12 // repeats)
+    dataset = recipe_set(data_folder(tmp_path))
+    once, again = dataset[1, 5], dataset[1, 5 + 12]
+    assert (once.index, once.label) == (again.index, again.label) == (5, 5)
+    assert not np.array_equal(once.image, again.image)
 
 
 # Transforms

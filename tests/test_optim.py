@@ -7,9 +7,14 @@ import pytest
 
 from common.config import base_config
 from common.engine import clip_by_global_norm
-from common.losses import LabelSmoothingCrossEntropy, soft_target_cross_entropy
-from common.optim import build_optimizer, decayed_parameters
+from common.losses import (
+    BinaryCrossEntropy,
+    LabelSmoothingCrossEntropy,
+    soft_target_cross_entropy,
+)
+from common.optim import build_optimizer, decayed_parameters, freeze, layer_indices
 from common.schedule import Schedule
+from common.zoo import create_model
 from tests.reference import FIXTURES, Case
 
 from vit.vit import VisionTransformer
@@ -146,3 +151,82 @@ def test_decay_leaves_out_vectors_and_embeddings():
                        *(f'encoder.layers.0.{name}.weight'
                          for name in ('attn.qkv', 'attn.out', 'mlp.fc1', 'mlp.fc2'))}
     assert decayed_parameters(model, 'all') == {name for name, _ in model.named_parameters()}
+
+
+@pytest.mark.parametrize('key, options, soft', [
+    ('bce_soft_target', {}, True), ('bce_hard_smoothed', {'smoothing': 0.1}, False),
+    ('bce_soft_threshold_0_2', {'threshold': 0.2}, True),
+    ('bce_soft_sum_classes', {'sum_classes': True}, True)])
+def test_binary_cross_entropy_is_timm_s(float64, key, options, soft):
+    case = Case('recipe', 'losses')
+    logits = paddle.to_tensor(case.arrays['logits'].astype('float64'), stop_gradient=False)
+    target = paddle.to_tensor(case.arrays['soft_target' if soft else 'labels'])
+    loss = BinaryCrossEntropy(**options)(logits, target)
+    assert loss.item() == pytest.approx(case.meta['values'][key], rel=1e-7)
+    loss.backward()
+    np.testing.assert_allclose(logits.grad.numpy(), case.arrays[f'grad_{key}'], rtol=0, atol=1e-7)
+
+
+def test_layer_decay_by_place_and_by_value(float64):
+    model = VisionTransformer(image_size=16, patch_size=8, embed_dim=8, depth=3, num_heads=2,
+                              num_classes=4)
+    indices, last = layer_indices(model)
+    assert last == 4
+    assert {name.split('.')[0]: index for name, index in indices.items()
+            if not name.startswith('encoder')} == {
+        'position_embedding': 0, 'cls_token': 0, 'patch_embedding': 0, 'classifier': 4}
+    assert indices['encoder.layers.0.attn.qkv.weight'] == 1
+    assert indices['encoder.layers.2.mlp.fc2.bias'] == 3
+    assert indices['encoder.encoder_norm.weight'] == 4
+    train = base_config().TRAIN
+    train.LAYER_DECAY, train.WEIGHT_DECAY = 0.5, 0.3
+    for name in ('AdamW', 'SGD'):
+        train.OPTIMIZER.NAME = name
+        before = {key: p.numpy().copy() for key, p in model.named_parameters()}
+        optimizer = build_optimizer(train, model)
+        optimizer.set_lr(0.01)
+        sum((p * 2.0).sum() for p in model.parameters()).backward()
+        optimizer.step()
+        optimizer.clear_grad()
+        for key in ('classifier.weight', 'encoder.layers.0.mlp.fc1.weight'):
+            lr = 0.01 * 0.5 ** (last - indices[key])
+            p = before[key]
+            expected = p * (1 - lr * 0.3) - lr if name == 'AdamW' else p - lr * (2 + 0.3 * p)
+            np.testing.assert_allclose(dict(model.named_parameters())[key].numpy(), expected,
+                                       rtol=0, atol=1e-9, err_msg=f'{name} {key}')
+
+
+def test_layer_indices_of_stages():
+    model = create_model('vitaev2_vsa_digits')  # stages of 1 and 2 cells
+    indices, last = layer_indices(model)
+    assert last == 4
+    assert indices['layers.0.RC.attn.qkv.weight'] == 0
+    assert indices['layers.0.NC.0.attn.qkv.weight'] == 1
+    assert indices['layers.1.RC.PRM.convs.0.0.weight'] == 2
+    assert indices['layers.1.NC.1.mlp.fc1.weight'] == 3
+    assert indices['head.weight'] == 4
+
+
+def test_freezing():
+    model = VisionTransformer(image_size=16, patch_size=8, embed_dim=8, depth=2, num_heads=2)
+    freeze(model, ['patch_embedding', 'encoder.layers.0.'])
+    trained = {name for name, p in model.named_parameters() if not p.stop_gradient}
+    assert 'encoder.layers.1.attn.qkv.weight' in trained and 'cls_token' in trained
+    assert not any(name.startswith(('patch_emb', 'encoder.layers.0')) for name in trained)
+    with pytest.raises(ValueError, match="TRAIN.FREEZE: no parameter starts with 'blocks'"):
+        freeze(model, ['blocks'])
+
+
+def test_schedule_in_steps():
+    schedule = Schedule(1.0, epochs=300, steps_per_epoch=7, warmup_epochs=5, steps=20,
+                        warmup_steps=4, cooldown_steps=3, end_lr=0.1)
+    assert (schedule.num_steps, schedule.num_epochs) == (23, 4)
+    assert [schedule.steps_of(epoch) for epoch in (1, 2, 3, 4)] == [7, 7, 7, 2]
+    rates = [schedule(step) for step in range(23)]
+    assert rates[:5] == [0.0, 0.25, 0.5, 0.75, 1.0]
+    assert rates[12] == pytest.approx(0.1 + 0.9 * (1 + np.cos(np.pi * 8 / 16)) / 2)
+    assert rates[20:] == [0.1, 0.1, 0.1]
+    with pytest.raises(ValueError, match='warm-up of 30 steps, expected at most the 20'):
+        Schedule(1.0, epochs=1, steps_per_epoch=7, steps=20, warmup_steps=30)
+    with pytest.raises(ValueError, match='UNIT: got epoch, expected step'):
+        Schedule(1.0, epochs=1, steps_per_epoch=7, steps=20, unit='epoch')

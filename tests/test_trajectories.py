@@ -5,6 +5,7 @@ import pytest
 
 from common.config import base_config
 from common.dialects import translate
+from common.ema import Ema
 from common.engine import train_one_epoch
 from common.losses import LabelSmoothingCrossEntropy
 from common.optim import build_optimizer, decayed_parameters
@@ -59,10 +60,12 @@ def test_trajectory(float64, name):
             images = case.images('input' if every_step else f'input_{step}')
             yield paddle.to_tensor(images.astype('float64')), target
 
+    ema = Ema(model, meta['ema_decay']) if meta['ema_decay'] else None
     reports = []
     train_one_epoch(model, batches(), LabelSmoothingCrossEntropy(), optimizer_of(meta, model),
                     schedule_of(name, meta), Precision(), epoch=1, steps_per_epoch=steps,
-                    grad_clip=meta['clip_grad_norm'], report_freq=1, on_report=reports.append)
+                    grad_clip=meta['clip_grad_norm'], ema=ema, report_freq=1,
+                    on_report=reports.append)
     losses = np.array([report['loss'] for report in reports])
     assert np.abs(losses - case.arrays['loss']).max() <= tolerance
 
@@ -77,6 +80,14 @@ def test_trajectory(float64, name):
             if key not in meta['gradient_mathematically_zero']]
     assert relative_error(np.array([np.linalg.norm(value) for value in moved])[real],
                           case.arrays['final_delta_l2'][real]) <= 10 * tolerance
+    if ema:
+        averages = [np.linalg.norm(ema.average[names[key]].numpy()) for key in meta['names']]
+        assert relative_error(averages, case.arrays['ema_l2']) <= tolerance
+        with ema.in_place():
+            model.eval()
+            logits = model(paddle.to_tensor(case.images().astype('float64')))
+            assert np.abs(logits.numpy() - case.arrays['logits_ema_eval']).max() <= 10 * tolerance
+        model.train()
     logits = model(paddle.to_tensor(case.images().astype('float64')))  # still in training mode
     assert np.abs(logits.numpy() - case.arrays['logits_final_train']).max() <= 10 * tolerance
 

@@ -293,6 +293,10 @@ class VisionTransformer(nn.Layer):
         """The codes whose weight files this model understands, see common/dialects.py."""
         return DIALECTS
 
+    def cells(self):
+        """The blocks, in order."""
+        return list(self.encoder.layers)
+
     def no_weight_decay(self):
         """Parameters that are never decayed, beside biases and norms."""
         return {'position_embedding', 'cls_token'}

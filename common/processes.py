@@ -1,0 +1,115 @@
+"""A run as processes of a machine: signals, parents and children, locks, shared memory."""
+import contextlib
+import ctypes
+import fcntl
+import os
+import re
+import signal
+import sys
+
+from common.errors import InputError
+
+PR_SET_PDEATHSIG = 1
+# Exit codes beside 0: wrong input, which a restart would not mend; anything else that went wrong;
+# stopped by a signal, after the checkpoint was written (128 + its number, as shells count).
+WRONG_INPUT, FAILED = 1, 3
+STOPPED = {128 + signal.SIGTERM, 128 + signal.SIGINT}
+
+
+class StopSignal:
+    """Notes SIGTERM and SIGINT within a block, instead of dying of them.
+
+    A second SIGTERM changes nothing; a second SIGINT ends the process at once.
+
+    Attributes:
+        number: of the signal that came, or None.
+    """
+
+    def __init__(self):
+        self.number = None
+
+    def __enter__(self):
+        self.before = {number: signal.signal(number, self.note)
+                       for number in (signal.SIGTERM, signal.SIGINT)}
+        return self
+
+    def __exit__(self, *error):
+        for number, handler in self.before.items():
+            signal.signal(number, handler)
+
+    def note(self, number, frame):
+        if number == signal.SIGINT and self.number is not None:
+            signal.signal(number, signal.SIG_DFL)
+            os.kill(os.getpid(), number)
+        self.number = self.number or number
+
+
+class Stopped(Exception):
+    """A signal ends the run; its checkpoint is written."""
+
+    def __init__(self, number):
+        super().__init__(f'stopped by {signal.Signals(number).name}')
+        self.exit_code = 128 + number
+
+
+def end_with_parent(number=signal.SIGKILL):
+    """Has this process get a signal when the one that started it ends, in whatever way (Linux)."""
+    if sys.platform == 'linux':
+        parent = os.getppid()
+        ctypes.CDLL(None).prctl(PR_SET_PDEATHSIG, int(number))
+        if os.getppid() != parent:  # it ended before the call
+            os.kill(os.getpid(), number)
+
+
+def start_worker(worker_id):
+    """What a loader's worker does first: it ends with the run, and signals are the run's."""
+    end_with_parent()
+    signal.signal(signal.SIGTERM, signal.SIG_DFL)
+    signal.signal(signal.SIGINT, signal.SIG_IGN)
+
+
+def is_running(pid):
+    try:
+        os.kill(pid, 0)
+    except ProcessLookupError:
+        return False
+    except PermissionError:  # another user's
+        pass
+    return True
+
+
+def sweep(folder, pattern):
+    """Removes files of a folder that processes which are gone have left.
+
+    Args:
+        pattern: regular expression of the whole name; its first group is the process's number.
+    """
+    with contextlib.suppress(OSError):
+        for name in os.listdir(folder):
+            match = re.fullmatch(pattern, name)
+            if match and not is_running(int(match[1])):
+                with contextlib.suppress(OSError):  # another user's, or swept by another run
+                    os.remove(os.path.join(folder, name))
+
+
+def sweep_shared_memory():
+    """Removes the batches that killed runs have left in /dev/shm."""
+    sweep('/dev/shm', r'paddle_(\d+)_\d+_\d+')
+
+
+def lock(folder):
+    """Takes a run's folder for this process, as long as it lives.
+
+    Raises:
+        InputError: another process has it.
+    """
+    stream = open(os.path.join(folder, 'lock'), 'a+')  # noqa: SIM115 - held until the process ends
+    try:
+        fcntl.flock(stream, fcntl.LOCK_EX | fcntl.LOCK_NB)
+    except OSError:
+        stream.seek(0)
+        raise InputError(f'{folder}: process {stream.read().strip()} is running there') from None
+    stream.truncate(0)
+    stream.write(f'{os.getpid()}\n')
+    stream.flush()
+    return stream

@@ -1,0 +1,102 @@
+"""The moving average of the weights, against timm's, and in checkpoints."""
+import numpy as np
+import paddle
+import pytest
+
+from common.config import base_config
+from common.ema import Ema, build_ema, decay_of
+from tests.reference import Case
+
+pytestmark = pytest.mark.smoke
+
+
+class Small(paddle.nn.Layer):
+    """The two layers of the fixture's model."""
+
+    def __init__(self):
+        super().__init__()
+        self.fc = paddle.nn.Linear(3, 2)
+        self.bn = paddle.nn.BatchNorm1D(2)
+
+
+NAMES = {'fc.weight': 'fc.weight', 'fc.bias': 'fc.bias', 'bn.weight': 'bn.weight',
+         'bn.bias': 'bn.bias', 'bn.running_mean': 'bn._mean', 'bn.running_var': 'bn._variance'}
+
+
+def set_values(model, arrays, key, row):
+    for theirs, own in NAMES.items():
+        value = arrays[f'{key}_models_{theirs}'][row]
+        model.state_dict()[own].set_value(value.T if theirs == 'fc.weight' else value)
+
+
+@pytest.mark.parametrize('index', range(3))
+def test_average_is_timm_s(float64, index):
+    case = Case('recipe', 'optim')
+    meta = case.meta['ema']['cases'][index]
+    model = Small()
+    set_values(model, case.arrays, meta['key'], 0)
+    ema = Ema(model, meta['decay'])
+    for row in (1, 2, 3):
+        set_values(model, case.arrays, meta['key'], row)
+        ema.update()
+    for theirs, own in NAMES.items():
+        expected = case.arrays[f'{meta["key"]}_result_{theirs}']
+        expected = expected.T if theirs == 'fc.weight' else expected
+        # statistics of BatchNorm are float32 in Paddle, whatever the model's type
+        atol = 1e-6 if own.startswith('bn._') else 1e-14
+        np.testing.assert_allclose(ema.average[own].numpy(), expected, rtol=0, atol=atol)
+
+
+def test_decay_by_batch():
+    ema = base_config().TRAIN.EMA
+    ema.DECAY, ema.BASE_BATCH = 0.99996, 512
+    assert decay_of(ema, 512) == 0.99996
+    assert decay_of(ema, 1024) == pytest.approx(0.99996 ** 2, abs=1e-15)
+    assert decay_of(ema, 64) == pytest.approx(0.99996 ** 0.125, abs=1e-15)
+    ema.WHOLE_BATCHES = True
+    upstream = Case('recipe', 'optim').meta['ema']['upstream_decay_by_total_batch']
+    for batch, decay in upstream.items():
+        assert decay_of(ema, int(batch)) == pytest.approx(decay, abs=1e-15)
+    ema.BASE_BATCH = None
+    assert decay_of(ema, 64) == 0.99996
+    assert build_ema(base_config(), None, 64) is None
+
+
+def test_warm_up():
+    model = Small()
+    ema = Ema(model, 0.5, warmup=True)
+    ema.average['fc.bias'].set_value(paddle.ones([2]))
+    model.fc.bias.set_value(paddle.zeros([2]))
+    for step, decay in enumerate([2 / 11, 3 / 12, 4 / 13], 1):
+        before = ema.average['fc.bias'].numpy()
+        ema.update()
+        np.testing.assert_allclose(ema.average['fc.bias'].numpy(), before * decay, rtol=1e-6)
+        assert ema.updates == step
+
+
+def test_in_place_and_back():
+    model = Small()
+    ema = Ema(model, 0.9)
+    start = model.fc.weight.numpy().copy()
+    model.fc.weight.set_value(paddle.full([3, 2], 7.0))
+    with pytest.raises(KeyError), ema.in_place():
+        np.testing.assert_array_equal(model.fc.weight.numpy(), start)
+        raise KeyError
+    assert (model.fc.weight.numpy() == 7).all()
+    np.testing.assert_array_equal(ema.average['fc.weight'].numpy(), start)
+
+
+def test_state_comes_back_and_a_wrong_one_is_an_error():
+    ema, other = Ema(Small(), 0.9), Ema(Small(), 0.9)
+    ema.update()
+    state = {'average': {name: value.numpy() for name, value in ema.average.items()},
+             'updates': ema.updates}
+    other.load(state, 'a.pdparams')
+    assert other.updates == 1
+    for name, value in ema.average.items():
+        np.testing.assert_array_equal(other.average[name].numpy(), value.numpy())
+    with pytest.raises(ValueError, match='a.pdparams: got no moving average, expected one'):
+        other.load(None, 'a.pdparams')
+    state['average']['fc.bias'] = np.zeros(3, np.float32)
+    with pytest.raises(ValueError, match=r'average of fc.bias: got \[3\], expected \[2\]'):
+        other.load(state, 'a.pdparams')

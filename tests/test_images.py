@@ -1,0 +1,337 @@
+"""Reading image files: every kind of pixels as Pillow converts it, every bad file an error."""
+import struct
+import zlib
+
+import cv2
+import numpy as np
+import pytest
+from PIL import Image, ImageFile
+
+from common import images, predict
+from common.datasets import ImageDataset
+from common.images import MAX_PIXELS, is_plain_jpeg, load_image
+from common.lists import read_list
+from common.transforms import EvalTransform
+from tests.reference import FIXTURES, Case, sha256
+
+pytestmark = pytest.mark.smoke
+
+BACKENDS = ['pillow', 'cv2']
+PHOTO = FIXTURES / 'recipe' / 'images' / 'flower.jpg'
+ORIENTATION = 0x0112
+
+
+def picture(mode='RGB', size=(40, 30)):
+    """A smooth image with noise, of several bands where the mode has them."""
+    random = np.random.default_rng(0)
+    pixels = np.add.outer(np.arange(size[1]) * 4, np.arange(size[0]) * 2)[:, :, None]
+    pixels = pixels + random.integers(0, 50, (size[1], size[0], 4)) % [50, 40, 30, 20]
+    bands = {'L': 1, 'LA': 2, 'RGB': 3, 'RGBA': 4, 'CMYK': 4}[mode]
+    return Image.merge(mode, [Image.fromarray(pixels[:, :, band].astype(np.uint8))
+                              for band in range(bands)])
+
+
+def by_pillow(path):
+    with Image.open(path) as image:
+        return np.asarray(image.convert('RGB'))
+
+
+def pixels_of(path, backend):
+    """What load_image gives; its kind and type are checked."""
+    result = load_image(path, backend)
+    if backend == 'pillow':
+        assert isinstance(result, Image.Image) and result.mode == 'RGB'
+        return np.asarray(result)
+    assert isinstance(result, np.ndarray) and result.dtype == np.uint8
+    assert result.ndim == 3 and result.shape[2] == 3
+    return result
+
+
+# Good files
+
+def palette(transparent):
+    image = picture().quantize(16)
+    if transparent:
+        image.info['transparency'] = 3
+    return image
+
+
+def rotated(image):
+    """EXIF that asks for a turn by 90 degrees."""
+    exif = image.getexif()
+    exif[ORIENTATION] = 6
+    return exif
+
+
+EXACT = {
+    'rgb.png': lambda path: picture().save(path),
+    'rgb.bmp': lambda path: picture().save(path),
+    'rgb.tif': lambda path: picture().save(path),
+    'rgb.webp': lambda path: picture().save(path, lossless=True),
+    'png_named.JPEG': lambda path: picture().save(path, 'PNG'),
+    'gif_named.jpg': lambda path: picture().save(path, 'GIF'),
+    'grey.png': lambda path: picture('L').save(path),
+    'bits.png': lambda path: picture('L').convert('1').save(path),
+    'grey_alpha.png': lambda path: picture('LA').save(path),
+    'rgba.png': lambda path: picture('RGBA').save(path),
+    'transparent.png': lambda path: Image.new('RGBA', (9, 7), (10, 200, 30, 0)).save(path),
+    'palette.png': lambda path: palette(False).save(path),
+    'palette_transparent.png': lambda path: palette(True).save(path, transparency=3),
+    'palette_transparent.gif': lambda path: palette(True).save(path, transparency=3),
+    'animated.gif': lambda path: picture().save(
+        path, save_all=True, append_images=[Image.new('RGB', (40, 30), 'red')]),
+    'cmyk.jpg': lambda path: picture('CMYK').save(path),
+    'cmyk.tif': lambda path: picture('CMYK').save(path),
+    'exif.png': lambda path: picture().save(path, exif=rotated(picture())),
+    'one_pixel.png': lambda path: picture(size=(1, 1)).save(path),
+    'long.png': lambda path: picture(size=(1, 30000)).save(path),
+}
+JPEG = {
+    'plain.jpg': {},
+    'colours_at_full_size.jpg': {'subsampling': 0},
+    'progressive.jpg': {'progressive': True},
+    'optimised.jpeg': {'optimize': True, 'quality': 95},
+    'not_ycc.jpg': {'keep_rgb': True},
+    'restarts.jpg': {'restart_marker_blocks': 1},
+    'resolution_and_comment.jpg': {'dpi': (300, 300), 'comment': b'\xff\xd9 a comment \xff\xc0'},
+}
+
+
+@pytest.mark.parametrize('backend', BACKENDS)
+@pytest.mark.parametrize('name', EXACT)
+def test_pixels_are_pillow_s(tmp_path, name, backend):
+    path = tmp_path / name
+    EXACT[name](path)
+    result = pixels_of(path, backend)
+    assert np.array_equal(result, by_pillow(path)) and result.size
+
+
+@pytest.mark.parametrize('backend', BACKENDS)
+@pytest.mark.parametrize('mode', ['RGB', 'L'])
+@pytest.mark.parametrize('name', JPEG)
+def test_pixels_of_a_jpeg_are_pillow_s(tmp_path, name, mode, backend):
+    """Read by OpenCV they may be those of another JPEG library: a step or two of rounding."""
+    path = tmp_path / name
+    picture(mode).save(path, **JPEG[name])
+    assert is_plain_jpeg(path.read_bytes())
+    difference = np.abs(pixels_of(path, backend).astype(int) - by_pillow(path))
+    assert difference.max() <= (0 if backend == 'pillow' else 3)
+
+
+@pytest.mark.parametrize('backend', BACKENDS)
+@pytest.mark.parametrize('orientation', [2, 3, 6, 8])
+def test_orientation_is_not_applied(tmp_path, backend, orientation):
+    path, exif = tmp_path / 'a.jpg', Image.Exif()
+    exif[ORIENTATION] = orientation
+    picture().save(path, exif=exif)
+    assert is_plain_jpeg(path.read_bytes())  # OpenCV would turn it
+    result = pixels_of(path, backend)
+    assert result.shape == (30, 40, 3)
+    assert np.abs(result.astype(int) - by_pillow(path)).max() <= (0 if backend == 'pillow' else 3)
+
+
+@pytest.mark.parametrize('backend', BACKENDS)
+def test_pixels_of_a_photograph(backend):
+    sizes = Case('recipe', 'eval_preprocess').meta['cases']
+    digest, = {meta['image_sha256'] for meta in sizes if meta['image'] == 'flower'}
+    result = pixels_of(PHOTO, backend)
+    if backend == 'pillow':
+        assert sha256(result) == digest
+    assert np.abs(result.astype(int) - by_pillow(PHOTO)).mean() < 0.5
+
+
+@pytest.mark.parametrize('backend', BACKENDS)
+@pytest.mark.parametrize('name, dtype', [('a.png', '<u2'), ('a.tif', '<u2'), ('a.tif', '>u2')])
+def test_16_bit_grey_is_scaled(tmp_path, name, dtype, backend):
+    """Pillow's own conversion makes all of 256 and above white."""
+    values = np.array([[0, 255, 256, 0x1234], [0x7fff, 0x8000, 0xfeff, 0xffff]], dtype)
+    Image.fromarray(values).save(tmp_path / name)
+    result = pixels_of(tmp_path / name, backend)
+    assert np.array_equal(result, np.repeat((values >> 8)[:, :, None], 3, axis=2))
+
+
+@pytest.mark.parametrize('backend', BACKENDS)
+def test_32_bit_grey_is_of_16_bits_and_clipped(tmp_path, backend):
+    values = np.array([[-5, 0, 0x1234], [0xffff, 0x10000, 2 ** 31 - 1]], np.int32)
+    Image.fromarray(values).save(tmp_path / 'a.tif')
+    result = pixels_of(tmp_path / 'a.tif', backend)
+    assert np.array_equal(result[:, :, 0], [[0, 0, 0x12], [255, 255, 255]])
+
+
+@pytest.mark.parametrize('backend', BACKENDS)
+def test_16_bit_rgb_is_scaled(tmp_path, backend):
+    values = np.random.default_rng(0).integers(0, 65536, (5, 6, 3), np.uint16)
+    assert cv2.imwrite(str(tmp_path / 'a.png'), values[:, :, ::-1])
+    assert np.array_equal(pixels_of(tmp_path / 'a.png', backend), values >> 8)
+
+
+def test_evaluation_and_prediction_see_the_same_pixels(tmp_path):
+    """A grey photograph with an orientation: what two readers are likely to read differently."""
+    exif = Image.Exif()
+    exif[ORIENTATION] = 6
+    picture('L', (80, 60)).save(tmp_path / 'a.jpg', exif=exif)
+    file = tmp_path / 'val_list.txt'
+    file.write_text('a.jpg 0\n')
+    transform = EvalTransform(48, 0.875)
+    item = ImageDataset(read_list(str(file)), transform, 48)[0, 0]
+    assert np.array_equal(item[0], transform(predict.read(tmp_path / 'a.jpg')))
+    assert np.array_equal(item[0], transform(Image.fromarray(by_pillow(tmp_path / 'a.jpg'))))
+
+
+# Bad files
+
+def truncated(share, kind='JPEG', **arguments):
+    """The first bytes of a good file; a negative number is bytes that are missing at the end."""
+    def write(path):
+        picture(size=(640, 480)).save(path, kind, **arguments)
+        content = path.read_bytes()
+        path.write_bytes(content[:share if share < 0 else int(share * len(content))])
+    return write
+
+
+def jpeg_of_size(width, height):
+    """A real JPEG file whose header claims another size."""
+    def write(path):
+        picture(size=(64, 64)).save(path)
+        content = path.read_bytes()
+        place = content.index(b'\xff\xc0') + 5
+        path.write_bytes(content[:place] + struct.pack('>HH', height, width)
+                         + content[place + 4:])
+    return write
+
+
+def png_of_size(width, height):
+    """A PNG file of a few bytes that claims a size."""
+    def chunk(kind, content):
+        return struct.pack('>I', len(content)) + kind + content + struct.pack(
+            '>I', zlib.crc32(kind + content))
+
+    def write(path):
+        path.write_bytes(b'\x89PNG\r\n\x1a\n'
+                         + chunk(b'IHDR', struct.pack('>IIBBBBB', width, height, 1, 0, 0, 0, 0))
+                         + chunk(b'IDAT', zlib.compress(b'')) + chunk(b'IEND', b''))
+    return write
+
+
+def ends_in_a_thumbnail(path):
+    """Cut off where a JPEG file within the EXIF data ends: it begins and ends as JPEG files do."""
+    picture(size=(16, 16)).save(path)
+    small = path.read_bytes()
+    path.write_bytes(b'\xff\xd8\xff\xe1' + struct.pack('>H', len(small) + 2) + small)
+
+
+BAD = {
+    **{f'jpeg_{share:g}': truncated(share) for share in (0.1, 0.3, 0.5, 0.7, 0.9, 0.99)},
+    'jpeg_without_end': truncated(-2),
+    'jpeg_without_last_byte': truncated(-1),
+    'progressive_0.7': truncated(0.7, progressive=True),
+    'png_0.5': truncated(0.5, 'PNG'),
+    'tiff_0.5': truncated(0.5, 'TIFF'),
+    'gif_0.5': truncated(0.5, 'GIF'),
+    'jpeg_of_100_bytes': lambda path: path.write_bytes(PHOTO.read_bytes()[:100]),
+    'jpeg_of_a_thumbnail': ends_in_a_thumbnail,
+    'jpeg_of_nothing': lambda path: path.write_bytes(b'\xff\xd8\xff\xd9'),
+    'jpeg_without_size': jpeg_of_size(0, 0),
+    'empty': lambda path: path.write_bytes(b''),
+    'zeros': lambda path: path.write_bytes(bytes(5000)),
+    'text': lambda path: path.write_text('this is no image\n'),
+    'html': lambda path: path.write_text('<!DOCTYPE html><html><body>404</body></html>'),
+    'svg': lambda path: path.write_text('<svg xmlns="http://www.w3.org/2000/svg" width="9"/>'),
+    'folder': lambda path: path.mkdir(),
+    'missing': lambda path: None,
+    'float': lambda path: Image.fromarray(np.ones((4, 4), np.float32)).save(path, 'TIFF'),
+}
+
+
+@pytest.mark.parametrize('backend', BACKENDS)
+@pytest.mark.parametrize('kind', BAD)
+def test_bad_file_is_an_error(tmp_path, kind, backend):
+    path = tmp_path / 'a.jpg'
+    BAD[kind](path)
+    with pytest.raises((OSError, ValueError, SyntaxError)) as error:
+        load_image(path, backend)
+    assert str(error.value)
+    if kind == 'float':
+        assert str(error.value) == 'got float pixels, expected 8 or 16 bits'
+
+
+def test_truncated_images_are_not_filled_up():
+    assert ImageFile.LOAD_TRUNCATED_IMAGES is False
+
+
+HUGE = {'png_100_million': png_of_size(10000, 10000),
+        'png_just_above': png_of_size(MAX_PIXELS // 1000 + 1, 1000),
+        'png_400_million': png_of_size(20000, 20000),
+        'jpeg_4000_million': jpeg_of_size(65500, 65500)}
+
+
+@pytest.mark.parametrize('backend', BACKENDS)
+@pytest.mark.parametrize('kind', HUGE)
+@pytest.mark.filterwarnings('ignore::PIL.Image.DecompressionBombWarning')
+def test_huge_image_is_refused_before_it_is_decoded(tmp_path, monkeypatch, kind, backend):
+    path = tmp_path / 'a.png'
+    path = path.with_suffix('.jpg') if kind.startswith('jpeg') else path
+    HUGE[kind](path)
+    assert path.stat().st_size < 5000
+
+    def decoded(*_):
+        pytest.fail('decoded')
+
+    monkeypatch.setattr(ImageFile.ImageFile, 'load', decoded)
+    monkeypatch.setattr(cv2, 'imdecode', decoded)
+    with pytest.raises((ValueError, Image.DecompressionBombError), match='pixels'):
+        load_image(path, backend)
+
+
+@pytest.mark.parametrize('backend', BACKENDS)
+def test_limit_itself_is_accepted(tmp_path, monkeypatch, backend):
+    picture(size=(40, 30)).save(tmp_path / 'a.jpg')
+    monkeypatch.setattr(images, 'MAX_PIXELS', 1200)
+    assert pixels_of(tmp_path / 'a.jpg', backend).shape == (30, 40, 3)
+    monkeypatch.setattr(images, 'MAX_PIXELS', 1199)
+    with pytest.raises(ValueError, match='got 40x30 pixels, expected at most 1199'):
+        load_image(tmp_path / 'a.jpg', backend)
+
+
+# What OpenCV decodes
+
+@pytest.mark.parametrize('name, plain', [('rgb.jpg', True), ('grey.jpg', True),
+                                         ('cmyk.jpg', False), ('rgb.png', False),
+                                         ('rgb.webp', False)])
+def test_opencv_decodes_only_plain_jpeg(tmp_path, monkeypatch, name, plain):
+    mode = {'cmyk': 'CMYK', 'grey': 'L'}.get(name.split('.')[0], 'RGB')
+    picture(mode).save(tmp_path / name)
+    assert is_plain_jpeg((tmp_path / name).read_bytes()) == plain
+    calls, imdecode = [], cv2.imdecode
+    monkeypatch.setattr(cv2, 'imdecode', lambda *args: calls.append(args) or imdecode(*args))
+    load_image(tmp_path / name, 'cv2')
+    assert len(calls) == plain
+
+
+@pytest.mark.parametrize('change, plain', [
+    (lambda content: content + bytes(7), True),                          # padded
+    (lambda content: content[:2] + b'\xff' * 3 + content[2:], True),     # fill bytes
+    (lambda content: content + b'junk', False),
+    (lambda content: content[:-1], False),
+    (lambda content: b'\0' + content, False),
+    (lambda content: content[:2] + content[15:], False),                  # within a segment
+    (lambda content: b'', False),
+])
+def test_plain_jpeg_is_told_by_its_markers(tmp_path, change, plain):
+    picture().save(tmp_path / 'a.jpg')
+    assert is_plain_jpeg(change((tmp_path / 'a.jpg').read_bytes())) == plain
+
+
+def test_what_opencv_cannot_decode_is_pillow_s_work(tmp_path, monkeypatch):
+    path = tmp_path / 'a.jpg'
+    picture().save(path)
+    monkeypatch.setattr(cv2, 'imdecode', lambda *_: None)
+    assert np.array_equal(pixels_of(path, 'cv2'), by_pillow(path))
+
+
+def test_older_opencv_reads_blue_first(tmp_path, monkeypatch):
+    picture().save(tmp_path / 'a.jpg')
+    expected = pixels_of(tmp_path / 'a.jpg', 'cv2')
+    monkeypatch.setattr(images, 'READ_RGB', False)
+    monkeypatch.setattr(images, 'READ_COLOR', cv2.IMREAD_COLOR)
+    assert np.array_equal(pixels_of(tmp_path / 'a.jpg', 'cv2'), expected)
