@@ -26,6 +26,7 @@ from common.errors import InputError
 from common.layers import to_pair
 from common.macs import count_parameters
 from common.precision import Precision
+from common.processes import set_up_cpu
 from common.zoo import create_model
 
 
@@ -168,7 +169,7 @@ def main(argv=None):
             if value is not None and value < 1:
                 raise InputError(f'-{flag}: got {value}, expected at least 1')
         if not paddle.device.get_device().startswith('gpu'):
-            paddle.set_flags({'FLAGS_use_stride_kernel': False})  # as the training program does
+            set_up_cpu()  # as the training program does
         if args.tool == 'data':
             print(data_table(args.folder, args.images, args.batch_size, args.image_size,
                              args.workers, args.rounds))

@@ -1,11 +1,14 @@
 """Checkpoints of a run: what is in them, and how they reach the disk.
 
-`last.pdparams` holds everything to go on with, `best.pdparams` the weights of the best
-evaluation. Both are dictionaries with the weights under 'model', as PaddleViT writes them.
+`last.pdparams` holds everything to go on with, `previous.pdparams` what it held before,
+`best.pdparams` the weights of the best evaluation. All are dictionaries with the weights under
+'model', as PaddleViT writes them. A file is complete or not there under its name; its sha256 is
+behind its content, and is compared when it is read.
 """
 import contextlib
 import os
 
+import numpy as np
 import paddle
 
 from common.errors import InputError
@@ -13,7 +16,9 @@ from common.optim import optimizer_state, prepare_optimizer_state
 from common.safe_load import append_checksum, load_pickle
 from common.weights import assign, check_state, state_dict_of
 
-FORMAT_VERSION = 1
+# 2: a position within an epoch (step, sums). 1 is read too: there the step is 0.
+FORMAT_VERSION = 2
+LAST, PREVIOUS, BEST = 'last.pdparams', 'previous.pdparams', 'best.pdparams'
 
 
 def write_atomically(content, path):
@@ -24,6 +29,61 @@ def write_atomically(content, path):
     with replace_atomically(path) as temporary:
         paddle.save(content, temporary)
         append_checksum(temporary)
+
+
+def keep_previous(path):
+    """Gives the file a second name, PREVIOUS, so that its place can be taken; at no time is there
+    neither."""
+    if os.path.exists(path):
+        temporary = f'{path}.tmp{os.getpid()}'
+        try:
+            os.link(path, temporary)
+        except OSError:  # a file system without hard links
+            temporary = path
+        os.replace(temporary, os.path.join(os.path.dirname(path), PREVIOUS))
+
+
+def check_finite(model):
+    """Raises InputError for weights that are not finite; they must not reach a file."""
+    for name, value in model.state_dict().items():
+        if not np.isfinite(value.astype('float32').numpy()).all():
+            raise InputError(f'{name}: got weights that are not finite; nothing is saved')
+
+
+def read_checkpoint(path):
+    """(content, file, a sentence or None) of a checkpoint file or of a run's folder.
+
+    A `last.pdparams` that is damaged or missing gives the one before it, and the sentence says so.
+
+    Raises:
+        InputError: none can be read.
+    """
+    folder = path if os.path.isdir(path) else os.path.dirname(path)
+    file = os.path.join(path, LAST) if os.path.isdir(path) else path
+    try:
+        if not os.path.isfile(file):
+            raise InputError(f'{file}: no such file')
+        return load_pickle(file), file, None
+    except InputError as error:
+        previous = os.path.join(folder, PREVIOUS)
+        if os.path.basename(file) != LAST or not os.path.isfile(previous):
+            raise
+        return load_pickle(previous), previous, f'{error}; {previous} is read instead'
+
+
+def find_run(save, name, after=0.0):
+    """The newest run's folder SAVE/NAME-train-* with a checkpoint, or None.
+
+    after: time (seconds since 1970) of the oldest checkpoint that counts.
+    """
+    found = []
+    with contextlib.suppress(FileNotFoundError):
+        for entry in os.scandir(save):
+            files = [os.path.join(entry.path, file) for file in (LAST, PREVIOUS)]
+            times = [os.path.getmtime(file) for file in files if os.path.isfile(file)]
+            if entry.name.startswith(f'{name}-train-') and times and max(times) >= after:
+                found.append((max(times), entry.path))
+    return max(found)[1] if found else None
 
 
 @contextlib.contextmanager
@@ -54,15 +114,22 @@ def save_weights(path, model, facts):
         model: a Layer.
         facts: dict of numbers, strings and dicts of them.
     """
+    check_finite(model)
     write_atomically({'model': model.state_dict(), 'format_version': FORMAT_VERSION, **facts}, path)
 
 
-def save_checkpoint(path, model, optimizer, scaler, facts, ema=None):
+def save_checkpoint(path, model, optimizer, scaler, facts, ema=None, resumed=None):
     """Everything that a run needs to go on: weights, their moving average, optimiser, loss
-    scaling, and the facts."""
+    scaling, and the facts. The file that was there becomes PREVIOUS.
+
+    resumed: the optimiser's state of the checkpoint that this run has gone on with; Paddle 2.6
+        gives none before the first step.
+    """
+    check_finite(model)
+    keep_previous(path)
     write_atomically({
         'model': model.state_dict(),
-        'optimizer': optimizer_state(optimizer, model),
+        'optimizer': optimizer_state(optimizer, model) or resumed or {},
         'amp_grad_scaler': scaler.state_dict() if scaler else {},
         'format_version': FORMAT_VERSION,
         **({'ema': ema.state()} if ema else {}),
@@ -74,29 +141,31 @@ def resume(path, model, optimizer, scaler, ema=None):
     """Loads what `save_checkpoint` wrote.
 
     Args:
-        path: file.
+        path: file, or a run's folder; see `read_checkpoint`.
         model: a Layer; the weights must fit without any change.
         optimizer: of common.optim.build_optimizer, or None to load the weights only.
         scaler: GradScaler or None.
         ema: common.ema.Ema or None.
 
     Returns:
-        The checkpoint's dict, with the facts.
+        The checkpoint's dict, with the facts; 'file' is what was read, 'note' a sentence or None.
 
     Raises:
         InputError: not a checkpoint of a run, of a newer format, or for another model.
     """
-    content = load_pickle(path)
+    content, path, note = read_checkpoint(path)
     if not isinstance(content, dict) or 'optimizer' not in content or 'epoch' not in content:
         raise InputError(f'{path}: got weights without a training state, expected a last.pdparams '
                          f'of a run; to start from weights use -pretrained')
-    for key, kinds in (('epoch', int), ('best', (dict, type(None))), ('amp_grad_scaler', dict),
+    version = content.get('format_version', 0)
+    if version not in (1, FORMAT_VERSION):
+        raise InputError(f'{path}: got checkpoint format {version}, expected {FORMAT_VERSION} or 1')
+    content = {'step': 0, 'sums': [0.0, 0.0, 0.0], **content, 'file': path, 'note': note}
+    for key, kinds in (('epoch', int), ('step', int), ('sums', list),
+                       ('best', (dict, type(None))), ('amp_grad_scaler', dict),
                        ('config', dict)):
         if not isinstance(content.get(key, ...), kinds):
             raise InputError(f'{path}: {key}: got {content.get(key)!r}, which no run writes')
-    version = content.get('format_version', 0)
-    if version != FORMAT_VERSION:
-        raise InputError(f'{path}: got checkpoint format {version}, expected {FORMAT_VERSION}')
     state = state_dict_of(content.get('model'), path)
     values, _ = check_state(state, model.state_dict(), set(), path)
     if optimizer is not None:

@@ -56,6 +56,8 @@ def base_config():
     config.DATA.INTERPOLATION = 'bicubic'
     # loader processes of one device; 0 loads in the training process
     config.DATA.NUM_WORKERS = 2
+    # seconds without a batch after which the loader processes count as stuck
+    config.DATA.WORKER_TIMEOUT = 600.0
     # subtracted from and divided into pixels in [0, 1], by channel R, G, B
     config.DATA.IMAGENET_MEAN = [0.5, 0.5, 0.5]
     config.DATA.IMAGENET_STD = [0.5, 0.5, 0.5]
@@ -103,7 +105,8 @@ def base_config():
     config.MODEL.NAME = ''
     # weight file to start from (fine-tuning) or to evaluate
     config.MODEL.PRETRAINED = None
-    # checkpoint of an interrupted run to go on with
+    # checkpoint of an interrupted run to go on with, or its folder; or auto: the newest run of this
+    # NAME under SAVE goes on in its own folder, if there is one
     config.MODEL.RESUME = None
     config.MODEL.NUM_CLASSES = 1000
     config.MODEL.DROPOUT = 0.0
@@ -146,6 +149,8 @@ def base_config():
     config.TRAIN.RECOMPUTE = False
     # micro-batches that are summed before one optimiser step
     config.TRAIN.ACCUM_ITER = 1
+    # steps in a row that are left out when a gradient is not finite; one more stops the run
+    config.TRAIN.MAX_SKIPPED = 0
     # share of the target that is spread evenly over all classes
     config.TRAIN.LABEL_SMOOTHING = 0.0
 
@@ -196,6 +201,9 @@ def base_config():
     config.SAVE = './output'
     # epochs between two checkpoints
     config.SAVE_FREQ = 1
+    # and optimiser steps, and minutes, between two of them; None: at ends of epochs only
+    config.SAVE_STEPS = None
+    config.SAVE_MINUTES = 30.0
     # optimiser steps between two lines of the log
     config.REPORT_FREQ = 20
     # epochs between two evaluations
@@ -233,6 +241,7 @@ NULLABLE = {
     'TRAIN.LAYER_DECAY': float,
     'TRAIN.EMA.DECAY': float,
     'TRAIN.EMA.BASE_BATCH': int,
+    'SAVE_STEPS': int,
     'ZOO.ACC1': float,
     'ZOO.ACC5': float,
     'ZOO.REAL': float,
@@ -249,6 +258,7 @@ RANGES = {
     'DATA.IMAGE_CHANNELS': (3, 3),
     'DATA.CROP_PCT': (0.01, 1.0),
     'DATA.NUM_WORKERS': (0, 256),
+    'DATA.WORKER_TIMEOUT': (0.1, None),
     'DATA.IMAGENET_STD': (1e-6, None),
     'AUG.SCALE': (1e-6, 1.0),
     'AUG.RATIO': (1e-3, 1e3),
@@ -284,6 +294,7 @@ RANGES = {
     'TRAIN.LAYER_DECAY': (1e-6, 1.0),
     'TRAIN.EMA.DECAY': (0.0, 1.0),
     'TRAIN.EMA.BASE_BATCH': (1, None),
+    'TRAIN.MAX_SKIPPED': (0, None),
     'TRAIN.LABEL_SMOOTHING': (0.0, 0.999),
     'TRAIN.OPTIMIZER.EPS': (0.0, 1.0),
     'TRAIN.OPTIMIZER.BETAS': (0.0, 0.999999999),
@@ -292,6 +303,8 @@ RANGES = {
     'ZOO.ACC5': (0.0, 100.0),
     'ZOO.REAL': (0.0, 100.0),
     'SAVE_FREQ': (1, None),
+    'SAVE_STEPS': (1, None),
+    'SAVE_MINUTES': (0.001, None),
     'REPORT_FREQ': (1, None),
     'VALIDATE_FREQ': (1, None),
     'SEED': (0, 2 ** 31 - 1),
@@ -341,6 +354,24 @@ def load_config(defaults, cfg_file=None, nullable=None, ranges=None):
                 set_key(config, key, value, f'{file}:{line}', nullable, ranges)
     config.freeze()
     return config
+
+
+def plain_config(node):
+    """A config as dicts and lists."""
+    return {key: plain_config(value) if isinstance(value, dict) else value
+            for key, value in node.items()}
+
+
+def differences(old, new, prefix=''):
+    """['KEY: was ..., is ...'] of two plain configs."""
+    found = []
+    for key in sorted(old.keys() | new.keys()):
+        before, now = old.get(key), new.get(key)
+        if isinstance(before, dict) and isinstance(now, dict):
+            found += differences(before, now, f'{prefix}{key}.')
+        elif before != now:
+            found.append(f'{prefix}{key}: was {before!r}, is {now!r}')
+    return found
 
 
 def update_config(config, args=None, nullable=None, ranges=None):

@@ -15,7 +15,8 @@ from common.randomness import seed_step
 
 def train_one_epoch(model, batches, criterion, optimizer, schedule, precision, *, epoch,
                     steps_per_epoch, first_step=0, last_step=None, accum_iter=1, grad_clip=None,
-                    ema=None, seed=0, report_freq=20, on_step=None, on_report=None):
+                    ema=None, seed=0, report_freq=20, max_skipped=0, sums=None, on_update=None,
+                    on_step=None, on_report=None):
     """Trains over the batches of one epoch.
 
     Args:
@@ -34,15 +35,20 @@ def train_one_epoch(model, batches, criterion, optimizer, schedule, precision, *
         ema: common.ema.Ema, updated after each optimiser step, or None.
         seed: of dropout and drop path.
         report_freq: optimiser steps between two reports.
-        on_step: called with (step in the epoch from 1) after each optimiser step.
+        max_skipped: how many steps in a row may be left out because a gradient is not finite.
+        sums: [loss, correct, seen] since the last report before `first_step`, or None.
+        on_update: called with (step, sums) after each optimiser step, before a report; it may
+            raise. The step is counted from 1 in the epoch.
+        on_step: the same, after the report.
         on_report: called with a dict of the report's figures, equal on all ranks.
 
     Raises:
-        InputError: the loss is not finite, on all ranks at the same step.
+        InputError: the loss is not finite, on all ranks at the same step; or too many gradients.
     """
     model.train()
     parameters = [p for p in model.parameters() if not p.stop_gradient]
-    sums = paddle.zeros([3], 'float64')
+    sums = paddle.zeros([3], 'float64') if sums is None else paddle.to_tensor(sums, 'float64')
+    skipped = 0
     batches = iter(batches)
     data_time, start = 0.0, time.perf_counter()
     last_step = steps_per_epoch if last_step is None else last_step
@@ -56,12 +62,24 @@ def train_one_epoch(model, batches, criterion, optimizer, schedule, precision, *
             seed_step(seed, epoch, step * accum_iter + micro, dist.rank())
             last = micro == accum_iter - 1
             with dist.no_sync(model, when=not last):
-                sums += backward(model, images, target, criterion, precision, accum_iter)
-        update(optimizer, parameters, grad_clip, precision)
-        if ema:
-            ema.update()
-        if on_step:
-            on_step(step + 1)
+                new = backward(model, images, target, criterion, precision, accum_iter)
+            # a step that will be left out has no part in the report
+            sums += paddle.where(paddle.isfinite(new[0]), new, paddle.zeros_like(new)) \
+                if max_skipped else new
+        if max_skipped and not precision.scaler and not gradients_are_finite(parameters):
+            skipped += 1
+            if skipped > max_skipped:
+                raise InputError(f'epoch {epoch}, step {step + 1}: got {skipped} steps in a row '
+                                 f'with a gradient that is not finite, expected at most '
+                                 f'TRAIN.MAX_SKIPPED {max_skipped}')
+            optimizer.clear_grad()
+        else:
+            skipped = 0
+            update(optimizer, parameters, grad_clip, precision)
+            if ema:
+                ema.update()
+        if on_update:
+            on_update(step + 1, sums)
         if (step + 1) % report_freq == 0 or step + 1 == last_step:
             loss, acc1, seen = reduce_means(sums)
             if not loss < float('inf'):  # also False for NaN
@@ -72,6 +90,15 @@ def train_one_epoch(model, batches, criterion, optimizer, schedule, precision, *
                 on_report({'epoch': epoch, 'step': step + 1, 'loss': loss, 'acc1': acc1, 'lr': lr,
                            'images_per_s': seen / elapsed, 'data_share': data_time / elapsed})
             sums, data_time, start = paddle.zeros([3], 'float64'), 0.0, time.perf_counter()
+        if on_step:
+            on_step(step + 1, sums)
+
+
+@paddle.no_grad()
+def gradients_are_finite(parameters):
+    """Gradients are means over the ranks, so that all ranks get the same answer."""
+    finite = [paddle.isfinite(p.grad).all() for p in parameters if p.grad is not None]
+    return bool(paddle.stack(finite).all())
 
 
 def backward(model, images, target, criterion, precision, accum_iter):

@@ -1,4 +1,4 @@
-"""The one exception for what a user got wrong."""
+"""The exceptions whose message is for the user."""
 
 
 class InputError(ValueError):
@@ -7,6 +7,10 @@ class InputError(ValueError):
     The message is one line: where, what, what was got and what was expected. The programs print
     it without a traceback and exit with code 1; Python callers get an ordinary ValueError.
     """
+
+
+class RunError(RuntimeError):
+    """What went wrong on the machine, in one line; the programs exit with code 3."""
 
 
 def one_line(error):

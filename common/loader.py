@@ -5,6 +5,8 @@ how it is split: step s of an epoch takes the s-th run of the epoch's permutatio
 and micro-batch a slice of that run.
 """
 import json
+import threading
+import time
 
 import cv2
 import numpy as np
@@ -13,8 +15,9 @@ import paddle.nn.functional as F
 from paddle.io import DataLoader
 
 from common import dist
-from common.errors import InputError
+from common.errors import InputError, RunError, one_line
 from common.mixup import build_mixup
+from common.processes import start_worker
 from common.randomness import BATCH, ORDER, seed_batch, stream
 
 
@@ -31,7 +34,9 @@ class TrainSampler:
 
     An index of repetition r is r * num_samples + the sample's.
 
-    `set_epoch(epoch, first_step)` chooses the permutation, and where in it to start.
+    `set_epoch(epoch, first_step, last_epoch)` chooses the epochs, and where in the first one to
+    start. A run reads all of its epochs in one go: Paddle's workers take half a second to start
+    anew, and so they load the next epoch's first batches during the evaluation.
     """
 
     def __init__(self, num_samples, batch_size, accum_iter=1, seed=0, rank=0, world_size=1,
@@ -43,7 +48,7 @@ class TrainSampler:
         self.rank = rank
         self.world_size = world_size
         self.repeats = repeats
-        self.epoch = 1
+        self.epoch = self.last_epoch = 1
         self.first_step = 0
         self.global_batch = batch_size * accum_iter * world_size
         self.steps_per_epoch = num_samples // self.global_batch
@@ -53,23 +58,29 @@ class TrainSampler:
                 f'{self.global_batch} (batch {batch_size} x {accum_iter} accumulated x '
                 f'{world_size} processes)')
 
-    def set_epoch(self, epoch, first_step=0):
+    def set_epoch(self, epoch, first_step=0, last_epoch=None):
         self.epoch = epoch
         self.first_step = first_step
+        self.last_epoch = last_epoch or epoch
 
     def __len__(self):
-        return (self.steps_per_epoch - self.first_step) * self.accum_iter
+        steps = (self.last_epoch - self.epoch + 1) * self.steps_per_epoch - self.first_step
+        return steps * self.accum_iter
 
     def __iter__(self):
-        order = stream(ORDER, self.seed, self.epoch).permutation(self.num_samples)
+        for epoch in range(self.epoch, self.last_epoch + 1):
+            yield from self.batches_of(epoch, self.first_step if epoch == self.epoch else 0)
+
+    def batches_of(self, epoch, first_step):
+        order = stream(ORDER, self.seed, epoch).permutation(self.num_samples)
         if self.repeats > 1:
             again = np.arange(self.repeats) * self.num_samples
             order = (order[:, None] + again).reshape(-1)[:self.num_samples]
-        for step in range(self.first_step, self.steps_per_epoch):
+        for step in range(first_step, self.steps_per_epoch):
             run = order[step * self.global_batch:(step + 1) * self.global_batch]
             slices = run.reshape(self.accum_iter, self.world_size, self.batch_size)
             for indices in slices[:, self.rank]:
-                yield [(self.epoch, int(index)) for index in indices]
+                yield [(epoch, int(index)) for index in indices]
 
 
 class EvalSampler:
@@ -122,13 +133,13 @@ class Collate:
 
 
 def make_loader(dataset, sampler, num_workers, collate=None):
-    """A paddle DataLoader over an ImageDataset; its workers live as long as the loader.
+    """A paddle DataLoader over an ImageDataset; its workers live as long as an iterator of it.
 
     Batches stay in the CPU's memory: Batches looks into them, and a GPU is not waited for.
     """
     return DataLoader(dataset, batch_sampler=sampler, num_workers=num_workers,
                       places=paddle.CPUPlace(), collate_fn=collate or Collate(),
-                      persistent_workers=num_workers > 0)
+                      worker_init_fn=start_worker)
 
 
 def get_dataloader(config, dataset, is_train=True, use_dist_sampler=True):
@@ -167,27 +178,34 @@ class Batches:
         normalize: Normalize.
         erasing: common.erasing.RandomErasing or None.
         seed: of the erased boxes' noise.
-        max_bad: how many bad images (replaced by the data set) there may be in a pass.
+        max_bad: how many bad images (replaced by the data set) there may be in an epoch.
 
-    Iterating raises InputError at one bad image more.
+        timeout: seconds without a batch after which workers count as stuck.
+
+    Iterating raises InputError at one bad image more, RunError if a worker dies or is stuck.
 
     Attributes:
         indices: of the batch that was given last, list of B.
-        bad: error texts of this pass, on this rank.
+        bad: error texts of this epoch, on this rank.
     """
 
-    def __init__(self, loader, normalize, erasing=None, seed=0, max_bad=0):
+    def __init__(self, loader, normalize, erasing=None, seed=0, max_bad=0, timeout=600):
         self.loader = loader
         self.normalize = normalize
         self.erasing = erasing
         self.seed = seed
         self.max_bad = max_bad
-        self.indices = None
+        self.timeout = timeout
+        self.indices, self.taken = None, []
         self.bad = []
 
     def __iter__(self):
-        self.bad = []
-        for images, target, boxes, place, errors in self.loader:
+        self.bad, last = [], None
+        for images, target, boxes, place, errors in watched(self.loader, self.timeout):
+            epoch, first, *self.indices = place.tolist()
+            self.taken += self.indices
+            if epoch != last:
+                self.bad, last = [], epoch
             errors = json.loads(errors.numpy().tobytes())
             self.bad += errors
             if len(self.bad) > self.max_bad:
@@ -195,12 +213,77 @@ class Batches:
                 if self.max_bad:
                     more += f'; more than DATA.MAX_BAD_IMAGES {self.max_bad}'
                 raise InputError(errors[0] + more)
-            epoch, first, *self.indices = place.tolist()
             images = self.normalize(on_device(images))
             if self.erasing:
                 seed_batch(self.seed, epoch, first)
                 images = self.erasing.erase(images, boxes.numpy())
             yield images, on_device(target)
+
+    def take_indices(self):
+        """The indices of all batches since the last call."""
+        taken, self.taken = self.taken, []
+        return taken
+
+    def name(self, index):
+        return self.loader.dataset.images.name(index)
+
+
+def watched(loader, timeout):
+    """The batches of a DataLoader; RunError if a worker dies, or gives nothing for `timeout` s.
+
+    (DataLoader's own `timeout` has no effect on a worker that is stuck.)
+    """
+    batches = iter(loader)
+    workers = getattr(batches, '_workers', [])
+    with Watchdog(timeout, workers) as watchdog:
+        while True:
+            watchdog.since = time.monotonic()
+            try:
+                batch = next(batches)
+            except StopIteration:
+                return
+            except (SystemError, RuntimeError, OSError) as error:
+                if watchdog.fired:
+                    raise RunError(f'loader: no batch for {timeout} s (DATA.WORKER_TIMEOUT); its '
+                                   f'workers are stuck and have been ended') from None
+                raise RunError(worker_death(error)) from None
+            watchdog.since = None
+            yield batch
+
+
+def worker_death(error):
+    """What to say of Paddle's error when a worker has died. Its signal handler may raise it
+    anywhere in the main thread, also outside of the loader."""
+    return (f'loader: a worker has died ({one_line(error)}); too little memory does that, also of '
+            f'/dev/shm; -o DATA.NUM_WORKERS=0 works without workers')
+
+
+class Watchdog:
+    """Ends processes when `since` is set and longer ago than `timeout` seconds."""
+
+    def __init__(self, timeout, workers):
+        self.timeout = timeout
+        self.workers = workers
+        self.since = None
+        self.fired = False
+        self.done = threading.Event()
+
+    def __enter__(self):
+        if self.workers:
+            threading.Thread(target=self.watch, daemon=True).start()
+        return self
+
+    def __exit__(self, *error):
+        self.done.set()
+
+    def watch(self):
+        while not self.done.wait(min(1.0, self.timeout / 4)):
+            since = self.since
+            if since is not None and time.monotonic() - since > self.timeout:
+                self.fired = True
+                for worker in self.workers:
+                    worker.kill()
+                return
 
 
 def on_device(tensor):

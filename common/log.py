@@ -7,6 +7,8 @@ import time
 
 from tqdm import tqdm
 
+from common.checkpoint import replace_atomically
+
 
 class TqdmHandler(logging.Handler):
     """Lines to standard output that do not tear a progress bar."""
@@ -57,10 +59,23 @@ class RunLog:
             self.metrics.write(json.dumps({'kind': kind, **rounded}) + '\n')
             self.metrics.flush()
 
-    def progress(self, total, text):
+    def progress(self, total, text, initial=0):
         """A progress bar over `total` steps; only on a terminal."""
-        return tqdm(total=total, desc=text, leave=False, dynamic_ncols=True,
+        return tqdm(total=total, desc=text, initial=initial, leave=False, dynamic_ncols=True,
                     disable=not (self.active and sys.stderr.isatty()))
+
+    def cut(self, epoch, step):
+        """Takes the figures out of metrics.jsonl that come after `step` of the epoch that follows
+        `epoch`: the run goes on there, and writes them again."""
+        if not self.metrics:
+            return
+        self.metrics.close()
+        file = os.path.join(self.folder, 'metrics.jsonl')
+        with open(file) as source:
+            lines = [line for line in source if is_before(line, epoch, step)]
+        with replace_atomically(file) as temporary, open(temporary, 'w') as target:
+            target.writelines(lines)
+        self.metrics = open(file, 'a')  # noqa: SIM115
 
     def draw_curves(self, force=False):
         """Draws curves.png from metrics.jsonl, at most once a minute unless forced."""
@@ -75,3 +90,13 @@ class RunLog:
             self.metrics.close()
         for handler in self.logger.handlers:
             handler.close()
+
+
+def is_before(line, epoch, step):
+    """Whether a line of metrics.jsonl is whole and not after a position."""
+    try:
+        figures = json.loads(line)
+        return figures['epoch'] <= epoch or (
+            figures['epoch'] == epoch + 1 and figures.get('step', step + 1) <= step)
+    except (ValueError, KeyError, TypeError):
+        return False

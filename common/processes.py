@@ -1,4 +1,4 @@
-"""A run as processes of a machine: signals, parents and children, locks, shared memory."""
+"""A run as processes of a machine: signals, parents and children, locks, memory."""
 import contextlib
 import ctypes
 import fcntl
@@ -7,13 +7,33 @@ import re
 import signal
 import sys
 
+import paddle
+
 from common.errors import InputError
 
 PR_SET_PDEATHSIG = 1
+# Options of glibc's mallopt: from what size on a block is a mapping of its own, and how much free
+# memory at the heap's end goes back to the system.
+M_TRIM_THRESHOLD, M_MMAP_THRESHOLD = -1, -3
 # Exit codes beside 0: wrong input, which a restart would not mend; anything else that went wrong;
 # stopped by a signal, after the checkpoint was written (128 + its number, as shells count).
 WRONG_INPUT, FAILED = 1, 3
 STOPPED = {128 + signal.SIGTERM, 128 + signal.SIGINT}
+
+
+def set_up_cpu():
+    """What makes Paddle faster on a CPU. For programs: it acts on the whole process.
+
+    - Strided views make a transpose some 30 times slower than a copy; a small ViT's training step
+      takes 0.7 of the time without them.
+    - Memory that is freed stays with the process. Else each batch of images comes in fresh pages,
+      and normalising it takes eight times as long, most of it in the kernel.
+    """
+    paddle.set_flags({'FLAGS_use_stride_kernel': False})
+    with contextlib.suppress(AttributeError):  # a C library without mallopt
+        libc = ctypes.CDLL(None)
+        libc.mallopt(M_MMAP_THRESHOLD, 1 << 30)
+        libc.mallopt(M_TRIM_THRESHOLD, (1 << 31) - 1)
 
 
 class StopSignal:

@@ -5,33 +5,42 @@ CUDA_VISIBLE_DEVICES names, and under `python -m paddle.distributed.launch` on s
 """
 import argparse
 import contextlib
-import json
 import os
 import shutil
+import signal
+import subprocess
 import sys
 import time
+import traceback
+from multiprocessing import connection
 
 import paddle
 import paddle.distributed as paddle_dist
 import yaml
 
-from common import dist
-from common.checkpoint import replace_atomically, resume, save_checkpoint, save_weights
+from common import dist, processes
+from common.checkpoint import BEST, LAST, find_run, replace_atomically, resume
+from common.config import differences, plain_config
 from common.ema import build_ema
-from common.engine import average_statistics, evaluate, train_one_epoch
-from common.errors import InputError
+from common.errors import InputError, RunError, one_line
 from common.layers import recompute_cells
-from common.loader import Batches, Normalize, get_dataloader
+from common.loader import Batches, Normalize, get_dataloader, worker_death
 from common.log import RunLog
-from common.losses import build_loss
 from common.macs import count_parameters
 from common.optim import build_optimizer, decayed_parameters, trainable_parameters
 from common.precision import Precision
-from common.real_labels import read_real_labels
+from common.processes import FAILED, STOPPED, WRONG_INPUT, Stopped, StopSignal
 from common.safe_load import load_pickle
 from common.schedule import build_schedule
 from common.subset import Subset
+from common.training import Evaluation, Keeper, Trainer, finish
 from common.weights import load_pretrained
+
+# Seconds that the other ranks have to end by themselves when one has failed.
+GRACE = 8.0
+AUTO = 'auto'  # of -resume
+# Environment variables for the processes that are started.
+DEBUG, SUPERVISED = 'RUN_DEBUG', 'RUN_SUPERVISED'
 
 
 def make_parser():
@@ -58,12 +67,17 @@ def make_parser():
     add('image_size', 'pixels', type=int, metavar='N')
     add('accum_iter', 'micro-batches in one optimiser step', type=int, metavar='N')
     add('pretrained', 'weights to fine-tune or evaluate', metavar='FILE')
-    add('resume', 'last.pdparams of a run to go on with', metavar='FILE')
+    add('resume', 'last.pdparams of a run to go on with, or the run\'s folder; auto: the newest '
+        'run of this model under -output goes on in its own folder, if there is one',
+        metavar='FILE')
     add('last_epoch', 'epochs that count as done', type=int, metavar='N')
     add('eval', 'evaluate and stop', action='store_true')
     add('amp', 'mixed precision, in training and evaluation', action='store_true')
     add('nprocs', 'processes on this machine: default every visible GPU, or 1 on a CPU',
         type=int, metavar='N')
+    add('max_restarts', 'how often the run is started again and goes on when it has crashed',
+        type=int, default=0, metavar='N')
+    add('debug', 'show where in the code an error came up', action='store_true')
     parser.add_argument('-o', action='append', metavar='KEY=VALUE',
                         help='sets any config key; may be repeated')
     return parser
@@ -80,19 +94,66 @@ def run(get_config, update_config, build_model, get_dataset, argv=None):
         argv: list of arguments; None is the command line's.
     """
     args = make_parser().parse_args(argv)
-    try:
+    if args.debug:
+        os.environ[DEBUG] = '1'
+    with errors_in_one_line():
         config = update_config(get_config(args.cfg), args)
         check_flags(config)
+        if args.max_restarts:
+            sys.exit(supervise(config, args.max_restarts))
+        if SUPERVISED in os.environ:
+            processes.end_with_parent(signal.SIGTERM)
         launch(config, args.nprocs, build_model, get_dataset)
-    except InputError as error:
-        fail(error)
 
 
-def fail(error):
-    """Ends the process with one line on standard error."""
-    where = f' (process {dist.rank()})' if dist.world_size() > 1 and dist.rank() else ''
-    print(f'error{where}: {error}', file=sys.stderr, flush=True)
-    sys.exit(1)
+@contextlib.contextmanager
+def errors_in_one_line():
+    """Ends the process with one line on standard error, and with the exit code that says what
+    kind of end it is; see common/processes.py."""
+    try:
+        yield
+    except Stopped as stopped:
+        sys.exit(stopped.exit_code)
+    except Exception as error:  # noqa: BLE001 - the last one to see it
+        if DEBUG in os.environ:
+            traceback.print_exc()
+        where = f' (process {dist.rank()})' if dist.world_size() > 1 and dist.rank() else ''
+        text, code = str(error), WRONG_INPUT if isinstance(error, InputError) else FAILED
+        if isinstance(error, SystemError) and 'DataLoader process' in text:
+            text = worker_death(error)
+        elif not isinstance(error, (InputError, RunError)):
+            text = f'{type(error).__name__}: {one_line(error)} (-debug shows where)'
+        print(f'error{where}: {text}', file=sys.stderr, flush=True)
+        sys.exit(code)
+
+
+def supervise(config, max_restarts):
+    """Runs this command in a process of its own, again after a crash; its exit code."""
+    command, skip = [sys.executable], False
+    for argument in sys.orig_argv[1:]:
+        if not skip and not argument.lstrip('-').startswith('max_restarts'):
+            command.append(argument)
+        skip = argument in ('-max_restarts', '--max_restarts')
+    started = time.time()
+    for restart in range(max_restarts + 1):
+        going_on = restart and find_run(config.SAVE, config.MODEL.NAME, after=started)
+        child = subprocess.Popen([*command, *(['-resume=auto'] if going_on else [])],
+                                 env={**os.environ, SUPERVISED: '1'})
+        with StopSignal() as signals:
+            while child.poll() is None:
+                time.sleep(0.05)
+                if signals.number is not None:
+                    child.send_signal(signals.number)
+                    signals.number = None
+        code = child.returncode
+        if code in (0, WRONG_INPUT, *STOPPED):
+            return code
+        print(f'the run has ended with code {code}; restart {restart + 1} of {max_restarts}'
+              if restart < max_restarts else
+              f'the run has ended with code {code}; no restart is left', file=sys.stderr,
+              flush=True)
+        time.sleep(1.0)
+    return FAILED
 
 
 def check_flags(config):
@@ -103,9 +164,12 @@ def check_flags(config):
                          'accuracy would be that of random numbers')
     if config.EVAL and model.PRETRAINED and model.RESUME:
         raise InputError('-pretrained and -resume: got both, expected one to evaluate')
-    for flag, file in (('pretrained', model.PRETRAINED), ('resume', model.RESUME)):
-        if file and not os.path.isfile(file):
-            raise InputError(f'-{flag}: no such file: {file}')
+    if model.PRETRAINED and not os.path.isfile(model.PRETRAINED):
+        raise InputError(f'-pretrained: no such file: {model.PRETRAINED}')
+    if model.RESUME not in (None, AUTO) and not os.path.exists(model.RESUME):
+        raise InputError(f'-resume: no such file or folder: {model.RESUME}')
+    if config.EVAL and model.RESUME == AUTO:
+        raise InputError('-resume: got auto with -eval, expected a file or folder')
 
 
 def pick_device(config):
@@ -132,32 +196,69 @@ def launch(config, nprocs, build_model, get_dataset):
     val_set = get_dataset(config, is_train=False)
     if device == 'cpu':
         os.environ['PADDLE_DISTRI_BACKEND'] = 'gloo'
+    processes.sweep_shared_memory()
+    config, folder = find_resumed(config)
+    folder = make_run_folder(config, folder) \
+        if int(os.environ.get('PADDLE_TRAINER_ID', '0')) == 0 else None
+    arguments = config, device, folder, build_model, train_set, val_set
     if launched or nprocs == 1:
-        folder = None
-        if int(os.environ.get('PADDLE_TRAINER_ID', '0')) == 0:
-            folder = make_run_folder(config)
-        worker(config, device, folder, build_model, train_set, val_set)
+        worker(*arguments)
         return
-    folder = make_run_folder(config)
     options = {'backend': 'gloo'} if device == 'cpu' else {}
-    try:
-        paddle_dist.spawn(spawned_worker, nprocs=nprocs, **options,
-                          args=(config, device, folder, build_model, train_set, val_set))
-    except Exception as error:
-        if 'terminated with exit code 1' in str(error):  # the process has said why
-            sys.exit(1)
-        raise
+    with StopSignal() as signals:
+        context = paddle_dist.spawn(spawned_worker, nprocs=nprocs, join=False, args=arguments,
+                                    **options)
+        wait_for(context.processes, signals)
+
+
+def find_resumed(config):
+    """(config, None), or with -resume=auto (config with the run's folder, that folder)."""
+    if config.MODEL.RESUME != AUTO:
+        return config, None
+    folder = find_run(config.SAVE, config.MODEL.NAME)
+    config = config.clone()
+    config.defrost()
+    config.MODEL.RESUME = folder
+    config.freeze()
+    return config, folder
+
+
+def wait_for(ranks, signals):
+    """Waits for the processes of a run, passes signals on, and exits if one has failed; the
+    others then have GRACE seconds."""
+    passed_on, failed, deadline = False, None, None
+    while running := [rank for rank in ranks if rank.is_alive()]:
+        connection.wait([rank.sentinel for rank in running], timeout=0.2)
+        if signals.number is not None and not passed_on:
+            passed_on = True
+            for rank in running:
+                os.kill(rank.pid, signals.number)
+        failed = failed or next((rank for rank in ranks if rank.exitcode), None)
+        if failed and deadline is None:
+            deadline = time.monotonic() + GRACE
+            if failed.exitcode < 0:
+                print(f'error: process {ranks.index(failed)} was ended by '
+                      f'{signal.Signals(-failed.exitcode).name}', file=sys.stderr, flush=True)
+        if deadline is not None and time.monotonic() > deadline:
+            for rank in running:
+                rank.kill()
+    failed = failed or next((rank for rank in ranks if rank.exitcode), None)
+    if failed:
+        sys.exit(failed.exitcode if failed.exitcode > 0 else FAILED)
 
 
 def spawned_worker(*args):
-    try:
+    processes.end_with_parent(signal.SIGTERM)
+    with errors_in_one_line():
         worker(*args)
-    except InputError as error:
-        fail(error)
 
 
-def make_run_folder(config):
-    """A new folder SAVE/NAME-train-YYYYmmdd-HHMMSS with the run's config; never one that exists."""
+def make_run_folder(config, resumed=None):
+    """A new folder SAVE/NAME-train-YYYYmmdd-HHMMSS with the run's config, never one that exists;
+    or the folder of the run that is resumed in it."""
+    if resumed:
+        processes.sweep(resumed, r'.*\.tmp(\d+)')
+        return resumed
     kind = 'eval' if config.EVAL else 'train'
     stem = os.path.join(config.SAVE,
                         f'{config.MODEL.NAME}-{kind}-{time.strftime("%Y%m%d-%H%M%S")}')
@@ -179,20 +280,14 @@ def make_run_folder(config):
     raise InputError(f'-output: {stem} and 998 more exist already')
 
 
-def plain_config(node):
-    """A config as dicts and lists."""
-    return {key: plain_config(value) if isinstance(value, dict) else value
-            for key, value in node.items()}
-
-
 def worker(config, device, folder, build_model, train_set, val_set):
     """One rank of the run; `folder` is the run's (rank 0) or None."""
     # STEP 1: process group and log
     paddle.set_device(device)
     if device == 'cpu':
-        # On a CPU Paddle's strided views make a transpose some 30 times slower than a copy; a
-        # small ViT's training step takes 0.7 of the time without them.
-        paddle.set_flags({'FLAGS_use_stride_kernel': False})
+        processes.set_up_cpu()
+    if folder is not None and int(os.environ.get('PADDLE_TRAINER_ID', '0')) == 0:
+        held = processes.lock(folder)  # noqa: F841 - as long as this process lives
     if int(os.environ.get('PADDLE_TRAINERS_NUM', '1')) > 1:
         paddle_dist.init_parallel_env()
     log = RunLog(folder, active=dist.is_master())
@@ -230,119 +325,60 @@ def worker(config, device, folder, build_model, train_set, val_set):
         recompute_cells(model)
     ema = build_ema(config, model, sampler.global_batch)
     describe_training(log, config, model, sampler, schedule, ema)
-    start, best = config.TRAIN.LAST_EPOCH, None
+    position = {'epoch': config.TRAIN.LAST_EPOCH, 'step': 0, 'sums': None, 'best': None,
+                'optimizer': None}
+    data = {'images': sampler.num_samples, 'global_batch': sampler.global_batch,
+            'repeats': sampler.repeats}
     if config.MODEL.RESUME:
-        facts = resume(config.MODEL.RESUME, model, optimizer, precision.scaler, ema)
-        start, best = facts['epoch'], facts['best']
-        if folder is not None:
-            best = inherit_best(config.MODEL.RESUME, folder, best)
-        log.info(f'resume: {config.MODEL.RESUME}, after epoch {start}')
-    if start >= schedule.num_epochs:
-        raise InputError(f'nothing to train: {start} of {schedule.num_epochs} epochs are done')
+        position = resume(config.MODEL.RESUME, model, optimizer, precision.scaler, ema)
+        go_on(position, config, folder, data, log)
+    if position['epoch'] >= schedule.num_epochs:
+        text = f'nothing to train: {position["epoch"]} of {schedule.num_epochs} epochs are done'
+        if folder != config.MODEL.RESUME:
+            raise InputError(text)
+        log.info(text)  # -resume=auto of a finished run
+        return
 
     # STEP 5: train
     if folder is not None and isinstance(train_set.images, Subset):
         write_names(os.path.join(folder, 'train_subset.txt'), train_set.images, log)
     batches = Batches(train_loader, normalize, train_set.erasing, config.SEED,
-                      config.DATA.MAX_BAD_IMAGES)
-    keeper = Keeper(folder, config, train_set.class_names)
-    train(config, dist.data_parallel(model), optimizer, schedule, precision, ema, batches,
-          evaluation, keeper, log, start, best)
+                      config.DATA.MAX_BAD_IMAGES, config.DATA.WORKER_TIMEOUT)
+    keeper = Keeper(folder, config, train_set.class_names, data, log)
+    with StopSignal() as signals:
+        Trainer(config, dist.data_parallel(model), optimizer, schedule, precision, ema, batches,
+                evaluation, keeper, log, signals).run(position)
 
 
-def inherit_best(checkpoint, folder, best):
-    """Copies the best weights of the run that is gone on with into this run's folder.
-
-    Returns `best`, or None if its weights are not there: then the next evaluation is the best.
-    """
-    source = os.path.join(os.path.dirname(checkpoint), 'best.pdparams')
-    if best is None or not os.path.isfile(source):
-        return None
-    if load_pickle(source).get('epoch') != best.get('epoch'):
-        return None
-    with replace_atomically(os.path.join(folder, 'best.pdparams')) as temporary:
-        shutil.copyfile(source, temporary)
-    return best
-
-
-def train(config, model, optimizer, schedule, precision, ema, batches, evaluation, keeper, log,
-          start, best):
-    """The epochs of a run, with evaluation, checkpoints and the log.
-
-    Args:
-        ema: moving average of the weights, or None.
-        start: epochs that are done.
-        best: result of the best evaluation so far, or None.
-    """
-    bare_model, sampler = dist.unwrap(model), batches.loader.batch_sampler
-    criterion = build_loss(config.TRAIN)
-    epochs = schedule.num_epochs
-    with log.progress(schedule.num_steps - start * sampler.steps_per_epoch, 'train') as bar:
-
-        def report(figures):
-            share = figures['epoch'] - 1 + figures['step'] / sampler.steps_per_epoch
-            log.metric('train', epoch_share=share, **figures)
-            bar.set_postfix(loss=f'{figures["loss"]:.3f}')
-            log.info(f'epoch {figures["epoch"]}/{epochs} step {figures["step"]}'
-                     f'/{sampler.steps_per_epoch}  loss {figures["loss"]:.4f}  '
-                     f'acc@1 {figures["acc1"]:.2%}  lr {figures["lr"]:.3e}  '
-                     f'{figures["images_per_s"]:.0f} img/s  data {figures["data_share"]:.0%}')
-
-        for epoch in range(start + 1, epochs + 1):
-            bar.set_description(f'epoch {epoch}/{epochs}')
-            sampler.set_epoch(epoch)
-            train_one_epoch(
-                model, batches, criterion, optimizer, schedule, precision, epoch=epoch,
-                steps_per_epoch=sampler.steps_per_epoch,
-                last_step=schedule.steps_of(epoch), accum_iter=config.TRAIN.ACCUM_ITER,
-                grad_clip=config.TRAIN.GRAD_CLIP, ema=ema, seed=config.SEED,
-                report_freq=config.REPORT_FREQ, on_step=lambda step: bar.update(),
-                on_report=report)
-            average_statistics(bare_model, ema)
-            count_bad_images(batches, log, epoch)
-            last = epoch == epochs
-            if epoch % config.VALIDATE_FREQ == 0 or last:
-                best = evaluate_and_keep(config, bare_model, ema, evaluation, keeper, epoch, best)
-            if epoch % config.SAVE_FREQ == 0 or last:
-                keeper.save('last.pdparams', save_checkpoint, bare_model, epoch, best,
-                            optimizer=optimizer, scaler=precision.scaler, ema=ema)
-            log.draw_curves(force=last)
-    finish(log, keeper.folder, best, f'best, epoch {best["epoch"]}')
-
-
-def count_bad_images(batches, log, epoch):
-    """Says how many images were replaced in an epoch.
+def go_on(position, config, folder, data, log):
+    """Says where a resumed run goes on and what is different, and takes over its best weights.
 
     Raises:
-        InputError: on all ranks together they were more than is allowed.
+        InputError: it would go on in an epoch whose order was another one.
     """
-    count = dist.all_reduce_sum(paddle.to_tensor(float(len(batches.bad)), 'float64'))
-    count = int(count)
-    if count:
-        log.metric('bad_images', epoch=epoch, count=count)
-        log.warning(f'epoch {epoch}: {count} bad images were replaced by others; on this rank, '
-                    f'e.g., {batches.bad[:1]}')
-    if count > batches.max_bad:
-        raise InputError(f'epoch {epoch}: got {count} bad images, expected at most '
-                         f'DATA.MAX_BAD_IMAGES {batches.max_bad}')
-
-
-def evaluate_and_keep(config, model, ema, evaluation, keeper, epoch, best):
-    """Evaluates the model and its moving average; keeps the weights of the one that the key
-    TRAIN.EMA.BEST names if they are the best so far. Returns the best result."""
-    with contextlib.ExitStack() as stack:
-        result = evaluation.run(model, epoch)
-        if ema:
-            stack.enter_context(ema.in_place())
-            averaged = evaluation.run(model, epoch, averaged=True)
-            if config.TRAIN.EMA.BEST:
-                result = averaged
-            else:
-                stack.close()
-        if best is None or result['acc1'] > best['acc1']:
-            best = result
-            keeper.save('best.pdparams', save_weights, model, epoch, best)
-    return best
+    file = position['file']
+    if position['note']:
+        log.warning(position['note'])
+    log.info(f'resume: {file}, after epoch {position["epoch"]}'
+             + (f' and {position["step"]} steps' if position['step'] else ''))
+    for line in differences(position['config'], plain_config(config)):
+        log.info(f'  {line}')
+    before = {**data, **position.get('data', {}), 'SEED': position.get('seed')}
+    now = {**data, 'SEED': config.SEED}
+    if position['step'] and before != now:
+        raise InputError(
+            f'-resume: {file} stops within an epoch, after {position["step"]} steps; to go on with '
+            f'its other samples, expected {before}, got {now} (global batch: DATA.BATCH_SIZE x '
+            f'TRAIN.ACCUM_ITER x processes)')
+    if folder is None:
+        return
+    if os.path.dirname(file) != folder:
+        position['best'] = inherit_best(file, folder, position['best'])
+        return
+    log.cut(position['epoch'], position['step'])
+    damaged = os.path.join(folder, LAST)
+    if file != damaged and dist.is_master() and os.path.exists(damaged):
+        os.replace(damaged, f'{damaged}.damaged')  # else it would become the one before the next
 
 
 def write_names(file, images, log):
@@ -354,65 +390,19 @@ def write_names(file, images, log):
     log.info(f'{len(images)} training images, listed in {file}')
 
 
-class Keeper:
-    """Writes a run's checkpoints, on rank 0."""
+def inherit_best(checkpoint, folder, best):
+    """Copies the best weights of the run that is gone on with into this run's folder.
 
-    def __init__(self, folder, config, class_names):
-        self.folder = folder
-        self.facts = {'seed': config.SEED, 'config': plain_config(config),
-                      'class_names': class_names}
-
-    def save(self, name, writer, model, epoch, best, **state):
-        if self.folder is not None and dist.is_master():
-            writer(os.path.join(self.folder, name), model,
-                   facts={'epoch': epoch, 'best': best, **self.facts}, **state)
-
-
-class Evaluation:
-    """Evaluates models on the validation set, with lines in the log."""
-
-    def __init__(self, config, dataset, normalize, precision, log):
-        self.batches = Batches(get_dataloader(config, dataset, is_train=False), normalize)
-        self.images = dataset.images
-        self.num_classes = config.MODEL.NUM_CLASSES
-        self.precision = precision
-        self.log = log
-        self.real = read_real_labels(config.DATA.REAL_LABELS) if config.DATA.REAL_LABELS else None
-
-    def run(self, model, epoch, averaged=False):
-        """One pass; the result has the epoch in it."""
-        start = time.perf_counter()
-        with self.log.progress(len(self.batches.loader), 'evaluate') as bar:
-            result = evaluate(model, self.batches, self.precision, bar.update,
-                              self.real_mask if self.real else None)
-        result = {'epoch': epoch, **result}
-        self.log.metric('eval_ema' if averaged else 'eval', **result)
-        what = 'averaged weights' if averaged else 'evaluation'
-        self.log.info(f'{what}{f" after epoch {epoch}" if epoch else ""}: {figures_of(result)}, '
-                      f'{time.perf_counter() - start:.1f} s')
-        return result
-
-    def real_mask(self):
-        names = [self.images.name(index) for index in self.batches.indices]
-        return self.real.mask(names, self.num_classes)
-
-
-def figures_of(result):
-    text = (f'acc@1 {result["acc1"]:.2%}  acc@5 {result["acc5"]:.2%}  loss {result["loss"]:.4f}  '
-            f'on {result["seen"]} images')
-    if 'real_acc1' in result:
-        text += f', ReaL acc@1 {result["real_acc1"]:.2%} on {result["real_seen"]}'
-    return text
-
-
-def finish(log, folder, result, what):
-    """The last line of a run, and the same as json."""
-    if folder is not None and dist.is_master():
-        with open(os.path.join(folder, 'result.json'), 'w') as stream:
-            json.dump(result, stream, indent=1)
-        log.info(f'written to {folder}')
-    log.info(f'{what}: {figures_of(result)}')
-    log.close()
+    Returns `best`, or None if its weights are not there: then the next evaluation is the best.
+    """
+    source = os.path.join(os.path.dirname(checkpoint), BEST)
+    if best is None or not os.path.isfile(source):
+        return None
+    if load_pickle(source).get('epoch') != best.get('epoch'):
+        return None
+    with replace_atomically(os.path.join(folder, BEST)) as temporary:
+        shutil.copyfile(source, temporary)
+    return best
 
 
 def describe(log, config, model, precision, device, folder):

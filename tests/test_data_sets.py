@@ -118,9 +118,9 @@ def test_recipe_goes_on_exactly_with_other_workers_and_evaluations(small_data, t
     whole, out = train(tmp_path / 'whole', *flags)
     assert 'moving average of the weights: decay 0.9 a step' in out
     assert out.count('averaged weights after epoch') == 2
-    stop = ('import common.runner as runner\n'
+    stop = ('from common.log import RunLog\n'
             'def stop(*args, **options): raise SystemExit(3)\n'
-            'runner.RunLog.draw_curves = stop\n'
+            'RunLog.draw_curves = stop\n'
             'import runpy; runpy.run_path("main_multi_gpu.py", run_name="__main__")\n')
     code, _, err = run_script(['-c', stop, *SHORT, *flags, f'-output={tmp_path / "part"}'],
                               env={'PYTHONPATH': '.:..'})

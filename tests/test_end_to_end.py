@@ -53,8 +53,8 @@ def test_training_writes_what_the_readme_says(trained):
     folder, out = trained
     assert re.fullmatch(r'vit_tiny_patch16_224-train-\d{8}-\d{6}', folder.name)
     assert {path.name for path in folder.iterdir()} == {
-        'best.pdparams', 'last.pdparams', 'config.yaml', 'curves.png', 'log.txt', 'metrics.jsonl',
-        'result.json'}
+        'best.pdparams', 'last.pdparams', 'previous.pdparams', 'config.yaml', 'curves.png',
+        'log.txt', 'metrics.jsonl', 'result.json', 'lock'}
     assert 'batch: 4 x 1 processes x 1 accumulated = 4; 16 images make 4 steps an epoch, 12' in out
     assert 'BASE_LR 0.003 x 4 / 4096' in out
     assert 'float32 (on a CPU -amp has no effect)' in out
@@ -88,12 +88,12 @@ def test_resume_gives_the_weights_of_the_uninterrupted_run(trained, small_data, 
     flags = [*TINY, '-cfg=./configs/vit_tiny_patch16_224.yaml', '--batch_size=4',
              f'-data_path={small_data}', '-o', 'TRAIN.NUM_EPOCHS=3', '-o', 'TRAIN.WARMUP_EPOCHS=1']
     killed = ('import os\n'
-              'import common.runner as runner\n'
-              'write = runner.save_checkpoint\n'
-              'def save(path, model, optimizer, scaler, facts, ema):\n'
-              '    write(path, model, optimizer, scaler, facts, ema)\n'
+              'import common.training as training\n'
+              'write = training.save_checkpoint\n'
+              'def save(path, model, facts, **state):\n'
+              '    write(path, model, facts=facts, **state)\n'
               '    if facts["epoch"] == 2: os.kill(os.getpid(), 9)\n'
-              'runner.save_checkpoint = save\n'
+              'training.save_checkpoint = save\n'
               'import runpy; runpy.run_path("main_multi_gpu.py", run_name="__main__")\n')
     code, _, err = run_script(['-c', killed, *flags, f'-output={tmp_path / "part"}'],
                               env={'PYTHONPATH': f'{ROOT}{os.pathsep}{ROOT / "vit"}'})

@@ -64,7 +64,7 @@ def test_report_is_the_mean_over_its_steps():
     model = build()
     reports, steps = [], []
     train(model, images, labels, batch=8, steps=5, report_freq=2, on_report=reports.append,
-          on_step=steps.append)
+          on_step=lambda step, sums: steps.append(step))
     assert [report['step'] for report in reports] == [2, 4, 5] and steps == [1, 2, 3, 4, 5]
     single = []
     train(build(), images, labels, batch=8, steps=5, report_freq=1, on_report=single.append)

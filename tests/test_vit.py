@@ -136,7 +136,7 @@ def test_representation_layer_and_head_size():
     features = model.forward_features(paddle.randn([2, 3, 32, 32]))
     assert features.shape == [2, 20] and float(features.abs().max()) <= 1
     assert model.encoder.layers[0].attn.qkv.weight.shape == [32, 3 * 2 * 24]
-    with pytest.raises(ValueError, match='MODEL.NUM_HEADS: got 3, expected a divisor of the 32 channels'):
+    with pytest.raises(ValueError, match='MODEL.NUM_HEADS: got 3, expected a divisor of the 32 ch'):
         small(num_heads=3)
 
 

@@ -370,7 +370,7 @@ def test_weights_without_a_training_state_are_no_checkpoint(tmp_path):
     assert fingerprint(other) == fingerprint(model)
 
 
-@pytest.mark.parametrize('version', [0, 2, '1', None])
+@pytest.mark.parametrize('version', [0, 3, '2', None])
 def test_checkpoint_of_another_format_is_refused(tmp_path, version):
     path = str(tmp_path / 'last.pdparams')
     save_checkpoint(path, *trained('AdamW', 1), None, {**FACTS, 'format_version': version})

@@ -1,0 +1,105 @@
+"""Small runs that are stopped and gone on with, for the tests of this folder.
+
+FAMILIES holds a small model of each family; `train` is the real program as a child process; `cut`
+runs the program's own `run` in this process and stops it at a step, which is a hundred times
+quicker than a new process.
+"""
+import hashlib
+import os
+import signal
+import subprocess
+import sys
+
+import numpy as np
+
+from common.runner import run
+from common.safe_load import load_pickle
+from common.training import Trainer
+from common.zoo import load_family_file
+from tests.conftest import ROOT
+
+# 12 steps an epoch, three epochs, and everything on that is drawn or averaged.
+RECIPE = ['-batch_size=4', '-o', 'TRAIN.NUM_EPOCHS=3', '-o', 'TRAIN.WARMUP_EPOCHS=1',
+          '-o', 'TRAIN.COOLDOWN_EPOCHS=0', '-o', 'REPORT_FREQ=5', '-o', 'MODEL.DROPPATH=0.2',
+          '-o', 'AUG.AUTO_AUGMENT=rand-m5-n1', '-o', 'AUG.MIXUP=0.8', '-o', 'AUG.ERASING=0.3',
+          '-o', 'TRAIN.EMA.DECAY=0.9', '-o', 'SAVE_FREQ=100', '-o', 'VALIDATE_FREQ=1',
+          '-o', 'DATA.BATCH_SIZE_EVAL=8']
+STEPS = 36
+FAMILIES = {
+    'vit': ('vit', ['-cfg=./configs/vit_digits.yaml', '-o', 'MODEL.DEPTH=1',
+                    '-o', 'MODEL.EMBED_DIM=32', '-o', 'MODEL.NUM_HEADS=2']),
+    'vitae': ('vitae', ['-cfg=./configs/vitae_digits.yaml']),
+    'vitaev2_vsa': ('vitaev2_vsa', ['-cfg=./configs/vitaev2_vsa_digits.yaml']),
+}
+
+
+def arguments(family, data, output, *more):
+    return [*FAMILIES[family][1], '-dataset=list', f'-data_path={data}', f'-output={output}',
+            *RECIPE, '-o', 'DATA.NUM_WORKERS=0', *more]
+
+
+def start(family, data, output, *more, prefix=()):
+    """The program as a process."""
+    return subprocess.Popen(
+        [sys.executable, '-W', 'ignore', *prefix, 'main_multi_gpu.py',
+         *arguments(family, data, output, *more)],
+        cwd=ROOT / family, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True)
+
+
+def train(family, data, output, *more):
+    """(exit code, stdout, stderr) of a whole run."""
+    process = start(family, data, output, *more)
+    out, err = process.communicate(timeout=240)
+    return process.returncode, out, err
+
+
+def cut(family, data, output, *more, stop_at=None, number=signal.SIGTERM):
+    """The exit code of a run in this process, that gets a signal in optimiser step `stop_at`."""
+    module = {name: load_family_file(family, name) for name in ('config', 'datasets', family)}
+    argv = [flag.replace('./configs', str(ROOT / family / 'configs'))
+            for flag in arguments(family, data, output, *more)]
+    builder = getattr(module[family], f'build_{family}')
+    after_update = Trainer.after_update
+    seen = []
+
+    def signalled(self, step, sums):
+        seen.append(step)
+        if len(seen) == stop_at:
+            os.kill(os.getpid(), number)
+        after_update(self, step, sums)
+
+    Trainer.after_update = signalled
+    try:
+        run(module['config'].get_config, module['config'].update_config, builder,
+            module['datasets'].get_dataset, argv)
+        return 0
+    except SystemExit as end:
+        return end.code
+    finally:
+        Trainer.after_update = after_update
+
+
+def run_folder(output):
+    folder, = [folder for folder in output.iterdir() if folder.is_dir()]
+    return folder
+
+
+def content_of(output):
+    return load_pickle(str(run_folder(output) / 'last.pdparams'))
+
+
+def digest(value):
+    """sha256 of all numbers of a checkpoint: weights, optimiser, average, best result."""
+    result = hashlib.sha256()
+
+    def add(name, item):
+        if isinstance(item, dict):
+            for key in sorted(item):
+                add(f'{name}.{key}', item[key])
+        elif isinstance(item, np.ndarray):
+            result.update(f'{name} {item.dtype} {item.shape}'.encode() + item.tobytes())
+        else:
+            result.update(f'{name} {item!r}'.encode())
+
+    add('', {key: value[key] for key in ('model', 'optimizer', 'ema', 'best', 'epoch', 'step')})
+    return result.hexdigest()
