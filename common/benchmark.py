@@ -2,7 +2,7 @@
 
 python -m common.benchmark model NAME [NAME ...] [-image_size 224] [-batch_size 8]
     [-train | -engine] [-rounds 5]
-python -m common.benchmark data FOLDER [-images 256] [-image_size 224] [-batch_size 32]
+python -m common.benchmark data FOLDER [-images 512] [-image_size 224] [-batch_size 32]
     [-workers 0 1 2] [-rounds 3]
 
 The models take turns, so that a busy machine slows all of them; a ratio is the median of the
@@ -50,7 +50,7 @@ def make_parser():
 
     data = tools.add_parser('data', help='throughput of the training loader')
     data.add_argument('folder', metavar='FOLDER', help='folder with train_list.txt')
-    add(data, 'images', 'how many of its images are read, default 256', type=int, default=256,
+    add(data, 'images', 'how many of its images are read, default 512', type=int, default=512,
         metavar='N')
     add(data, 'image_size', 'pixels, default 224', type=int, default=224, metavar='N')
     add(data, 'batch_size', 'images in a batch, default 32', type=int, default=32, metavar='N')
@@ -164,6 +164,8 @@ def model_table(names, image_size, batch_size, train, rounds):
 def main(argv=None):
     args = make_parser().parse_args(argv)
     try:
+        if any(workers < 0 for workers in getattr(args, 'workers', [])):
+            raise InputError(f'-workers: got {args.workers}, expected at least 0')
         for flag in ('batch_size', 'rounds', 'image_size', 'images'):
             value = getattr(args, flag, None)
             if value is not None and value < 1:

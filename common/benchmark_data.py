@@ -1,9 +1,10 @@
 """Measures the training loader beside the plain pipeline and decoding alone, on the same files.
 
-Each row is read through paddle.io.DataLoader in batches, as in training: `decode` gives a label
-only; `plain` is the usual pipeline, Pillow and paddle.vision.transforms to normalised floats, one
-image after the other; `loader` is this project's. The rows take turns; a figure is the best of
-the rounds, since other work on the machine only makes it lower.
+Each row is read through paddle.io.DataLoader in batches, as in training, on as many cores as there
+are workers (on one without workers). `decode` gives a label only; `plain` is the usual pipeline,
+Pillow and paddle.vision.transforms to normalised floats, one image after the other; `loader` is
+this project's. The rows take turns; a figure is the best of the rounds, since other work on the
+machine only makes it lower.
 """
 import os
 import time
@@ -16,7 +17,7 @@ from common.augment import build_auto_augment
 from common.config import base_config
 from common.datasets import ImageDataset, train_transform
 from common.erasing import build_erasing
-from common.errors import InputError
+from common.errors import InputError, one_line
 from common.lists import read_list
 from common.loader import Batches, Collate, Normalize, TrainSampler, make_loader
 from common.mixup import build_mixup
@@ -25,6 +26,7 @@ from common.subset import Subset
 
 RECIPE = {'AUTO_AUGMENT': 'rand-m9-mstd0.5-inc1', 'INTERPOLATION': 'random', 'ERASING': 0.25,
           'MIXUP': 0.8, 'CUTMIX': 1.0}
+CORES = sorted(os.sched_getaffinity(0)) if hasattr(os, 'sched_getaffinity') else []
 
 
 class Decoded(Dataset):
@@ -79,35 +81,23 @@ def mix_floats(samples):
     return images * share + images[::-1] * (1 - share), np.array([label for _, label in samples])
 
 
-def plain_epochs(dataset, batch_size, workers, collate=None):
-    """Yields once for each epoch that has been read."""
-    loader = DataLoader(dataset, batch_size=batch_size, num_workers=workers, drop_last=True,
-                        collate_fn=collate, persistent_workers=workers > 0, shuffle=True)
-    while True:
-        for _ in loader:
-            pass
-        yield
+def plain_loader(dataset, batch_size, workers, collate=None):
+    return DataLoader(dataset, batch_size=batch_size, num_workers=workers, drop_last=True,
+                      collate_fn=collate)
 
 
-def own_epochs(images, config, workers):
-    """The same for this project's loader, with what happens on the batch."""
+def own_loader(images, config, workers):
+    """This project's loader, with what happens on the batch."""
     erasing = build_erasing(config)
     dataset = ImageDataset(images, train_transform(config), config.DATA.IMAGE_SIZE,
                            erasing=erasing)
     sampler = TrainSampler(len(images), config.DATA.BATCH_SIZE)
-    batches = Batches(make_loader(dataset, sampler, workers, Collate(build_mixup(config))),
-                      Normalize(config.DATA.IMAGENET_MEAN, config.DATA.IMAGENET_STD), erasing)
-    epoch = 0
-    while True:
-        epoch += 1
-        sampler.set_epoch(epoch)
-        for _ in batches:
-            pass
-        yield
+    return Batches(make_loader(dataset, sampler, workers, Collate(build_mixup(config))),
+                   Normalize(config.DATA.IMAGENET_MEAN, config.DATA.IMAGENET_STD), erasing)
 
 
 def pipelines(fast, slow, batch_size, image_size, workers):
-    """{name: iterator that reads an epoch at each step}; images by OpenCV, and by Pillow."""
+    """{name: loader} of the images that are read by OpenCV (fast) and by Pillow."""
     crop, recipe = base_config(), base_config()
     for key, value in RECIPE.items():
         recipe.AUG[key] = value
@@ -118,14 +108,14 @@ def pipelines(fast, slow, batch_size, image_size, workers):
     augment = build_auto_augment(recipe.AUG.AUTO_AUGMENT, image_size, crop.DATA.IMAGENET_MEAN,
                                  'random')
     return {
-        'decode': plain_epochs(Decoded(fast), batch_size, workers),
-        'decode, Pillow': plain_epochs(Decoded(slow), batch_size, workers),
-        'plain, crop and flip': plain_epochs(Plain(slow, crop), batch_size, workers),
-        'loader, crop and flip': own_epochs(fast, crop, workers),
-        'plain, recipe': plain_epochs(Plain(slow, recipe, augment, build_erasing(recipe)),
+        'decode': plain_loader(Decoded(fast), batch_size, workers),
+        'decode, Pillow': plain_loader(Decoded(slow), batch_size, workers),
+        'plain, crop and flip': plain_loader(Plain(slow, crop), batch_size, workers),
+        'loader, crop and flip': own_loader(fast, crop, workers),
+        'plain, recipe': plain_loader(Plain(slow, recipe, augment, build_erasing(recipe)),
                                       batch_size, workers, mix_floats),
-        'loader, recipe': own_epochs(fast, recipe, workers),
-        'loader, recipe, Pillow': own_epochs(slow, pillow, workers),
+        'loader, recipe': own_loader(fast, recipe, workers),
+        'loader, recipe, Pillow': own_loader(slow, pillow, workers),
     }
 
 
@@ -136,6 +126,22 @@ def first_images(data_path, count, backend):
     return Subset(images, range(min(count, len(images))))
 
 
+def use_cores(count):
+    """Leaves this process and its workers so many cores (Linux), for figures that are of a core."""
+    if hasattr(os, 'sched_setaffinity'):
+        os.sched_setaffinity(0, CORES[:count])
+
+
+def speed_of(loader, batch_size, workers):
+    """Images a second of one pass, without its start: the first batch, and what the workers have
+    made by then, do not count."""
+    skipped = 1 + 2 * workers
+    for number, _ in enumerate(loader, 1):
+        if number == skipped:
+            start = time.perf_counter()
+    return (number - skipped) * batch_size / (time.perf_counter() - start)
+
+
 def data_table(data_path, count, batch_size, image_size, worker_counts, rounds):
     """The measurements of `python -m common.benchmark data` as a markdown table.
 
@@ -143,22 +149,24 @@ def data_table(data_path, count, batch_size, image_size, worker_counts, rounds):
         data_path: folder with train_list.txt; its first `count` images are read.
     """
     fast, slow = (first_images(data_path, count, backend) for backend in ('cv2', 'pillow'))
-    count = len(fast) // batch_size * batch_size
-    if count == 0:
-        raise InputError(f'-batch_size: got {batch_size}, expected at most the {len(fast)} '
-                         f'images of {data_path}')
+    least = batch_size * (2 + 2 * max(worker_counts))
+    if len(fast) < least:
+        raise InputError(f'{data_path}: got {len(fast)} images, expected at least {least} for '
+                         f'-batch_size {batch_size} and -workers {max(worker_counts)}')
+    for index in range(len(fast)):  # Paddle's loader would hang
+        try:
+            fast.load(index)
+        except Exception as error:  # noqa: BLE001 - whatever is wrong with the file
+            raise InputError(f'{fast.where(index)}: cannot read {fast.name(index)}: '
+                             f'{one_line(error)}') from None
     lines = ['| Pipeline | Workers | img/s | img/s of a core | To the plain one | To decoding |',
              '|---' * 6 + '|']
     for workers in worker_counts:
-        epochs, best = pipelines(fast, slow, batch_size, image_size, workers), {}
-        for epoch in epochs.values():
-            next(epoch)
+        use_cores(max(workers, 1))
+        loaders, best = pipelines(fast, slow, batch_size, image_size, workers), {}
         for _ in range(rounds):
-            for name, epoch in epochs.items():
-                start = time.perf_counter()
-                next(epoch)
-                speed = count / (time.perf_counter() - start)
-                best[name] = max(best.get(name, 0), speed)
+            for name, loader in loaders.items():
+                best[name] = max(best.get(name, 0.0), speed_of(loader, batch_size, workers))
         for name, speed in best.items():
             plain = best['plain, recipe' if 'recipe' in name else 'plain, crop and flip']
             lines.append(f'| {name} | {workers} | {speed:.0f} | {speed / max(workers, 1):.0f} | '

@@ -143,7 +143,7 @@ def base_config():
     # learning rate of a block over that of the next one, from the classifier (1) down to the
     # patches; None: all the same
     config.TRAIN.LAYER_DECAY = None
-    # starts of the names of parameters that are not trained
+    # parameters that are not trained: names, or layers with all that is in them
     config.TRAIN.FREEZE = []
     # gradient checkpointing: blocks run again in the backward pass instead of keeping activations
     config.TRAIN.RECOMPUTE = False
@@ -259,7 +259,7 @@ RANGES = {
     'DATA.CROP_PCT': (0.01, 1.0),
     'DATA.NUM_WORKERS': (0, 256),
     'DATA.WORKER_TIMEOUT': (0.1, None),
-    'DATA.IMAGENET_STD': (1e-6, None),
+    'DATA.IMAGENET_STD': (1e-3, None),
     'AUG.SCALE': (1e-6, 1.0),
     'AUG.RATIO': (1e-3, 1e3),
     'AUG.HFLIP': (0.0, 1.0),
@@ -429,7 +429,7 @@ FLAG_KEYS = {
 def check_together(config):
     """What no single key can say."""
     train = config.TRAIN
-    if train.WARMUP_EPOCHS > train.NUM_EPOCHS:
+    if train.NUM_STEPS is train.WARMUP_STEPS is None and train.WARMUP_EPOCHS > train.NUM_EPOCHS:
         raise InputError(f'TRAIN.WARMUP_EPOCHS: got {train.WARMUP_EPOCHS}, expected at most '
                          f'TRAIN.NUM_EPOCHS {train.NUM_EPOCHS}')
     for key in ('SCALE', 'RATIO'):

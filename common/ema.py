@@ -16,7 +16,8 @@ class Ema:
     """average = d * average + (1 - d) * weights, after each optimiser step.
 
     Args:
-        model: a Layer, not its DataParallel. The average starts as its weights.
+        model: a Layer, not its DataParallel. The average starts as its weights. (At AMP_LEVEL O2
+            these are the rounded ones, not the optimiser's float32 copies.)
         decay: d, in [0, 1].
         warmup: whether d is at most (1 + t) / (10 + t) at update t, from 1.
 

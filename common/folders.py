@@ -73,7 +73,7 @@ def make_images(data_path, folder, pairs):
         labels.append(label)
     if not ends:
         raise InputError(f'{folder}: got no image, {EXPECTED}')
-    return FolderImages(folder, data_path, np.frombuffer(bytes(names), np.uint8),
+    return FolderImages(folder, data_path, np.frombuffer(names, np.uint8),
                         np.array(ends, np.int64), np.array(labels, np.int64), None)
 
 

@@ -104,7 +104,7 @@ def read_list(file, root=None):
             lines.append(number)
     if not labels:
         raise InputError(f'{file}: got no entry, expected "relative/path label" lines')
-    return ImageList(file, root, np.frombuffer(bytes(names), np.uint8), np.array(ends, np.int64),
+    return ImageList(file, root, np.frombuffer(names, np.uint8), np.array(ends, np.int64),
                      np.array(labels, np.int64), np.array(lines, np.int32))
 
 

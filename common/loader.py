@@ -132,13 +132,15 @@ class Collate:
         return images, target, boxes, place, np.frombuffer(errors, np.uint8)
 
 
-def make_loader(dataset, sampler, num_workers, collate=None):
-    """A paddle DataLoader over an ImageDataset; its workers live as long as an iterator of it.
+def make_loader(dataset, sampler, num_workers, collate=None, keep_workers=False):
+    """A paddle DataLoader over an ImageDataset; its workers live as long as an iterator of it, or,
+    with keep_workers, as long as the loader.
 
     Batches stay in the CPU's memory: Batches looks into them, and a GPU is not waited for.
     """
     return DataLoader(dataset, batch_sampler=sampler, num_workers=num_workers,
                       places=paddle.CPUPlace(), collate_fn=collate or Collate(),
+                      persistent_workers=keep_workers and num_workers > 0,
                       worker_init_fn=start_worker)
 
 
@@ -152,7 +154,8 @@ def get_dataloader(config, dataset, is_train=True, use_dist_sampler=True):
         collate = Collate(build_mixup(config), config.AUG.MIXUP_LAST_EPOCH, config.SEED)
         return make_loader(dataset, sampler, workers, collate)
     batch_size = config.DATA.BATCH_SIZE_EVAL or config.DATA.BATCH_SIZE
-    return make_loader(dataset, EvalSampler(len(dataset), batch_size, rank, world_size), workers)
+    sampler = EvalSampler(len(dataset), batch_size, rank, world_size)
+    return make_loader(dataset, sampler, workers, keep_workers=True)
 
 
 class Normalize:

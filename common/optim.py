@@ -27,18 +27,24 @@ def decayed_parameters(model, rule='matrices'):
 FIRST_SLOT = {'AdamW': 'moment1_0', 'Momentum': 'velocity_0'}
 
 
-def freeze(model, prefixes):
-    """Stops the training of all parameters whose names start with one of `prefixes`.
+def freeze(model, names):
+    """Stops the training of parameters; running statistics of BatchNorm move on.
+
+    Args:
+        names: of parameters, or of layers with all that is in them ('encoder.layers.0').
 
     Raises:
-        InputError: a prefix that no name starts with.
+        InputError: a name that is not there, or nothing is left to train.
     """
-    for prefix in prefixes:
-        found = [p for name, p in model.named_parameters() if name.startswith(prefix)]
+    for wanted in names:
+        found = [p for name, p in model.named_parameters()
+                 if f'{name}.'.startswith(f'{wanted}.')]
         if not found:
-            raise InputError(f'TRAIN.FREEZE: no parameter starts with {prefix!r}')
+            raise InputError(f'TRAIN.FREEZE: got {wanted!r}, which is no parameter or layer')
         for parameter in found:
             parameter.stop_gradient = True
+    if not trainable_parameters(model):
+        raise InputError(f'TRAIN.FREEZE: got {list(names)}, which leaves nothing to train')
 
 
 def layer_indices(model):

@@ -11,6 +11,8 @@ import paddle
 
 from common.errors import InputError
 
+# Loaded here: a worker, which is forked, might wait for ever for the lock of the dynamic linker.
+LIBC = ctypes.CDLL(None)
 PR_SET_PDEATHSIG = 1
 # Options of glibc's mallopt: from what size on a block is a mapping of its own, and how much free
 # memory at the heap's end goes back to the system.
@@ -31,9 +33,8 @@ def set_up_cpu():
     """
     paddle.set_flags({'FLAGS_use_stride_kernel': False})
     with contextlib.suppress(AttributeError):  # a C library without mallopt
-        libc = ctypes.CDLL(None)
-        libc.mallopt(M_MMAP_THRESHOLD, 1 << 30)
-        libc.mallopt(M_TRIM_THRESHOLD, (1 << 31) - 1)
+        LIBC.mallopt(M_MMAP_THRESHOLD, 1 << 30)
+        LIBC.mallopt(M_TRIM_THRESHOLD, (1 << 31) - 1)
 
 
 class StopSignal:
@@ -76,7 +77,7 @@ def end_with_parent(number=signal.SIGKILL):
     """Has this process get a signal when the one that started it ends, in whatever way (Linux)."""
     if sys.platform == 'linux':
         parent = os.getppid()
-        ctypes.CDLL(None).prctl(PR_SET_PDEATHSIG, int(number))
+        LIBC.prctl(PR_SET_PDEATHSIG, int(number))
         if os.getppid() != parent:  # it ended before the call
             os.kill(os.getpid(), number)
 
@@ -84,7 +85,9 @@ def end_with_parent(number=signal.SIGKILL):
 def start_worker(worker_id):
     """What a loader's worker does first: it ends with the run, and signals are the run's."""
     end_with_parent()
-    signal.signal(signal.SIGTERM, signal.SIG_DFL)
+    # SIGTERM is how Python ends its workers at its exit; Paddle would take any other exit code
+    # than 0 for a worker that died.
+    signal.signal(signal.SIGTERM, lambda number, frame: os._exit(0))
     signal.signal(signal.SIGINT, signal.SIG_IGN)
 
 

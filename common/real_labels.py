@@ -28,6 +28,12 @@ class RealLabels:
     def __init__(self, sets):
         self.sets = sets
 
+    def check(self, names, num_classes):
+        """Raises the InputError that `mask` would raise for these."""
+        self.mask([], num_classes)
+        for name in names:
+            image_number(name)
+
     def mask(self, names, num_classes=NUM_CLASSES):
         """Which classes are right for some images.
 
@@ -60,21 +66,6 @@ def image_number(name):
                          f'ILSVRC2012_val_00000001 to ILSVRC2012_val_{NUM_IMAGES:08d} for the ReaL '
                          f'labels')
     return number
-
-
-def count_correct(mask, predictions):
-    """How many predictions are right.
-
-    Args:
-        mask: bool [n, K] of RealLabels.mask.
-        predictions: int [n], the most probable class of each image.
-
-    Returns:
-        (right, counted): whole numbers; images without a ReaL label are in neither. Both add up
-        over batches and processes; the accuracy is right / counted.
-    """
-    right = mask[np.arange(len(mask)), np.asarray(predictions, np.int64)]
-    return int(right.sum()), int(mask.any(axis=1).sum())
 
 
 def read_real_labels(file):

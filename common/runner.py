@@ -21,7 +21,7 @@ import yaml
 from common import dist, processes
 from common.checkpoint import BEST, LAST, find_run, replace_atomically, resume
 from common.config import differences, plain_config
-from common.ema import build_ema
+from common.ema import Ema, build_ema
 from common.errors import InputError, RunError, one_line
 from common.layers import recompute_cells
 from common.loader import Batches, Normalize, get_dataloader, worker_death
@@ -307,11 +307,18 @@ def worker(config, device, folder, build_model, train_set, val_set):
     normalize = Normalize(config.DATA.IMAGENET_MEAN, config.DATA.IMAGENET_STD)
     evaluation = Evaluation(config, val_set, normalize, precision, log)
     if config.EVAL:
+        averaged = None
         if config.MODEL.RESUME:
-            resume(config.MODEL.RESUME, model, None, None)
-            log.info(f'weights: {config.MODEL.RESUME} loaded')
+            facts = resume(config.MODEL.RESUME, model, None, None)
+            averaged = facts.get('ema')
+            log.info(f'weights: {facts["file"]} loaded')
         model, _ = precision.decorate(model)
         result = evaluation.run(model, 0)
+        if averaged:
+            ema = Ema(model, decay=1.0)
+            ema.load(averaged, config.MODEL.RESUME)
+            with ema.in_place():
+                result['averaged'] = evaluation.run(model, 0, averaged=True)
         finish(log, folder, result, 'evaluation')
         return
 
@@ -432,7 +439,8 @@ def describe_training(log, config, model, sampler, schedule, ema):
     log.info(f'{train.OPTIMIZER.NAME}: weight decay {train.WEIGHT_DECAY:g} on {len(decayed)} of '
              f'{len(trainable_parameters(model))} parameters, clip {train.GRAD_CLIP}')
     if ema:
-        log.info(f'moving average of the weights: decay {ema.decay:.10g} a step')
+        log.info(f'moving average of the weights: decay {ema.decay:.10g} a step'
+                 + ', less at first' * ema.warmup)
         rest = 0.0 if ema.warmup else ema.decay ** schedule.num_steps
         if rest > 0.1:
             log.warning(f'{rest:.0%} of the average will still be the first weights at the end; '

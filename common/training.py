@@ -60,6 +60,7 @@ class Trainer:
         epochs, steps_per_epoch = self.schedule.num_epochs, self.sampler.steps_per_epoch
         self.epoch, self.step, self.best = position['epoch'], position['step'], position['best']
         self.resumed = position['optimizer']
+        self.bad_images = position.get('bad_images', 0)  # replaced in the epochs that are done
         sums = position['sums'] if dist.is_master() else None
         first = self.epoch + 1
         if self.step >= self.schedule.steps_of(first):  # only its evaluation is missing
@@ -68,13 +69,14 @@ class Trainer:
             self.sampler.set_epoch(first, self.step, epochs)
         batches = iter(self.batches)
         done = self.epoch * steps_per_epoch + self.step
-        with self.log.progress(self.schedule.num_steps, 'train', done) as self.bar:
+        # closing ends the loader's workers, also when a signal or an error ends the run
+        with contextlib.closing(batches), \
+                self.log.progress(self.schedule.num_steps, 'train', done) as self.bar:
             for epoch in range(first, epochs + 1):
                 self.bar.set_description(f'epoch {epoch}/{epochs}')
                 self.train(epoch, batches, sums)
                 self.finish_epoch(epoch)
                 sums = None
-        batches.close()
         self.keeper.check()
         finish(self.log, self.keeper.folder, self.best, f'best, epoch {self.best["epoch"]}')
 
@@ -92,7 +94,7 @@ class Trainer:
             max_skipped=train.MAX_SKIPPED, sums=sums, on_update=self.after_update,
             on_step=self.after_step, on_report=self.report)
         average_statistics(self.bare_model, self.ema)
-        count_bad_images(self.batches, self.log, epoch)
+        self.bad_images += count_bad_images(self.batches, self.log, epoch)
 
     def after_update(self, step, sums):
         """All ranks agree on what follows from this step: an error, the end, a checkpoint."""
@@ -134,7 +136,8 @@ class Trainer:
 
     def save(self, sums):
         """A checkpoint of the present position; `sums` count for the next report on rank 0."""
-        facts = {'epoch': self.epoch, 'step': self.step, 'sums': sums, 'best': self.best}
+        facts = {'epoch': self.epoch, 'step': self.step, 'sums': sums, 'best': self.best,
+                 'bad_images': self.bad_images}
         self.keeper.save(LAST, save_checkpoint, self.bare_model, facts, ema=self.ema,
                          optimizer=self.optimizer, scaler=self.precision.scaler,
                          resumed=self.resumed)
@@ -185,7 +188,7 @@ class Trainer:
 
 
 def count_bad_images(batches, log, epoch):
-    """Says how many images were replaced in an epoch.
+    """Says how many images were replaced in an epoch, and returns it.
 
     Raises:
         InputError: on all ranks together they were more than is allowed.
@@ -194,11 +197,12 @@ def count_bad_images(batches, log, epoch):
     count = int(count)
     if count:
         log.metric('bad_images', epoch=epoch, count=count)
-        log.warning(f'epoch {epoch}: {count} bad images were replaced by others; on this rank, '
-                    f'e.g., {batches.bad[:1]}')
+        example = f'; one of them: {batches.bad[0]}' if batches.bad else ''
+        log.warning(f'epoch {epoch}: {count} bad images were replaced by others{example}')
     if count > batches.max_bad:
         raise InputError(f'epoch {epoch}: got {count} bad images, expected at most '
                          f'DATA.MAX_BAD_IMAGES {batches.max_bad}')
+    return count
 
 
 class Keeper:
@@ -242,6 +246,8 @@ class Evaluation:
         self.precision = precision
         self.log = log
         self.real = read_real_labels(config.DATA.REAL_LABELS) if config.DATA.REAL_LABELS else None
+        if self.real:  # before the first epoch, not after it
+            self.real.check(map(dataset.images.name, range(len(dataset))), self.num_classes)
 
     def run(self, model, epoch, averaged=False, signals=None):
         """One pass; the result has the epoch in it. A signal raises Stopped."""

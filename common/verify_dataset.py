@@ -28,6 +28,7 @@ from tqdm import tqdm
 
 from common.errors import InputError, one_line
 from common.folders import folder_labels, read_flat_val, read_folder
+from common.images import load_image
 from common.lists import read_list
 
 SPLITS = ('train', 'val')
@@ -59,9 +60,7 @@ def verify(path, decode=False, workers=None, num_classes=None):
         workers: processes that decode; None is one for each core.
         num_classes: None is one more than the largest training label.
     """
-    load_image = None
-    if decode:
-        from common.images import load_image  # it imports Paddle, which takes a second
+    load = load_image if decode else None
     findings, lists, keys = Findings(), {}, {}
     for split in SPLITS:
         try:
@@ -72,7 +71,7 @@ def verify(path, decode=False, workers=None, num_classes=None):
         if split == 'train' and num_classes is None:
             num_classes = int(images.labels.max()) + 1
         check_labels(images, split, num_classes, findings)
-        keys[split] = check_files(images, split, load_image, workers, findings)
+        keys[split] = check_files(images, split, load, workers, findings)
         check_duplicates(images, split, keys[split], findings)
     if len(lists) == len(SPLITS):
         train, val = lists['train'], lists['val']
@@ -105,12 +104,12 @@ def check_labels(images, split, num_classes, findings):
                      f'{num_classes - len(present)} of {num_classes}, first class {first}')
 
 
-def check_files(images, split, load_image, workers, findings):
+def check_files(images, split, load, workers, findings):
     """Files that are not there or cannot be decoded; returns the keys of look_at, [n, 2 or 4]."""
     global CHECKED
-    CHECKED = images, load_image  # for the processes, which are forked: nothing is copied
+    CHECKED = images, load  # for the processes, which are forked: nothing is copied
     keys, starts = [], range(0, len(images), CHUNK)
-    pool = load_image and ProcessPoolExecutor(workers, multiprocessing.get_context('fork'))
+    pool = load and ProcessPoolExecutor(workers, multiprocessing.get_context('fork'))
     bar = tqdm(starts, split, unit=f' x {CHUNK} files', leave=False,
                disable=not sys.stderr.isatty())
     try:
@@ -129,21 +128,21 @@ def check_files(images, split, load_image, workers, findings):
 
 def look_at_chunk(start):
     """look_at for some images: (keys, list of (place, kind of problem, reason))."""
-    images, load_image = CHECKED
-    if load_image:
+    images, load = CHECKED
+    if load:
         warnings.simplefilter('ignore')
     stop = min(start + CHUNK, len(images))
-    keys = np.zeros((stop - start, 4 if load_image else 2), np.uint64)
-    found = [(place, *look_at(images.path(start + place), load_image, key))
+    keys = np.zeros((stop - start, 4 if load else 2), np.uint64)
+    found = [(place, *look_at(images.path(start + place), load, key))
              for place, key in enumerate(keys)]
     return keys, [problem for problem in found if problem[1]]
 
 
-def look_at(path, load_image, key):
+def look_at(path, load, key):
     """(kind of problem, reason) of one file, or (None, None).
 
     `key` is filled with the device and number of the file, and with a hash of its bytes if there is
-    a load_image; of what is not there, with a hash of its path.
+    a load; of what is not there, with a hash of its path.
     """
     key.reshape(-1, 2)[:] = hash_of(path.encode())
     kind = 'missing files'
@@ -152,11 +151,11 @@ def look_at(path, load_image, key):
         if not stat.S_ISREG(found.st_mode):
             return kind, 'not a file'
         key[:2] = found.st_dev % 2 ** 64, found.st_ino % 2 ** 64
-        if load_image:
+        if load:
             kind = 'images that cannot be decoded'
             with open(path, 'rb') as stream:
                 key[2:] = hash_of(stream.read())
-            load_image(path)
+            load(path)
     except Exception as error:  # noqa: BLE001 - whatever is wrong with the file
         return kind, one_line(getattr(error, 'strerror', None) or error)
     return None, None

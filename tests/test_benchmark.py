@@ -3,7 +3,7 @@ import re
 
 import pytest
 
-from tests.conftest import run_script
+from tests.conftest import run_script, write_image_list
 
 
 @pytest.mark.smoke
@@ -16,6 +16,39 @@ def test_models_side_by_side(flags):
     rows = out.strip().splitlines()[2:]
     assert re.fullmatch(rf'\| vitae_digits \| {size} \| 0.2M \| 2 \| [\d.]+ \| 1.00 \|', rows[0])
     assert re.fullmatch(rf'\| vit_digits \| {size} \| 0.3M \| 2 \| [\d.]+ \| [\d.]+ \|', rows[1])
+
+
+@pytest.mark.smoke
+def test_pipelines_side_by_side(small_data):
+    code, out, err = run_script(['-m', 'common.benchmark', 'data', small_data, '-batch_size', '4',
+                                 '-image_size', '32', '-workers', '0', '1', '-rounds', '1'],
+                                folder='.')
+    assert code == 0, err
+    rows = out.strip().splitlines()[2:]
+    assert len(rows) == 14
+    assert re.fullmatch(r'\| plain, crop and flip \| 0 \| \d+ \| \d+ \| 1.00 \| [\d.]+ \|',
+                        rows[2])
+    assert re.fullmatch(r'\| loader, recipe \| 1 \| \d+ \| \d+ \| [\d.]+ \| [\d.]+ \|',
+                        rows[12])
+
+
+@pytest.mark.smoke
+def test_benchmark_of_a_bad_file_is_an_error(tmp_path):
+    folder = write_image_list(tmp_path)
+    (folder / 'train' / '7.jpg').write_bytes(b'x')
+    code, _, err = run_script(['-m', 'common.benchmark', 'data', folder, '-batch_size', '4',
+                               '-workers', '0'],
+                              folder='.')
+    assert code == 1 and 'train_list.txt:8: cannot read train/7.jpg: ' in err
+
+
+@pytest.mark.smoke
+def test_training_loop_beside_bare_steps():
+    code, out, err = run_script(['-m', 'common.benchmark', 'model', 'vit_digits', '-engine',
+                                 '-batch_size', '2', '-rounds', '1'], folder='.')
+    assert code == 0, err
+    assert re.fullmatch(r'\| vit_digits \| 2 \| [\d.]+ \| [\d.]+ \| [\d.]+ \|',
+                        out.strip().splitlines()[2])
 
 
 @pytest.mark.smoke

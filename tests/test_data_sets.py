@@ -97,6 +97,7 @@ def test_bad_images_are_counted(allowed, tmp_path):
     lines = (run_folder(tmp_path / 'out') / 'metrics.jsonl').read_text().splitlines()
     counts = [json.loads(line) for line in lines if '"bad_images"' in line]
     assert [(line['epoch'], line['count']) for line in counts] == [(1, 5), (2, 5)]
+    assert load_pickle(str(run_folder(tmp_path / 'out') / 'last.pdparams'))['bad_images'] == 10
 
 
 def assert_equal(first, second, where='checkpoint'):
@@ -132,6 +133,14 @@ def test_recipe_goes_on_exactly_with_other_workers_and_evaluations(small_data, t
         del state['config']
     assert first['ema']['updates'] == 8
     assert_equal(first, second)
+    code, out, err = run_script([
+        'main_multi_gpu.py', *SHORT, *flags, f'-output={tmp_path / "eval"}', '-eval',
+        f'-resume={whole}'])
+    assert code == 0, err
+    lines = [json.loads(line) for line in (whole / 'metrics.jsonl').read_text().splitlines()]
+    averaged = [line for line in lines if line['kind'] == 'eval_ema'][-1]
+    loss = result_of(tmp_path / 'eval')['averaged']['loss']
+    assert float(f'{loss:.6g}') == averaged['loss']  # as metrics.jsonl rounds
     best = load_pickle(str(whole / 'best.pdparams'))
     if best['epoch'] == 2:  # it holds the average
         assert_equal(best['model'], first['ema']['average'])
@@ -146,7 +155,7 @@ def test_recipe_goes_on_exactly_with_other_workers_and_evaluations(small_data, t
     (['-train_fraction=0'], 'DATA.TRAIN_FRACTION: got 0.0, expected 1e-09 to 1.0'),
     (['-class_names=none.txt'], 'none.txt: no such file of class names'),
     (['-real_labels=none.json'], 'none.json: no such file of ReaL labels'),
-    (['-o', "TRAIN.FREEZE=['encoders']"], "TRAIN.FREEZE: no parameter starts with 'encoders'"),
+    (['-o', "TRAIN.FREEZE=['encoders']"], "TRAIN.FREEZE: got 'encoders'"),
 ])
 def test_wrong_input_is_one_line(arguments, message, small_data, tmp_path):
     code, _, err = run_script(['main_multi_gpu.py', *SHORT, f'-data_path={small_data}',

@@ -209,12 +209,14 @@ def test_layer_indices_of_stages():
 
 def test_freezing():
     model = VisionTransformer(image_size=16, patch_size=8, embed_dim=8, depth=2, num_heads=2)
-    freeze(model, ['patch_embedding', 'encoder.layers.0.'])
+    freeze(model, ['patch_embedding', 'encoder.layers.0'])
     trained = {name for name, p in model.named_parameters() if not p.stop_gradient}
     assert 'encoder.layers.1.attn.qkv.weight' in trained and 'cls_token' in trained
     assert not any(name.startswith(('patch_emb', 'encoder.layers.0')) for name in trained)
-    with pytest.raises(ValueError, match="TRAIN.FREEZE: no parameter starts with 'blocks'"):
+    with pytest.raises(ValueError, match="TRAIN.FREEZE: got 'blocks'"):
         freeze(model, ['blocks'])
+    with pytest.raises(ValueError, match='TRAIN.FREEZE: .* leaves nothing to train'):
+        freeze(model, {name.split('.')[0] for name, _ in model.named_parameters()})
 
 
 def test_schedule_in_steps():

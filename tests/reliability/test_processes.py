@@ -86,7 +86,8 @@ def test_no_orphans_and_no_shared_memory_M2(number, data, tmp_path):
     workers = children_of(process.pid)
     assert len(workers) >= 2
     process.send_signal(number)
-    process.communicate(timeout=30)
+    _, err = process.communicate(timeout=30)
+    assert 'Traceback' not in err and 'SystemError' not in err, err
     assert process.returncode == (-9 if number == signal.SIGKILL else 143)
     assert all_ended(workers, 2.0)
     code, _, err = run_script(['main_multi_gpu.py', '-eval', '-resume=nothing'])
