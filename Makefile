@@ -1,6 +1,6 @@
 # make demo   installs into .venv, trains a small ViT on real images, evaluates, predicts
 # make test   installs what the tests need and runs them
-.PHONY: demo test test-paddle26 fuzz lint clean
+.PHONY: demo test test-paddle26 reliability fuzz lint clean
 
 # The first Python of 3.10 to 3.12 that runs; `make demo PYTHON=/path/to/python` chooses another.
 PYTHON ?= $(shell for p in python3 python3.12 python3.11 python3.10; do \
@@ -55,6 +55,10 @@ test: $(BIN)/.test
 # The quick subset on the oldest supported Paddle and numpy.
 test-paddle26: $(BIN26)/.test
 	$(BIN26)/python -m pytest -n 2 --dist loadfile -m smoke
+
+# Runs that are killed, cut and starved, at length; `make test` has the short form.
+reliability: $(BIN)/.test
+	$(BIN)/python -m pytest -n 2 --dist loadfile -m "long or not long" -v tests/reliability
 
 # 2,000 mutated weight files; `make test` loads 200.
 fuzz: $(BIN)/.test

@@ -18,6 +18,7 @@ def draw(metrics_file, picture):
         lines = [json.loads(line) for line in stream]
     train = [line for line in lines if line['kind'] == 'train']
     evaluations = [line for line in lines if line['kind'] == 'eval']
+    averaged = [line for line in lines if line['kind'] == 'eval_ema']
     figure, (loss, accuracy, rate) = plt.subplots(1, 3, figsize=(13, 3.8), layout='constrained')
 
     loss.plot(*columns(train, 'epoch_share', 'loss'), label='training', alpha=0.8)
@@ -29,10 +30,12 @@ def draw(metrics_file, picture):
     accuracy.plot(*columns(train, 'epoch_share', 'acc1', 100), label='training, acc@1', alpha=0.8)
     accuracy.plot(*columns(evaluations, 'epoch', 'acc1', 100), label='evaluation, acc@1')
     accuracy.plot(*columns(evaluations, 'epoch', 'acc5', 100), label='evaluation, acc@5')
+    if averaged:
+        accuracy.plot(*columns(averaged, 'epoch', 'acc1', 100), label='averaged weights, acc@1')
     accuracy.set_title('accuracy (%)')
     accuracy.legend(loc='lower right')
     if evaluations:
-        best = max(evaluations, key=lambda line: line['acc1'])
+        best = max(evaluations + averaged, key=lambda line: line['acc1'])
         accuracy.annotate(f'best {100 * best["acc1"]:.2f}', (best['epoch'], 100 * best['acc1']),
                           xytext=(0, -28), textcoords='offset points', ha='center',
                           arrowprops={'arrowstyle': '->'})
