@@ -48,17 +48,17 @@ demo: $(BIN)/.demo $(DIGITS)/val_list.txt
 	@echo; echo "curves: $$(ls $(DEMO)/train/*/curves.png)"
 	@echo "the trained ViT: $$(tail -1 $(DEMO)/train/*/log.txt | cut -d' ' -f3-)"
 
-# One test file at a time on each of two processes.
+# On two processes.
 test: $(BIN)/.test
-	$(BIN)/python -m pytest -n 2 --dist loadfile
+	$(BIN)/python -m pytest -n 2 --dist worksteal
 
 # The quick subset on the oldest supported Paddle and numpy.
 test-paddle26: $(BIN26)/.test
-	$(BIN26)/python -m pytest -n 2 --dist loadfile -m smoke
+	$(BIN26)/python -m pytest -n 2 --dist worksteal -m smoke
 
 # Runs that are killed, cut and starved, at length; `make test` has the short form.
 reliability: $(BIN)/.test
-	$(BIN)/python -m pytest -n 2 --dist loadfile -m "long or not long" -v tests/reliability
+	$(BIN)/python -m pytest -n 2 --dist worksteal -m "long or not long" -v tests/reliability
 
 # 2,000 mutated weight files; `make test` loads 200.
 fuzz: $(BIN)/.test

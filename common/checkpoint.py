@@ -34,13 +34,17 @@ def write_atomically(content, path):
 def keep_previous(path):
     """Gives the file a second name, PREVIOUS, so that its place can be taken; at no time is there
     neither."""
-    if os.path.exists(path):
-        temporary = f'{path}.tmp{os.getpid()}'
-        try:
-            os.link(path, temporary)
-        except OSError:  # a file system without hard links
-            temporary = path
-        os.replace(temporary, os.path.join(os.path.dirname(path), PREVIOUS))
+    previous = os.path.join(os.path.dirname(path), PREVIOUS)
+    # Two names of one file: a run was killed just after this. (Renaming one to the other would do
+    # nothing, and leave a third name of it.)
+    if not os.path.exists(path) or os.path.exists(previous) and os.path.samefile(path, previous):
+        return
+    temporary = f'{path}.tmp{os.getpid()}'
+    try:
+        os.link(path, temporary)
+    except OSError:  # a file system without hard links
+        temporary = path
+    os.replace(temporary, previous)
 
 
 def check_finite(model):
@@ -90,6 +94,8 @@ def find_run(save, name, after=0.0):
 def replace_atomically(path):
     """A temporary path beside `path`, to be written; takes its place at the end of the block."""
     temporary = f'{path}.tmp{os.getpid()}'
+    with contextlib.suppress(FileNotFoundError):
+        os.remove(temporary)  # it might be another name of a file that is needed
     try:
         yield temporary
         with open(temporary, 'rb+') as stream:

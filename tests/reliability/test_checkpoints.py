@@ -119,6 +119,28 @@ def test_crash_at_each_system_call_K2_K6(call, count, model, tmp_path, monkeypat
 
 
 @pytest.mark.smoke
+def test_killed_while_both_names_are_of_one_file_K2_K6(model, tmp_path, monkeypatch):
+    """A run is killed between keeping the old file and writing the new one; the next, while it
+    writes. The file that both names are of must not be written into."""
+    save(tmp_path, model, 1)
+    (tmp_path / PREVIOUS).hardlink_to(tmp_path / LAST)
+
+    def killed(content, path):
+        with open(path, 'wb') as stream:
+            stream.write(b'the first bytes')
+        os.rename(path, f'{path}.left')  # what is written is not taken away, as after SIGKILL
+        raise Crash
+
+    monkeypatch.setattr(checkpoint.paddle, 'save', killed)
+    with pytest.raises(Crash):
+        save(tmp_path, model, 2)
+    monkeypatch.undo()
+    assert steps(tmp_path) == [1, 1]
+    save(tmp_path, model, 3)
+    assert steps(tmp_path) == [3, 1]
+
+
+@pytest.mark.smoke
 @pytest.mark.parametrize('share', [0.0, 0.1, 0.5, 0.9, 0.999])
 def test_disk_full_K3(share, model, tmp_path):
     """No file may be larger than a share of a checkpoint: the old one stays, nothing is left."""
