@@ -56,9 +56,13 @@ test: $(BIN)/.test
 test-paddle26: $(BIN26)/.test
 	$(BIN26)/python -m pytest -n 2 --dist worksteal -m smoke
 
-# Runs that are killed, cut and starved, at length; `make test` has the short form.
+# All tests with a fault's id in their names, at length, and a table of what passed; `make test` has
+# the short form. A test that fails shows in the table too.
 reliability: $(BIN)/.test
-	$(BIN)/python -m pytest -n 2 --dist worksteal -m "long or not long" -v tests/reliability
+	@mkdir -p output; rm -f output/reliability.xml
+	-$(BIN)/python -m pytest -p tests.reliability.scoreboard -n 2 --dist worksteal \
+		-m "long or not long" --junitxml=output/reliability.xml
+	$(BIN)/python -m tests.reliability.scoreboard output/reliability.xml
 
 # 2,000 mutated weight files; `make test` loads 200.
 fuzz: $(BIN)/.test

@@ -1,4 +1,5 @@
 """What a run writes: log.txt, metrics.jsonl, curves.png, and the progress bar on a terminal."""
+import contextlib
 import json
 import logging
 import os
@@ -34,11 +35,14 @@ class RunLog:
         self.logger.propagate = False
         self.metrics = None
         self.last_curves = 0.0
+        self.lost = False
         if not active:
             return
         handlers = [TqdmHandler()]
         if folder:
-            handlers.append(logging.FileHandler(os.path.join(folder, 'log.txt')))
+            file = logging.FileHandler(os.path.join(folder, 'log.txt'))
+            file.handleError = lambda record: self.lose(sys.exc_info()[1])
+            handlers.append(file)
             self.metrics = open(os.path.join(folder, 'metrics.jsonl'), 'a')  # noqa: SIM115
         for handler in handlers:
             handler.setFormatter(logging.Formatter('%(asctime)s %(message)s', '%m-%d %H:%M:%S'))
@@ -56,8 +60,17 @@ class RunLog:
         if self.metrics:
             rounded = {name: float(f'{value:.6g}') if isinstance(value, float) else value
                        for name, value in figures.items()}
-            self.metrics.write(json.dumps({'kind': kind, **rounded}) + '\n')
-            self.metrics.flush()
+            try:
+                self.metrics.write(json.dumps({'kind': kind, **rounded}) + '\n')
+                self.metrics.flush()
+            except OSError as error:
+                self.lose(error)
+
+    def lose(self, error):
+        """Says once that the log cannot be written (disk full); the run is worth more."""
+        if not self.lost:
+            self.lost = True
+            print(f'WARNING: the log cannot be written: {error}', file=sys.stderr, flush=True)
 
     def progress(self, total, text, initial=0):
         """A progress bar over `total` steps; only on a terminal."""
@@ -81,15 +94,17 @@ class RunLog:
         """Draws curves.png from metrics.jsonl, at most once a minute unless forced."""
         if self.metrics and (force or time.monotonic() - self.last_curves > 60):
             from common.curves import draw  # matplotlib takes half a second to import
-            draw(os.path.join(self.folder, 'metrics.jsonl'),
-                 os.path.join(self.folder, 'curves.png'))
+            try:
+                draw(os.path.join(self.folder, 'metrics.jsonl'),
+                     os.path.join(self.folder, 'curves.png'))
+            except OSError as error:
+                self.lose(error)
             self.last_curves = time.monotonic()
 
     def close(self):
-        if self.metrics:
-            self.metrics.close()
-        for handler in self.logger.handlers:
-            handler.close()
+        for stream in filter(None, [self.metrics, *self.logger.handlers]):
+            with contextlib.suppress(OSError):  # what could not be written is still tried
+                stream.close()
 
 
 def is_before(line, epoch, step):

@@ -8,6 +8,8 @@ import paddle
 import pytest
 from PIL import Image
 
+from common.errors import InputError
+
 ROOT = Path(__file__).resolve().parent.parent
 
 
@@ -25,6 +27,19 @@ def run_script(arguments, folder='vit', timeout=240, env=None):
                             cwd=ROOT / folder, capture_output=True, text=True, timeout=timeout,
                             env={**os.environ, **(env or {})})
     return result.returncode, result.stdout, result.stderr
+
+
+def refusal(function, *args):
+    """The message of the InputError; it is one line."""
+    with pytest.raises(InputError) as caught:
+        function(*args)
+    assert '\n' not in str(caught.value)
+    return str(caught.value)
+
+
+def entries(images):
+    """(name, label) of all images of a source."""
+    return [(images.name(i), int(images.labels[i])) for i in range(len(images))]
 
 
 def write_image_list(folder, train=16, val=8, classes=10, size=(48, 40), seed=0):

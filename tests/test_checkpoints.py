@@ -31,7 +31,7 @@ def logits(model):
 
 
 @pytest.mark.parametrize('version', VERSIONS)
-def test_weights_of_either_paddle_load(version):
+def test_weights_of_either_paddle_load_L11(version):
     model = create_model('vit_digits', depth=1, embed_dim=16, num_heads=2,
                          pretrained=str(FOLDER / f'plain_paddle{version}.pdparams'))
     expected = np.load(FOLDER / f'logits_paddle{version}.npy')
@@ -39,7 +39,7 @@ def test_weights_of_either_paddle_load(version):
 
 
 @pytest.mark.parametrize('version', VERSIONS)
-def test_checkpoint_of_either_paddle_resumes(version):
+def test_checkpoint_of_either_paddle_resumes_L9_L11(version):
     small()  # shifts Paddle's automatic names
     model = small()
     optimizer = build_optimizer(base_config().TRAIN, model)
@@ -53,7 +53,7 @@ def test_checkpoint_of_either_paddle_resumes(version):
 
 
 @pytest.mark.parametrize('change', ['empty', 'a parameter less', 'a slot less'])
-def test_partial_optimizer_state_is_refused(change, tmp_path):
+def test_partial_optimizer_state_is_refused_L10(change, tmp_path):
     content = load_pickle(str(FOLDER / 'format1_paddle3.3.1.pdparams'))
     if change == 'empty':
         content['optimizer'] = {}
@@ -97,7 +97,7 @@ print((resource.getrusage(resource.RUSAGE_SELF).ru_maxrss - before) // 1024, 'Mi
 
 
 @pytest.mark.parametrize('name', HOSTILE)
-def test_hostile_size_costs_little(name, tmp_path):
+def test_hostile_size_costs_little_W4(name, tmp_path):
     file = tmp_path / 'a.pdparams'
     done = subprocess.run([sys.executable, '-c', LOAD, file, HOSTILE[name]], cwd=ROOT,
                           capture_output=True, text=True, timeout=30)
@@ -106,6 +106,6 @@ def test_hostile_size_costs_little(name, tmp_path):
     assert answer.startswith(f'{file}: ') or (name == 'memo' and answer == 'loaded []')
 
 
-def test_fuzz_200_files():
+def test_fuzz_200_files_W9():
     loaded, refused = fuzz(200)
     assert loaded + refused == 200 and refused > 150

@@ -4,7 +4,7 @@ from types import SimpleNamespace
 
 import pytest
 
-from common.errors import InputError
+from tests.conftest import refusal
 
 from vit.config import get_config, update_config
 
@@ -33,14 +33,6 @@ def value_of(config, key):
     return config
 
 
-def refusal(function, *args):
-    """The message of the InputError; it is one line."""
-    with pytest.raises(InputError) as caught:
-        function(*args)
-    assert '\n' not in str(caught.value)
-    return str(caught.value)
-
-
 def with_flags(config=None, **flags):
     return update_config(config or get_config(), SimpleNamespace(**flags))
 
@@ -62,7 +54,7 @@ def with_flags(config=None, **flags):
     ('DATA: [8]\n', 1, 'DATA', None),
     ('5: 8\n', 1, '5', None),
 ])
-def test_unknown_key_names_the_line_and_the_nearest_key(tmp_path, text, line, key, nearest):
+def test_unknown_key_names_the_line_and_the_nearest_key_C1(tmp_path, text, line, key, nearest):
     file = write(tmp_path, text)
     message = refusal(get_config, file)
     assert message.startswith(f'{file}:{line}: unknown key {key}; the nearest key is ')
@@ -75,7 +67,7 @@ def test_unknown_key_names_the_line_and_the_nearest_key(tmp_path, text, line, ke
     ('DATA:\n  BATCH_SIZE: 8\n  BATCH_SIZE: 9\n', 3, 'DATA.BATCH_SIZE'),
     ('DATA:\n  BATCH_SIZE: 8\nDATA.BATCH_SIZE: 9\n', 3, 'DATA.BATCH_SIZE'),
 ], ids=['flat', 'node', 'nested', 'nested and dotted'])
-def test_repeated_key_names_the_line(tmp_path, text, line, key):
+def test_repeated_key_names_the_line_C6(tmp_path, text, line, key):
     file = write(tmp_path, text)
     assert refusal(get_config, file) == f'{file}:{line}: {key} is given twice'
 
@@ -115,7 +107,7 @@ BAD_VALUES = {
 
 @pytest.mark.parametrize('key, text', [(k, text) for k, texts in BAD_VALUES.items()
                                        for text in texts])
-def test_bad_value_names_the_line_and_the_key(tmp_path, key, text):
+def test_bad_value_names_the_line_and_the_key_C2(tmp_path, key, text):
     yaml = nested(key, text)
     file = write(tmp_path, '\n' + yaml)
     message = refusal(get_config, file)
@@ -163,7 +155,7 @@ def test_values_that_do_not_go_together_are_refused(flags):
     '!!python/object/apply:subprocess.call [["touch", "{canary}"]]',
     '!!python/name:os.system',
 ])
-def test_python_tags_are_refused_and_not_run(tmp_path, tag):
+def test_python_tags_are_refused_and_not_run_C3(tmp_path, tag):
     canary = tmp_path / 'canary'
     text = tag.format(canary=canary)
     file = write(tmp_path, f'SEED: 1\nMODEL:\n  NAME: {text}\n')
@@ -185,7 +177,7 @@ def test_python_tags_are_refused_and_not_run(tmp_path, tag):
     ('SEED: *nowhere\n', 1),
     ('SEED: 1\n---\nSEED: 2\n', 2),
 ])
-def test_file_that_is_no_mapping_names_the_line(tmp_path, text, line):
+def test_file_that_is_no_mapping_names_the_line_C6(tmp_path, text, line):
     file = write(tmp_path, text)
     assert refusal(get_config, file).startswith(f'{file}:{line}: ')
 
@@ -204,7 +196,7 @@ def test_file_that_is_no_mapping_names_the_line(tmp_path, text, line):
     pytest.param('BASE: 5\n', id='BASE is a number'),
     pytest.param('#' * ((1 << 20) + 1), id='too large'),
 ])
-def test_hostile_file_names_the_file(tmp_path, text):
+def test_hostile_file_names_the_file_C3_C6(tmp_path, text):
     file = write(tmp_path, text)
     assert refusal(get_config, file).startswith(file)
 
@@ -215,7 +207,7 @@ def test_missing_file_is_named(tmp_path, name):
     assert str(tmp_path / name) in refusal(get_config, str(tmp_path / name))
 
 
-def test_byte_order_mark_is_fine(tmp_path):
+def test_byte_order_mark_is_fine_C6(tmp_path):
     assert get_config(write(tmp_path, b'\xef\xbb\xbfSEED: 3\n')).SEED == 3
 
 
@@ -252,7 +244,7 @@ def test_base_is_relative_to_its_file(tmp_path, monkeypatch):
 
 @pytest.mark.parametrize('base', ['../base.yaml', 'other/base.yaml', '.', '..', 'link.yaml',
                                   '{root}/base.yaml', '{root}/other/base.yaml'])
-def test_base_outside_of_the_folder_is_refused(tmp_path, base):
+def test_base_outside_of_the_folder_is_refused_C5(tmp_path, base):
     folder = tmp_path / 'folder'
     (folder / 'other').mkdir(parents=True)
     for place in (tmp_path, folder / 'other'):
@@ -264,7 +256,7 @@ def test_base_outside_of_the_folder_is_refused(tmp_path, base):
 
 
 @pytest.mark.parametrize('base', ['chain.yaml', 'a.yaml'])
-def test_base_with_a_base_of_its_own_is_refused(tmp_path, base):
+def test_base_with_a_base_of_its_own_is_refused_C4(tmp_path, base):
     write(tmp_path, 'SEED: 1\n', 'base.yaml')
     write(tmp_path, 'BASE: base.yaml\n', 'chain.yaml')
     file = write(tmp_path, f'BASE: {base}\n')
@@ -272,7 +264,7 @@ def test_base_with_a_base_of_its_own_is_refused(tmp_path, base):
     assert message.startswith(file) and base in message
 
 
-def test_missing_base_is_named(tmp_path):
+def test_missing_base_is_named_C4(tmp_path):
     assert 'gone.yaml' in refusal(get_config, write(tmp_path, 'BASE: gone.yaml\n'))
 
 
@@ -324,7 +316,7 @@ def test_absent_flags_change_nothing():
     ({'last_epoch': -1}, 'TRAIN.LAST_EPOCH'),
     ({'dataset': 'cifar'}, 'DATA.DATASET'),
 ])
-def test_bad_flag_is_named(flags, key):
+def test_bad_flag_is_named_C7(flags, key):
     assert refusal(lambda: with_flags(**flags)).startswith(f'-{[*flags][0]}: {key}: got ')
 
 
@@ -339,7 +331,7 @@ def test_bad_flag_is_named(flags, key):
     pytest.param(f'TRAIN.BASE_LR={"9" * 400}', id='beyond float'),
     pytest.param('BASE=5', id='BASE is a number'),
 ])
-def test_bad_option_is_named(item):
+def test_bad_option_is_named_C2(item):
     assert refusal(lambda: with_flags(o=[item])).startswith(f'-o {item}: ')
 
 

@@ -81,7 +81,7 @@ def test_real_labels_are_evaluated_beside_the_labels(tmp_path):
 
 @pytest.mark.smoke
 @pytest.mark.parametrize('allowed', [5, 4])
-def test_bad_images_are_counted(allowed, tmp_path):
+def test_bad_images_are_counted_I5(allowed, tmp_path):
     """Five of 96, and the epoch drops none."""
     folder = write_image_list(tmp_path / 'data', train=96)
     for bad in (3, 40, 41, 42, 95):

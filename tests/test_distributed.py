@@ -19,7 +19,7 @@ def data(tmp_path_factory):
     return write_image_list(tmp_path_factory.mktemp('data'), train=160, val=97)
 
 
-def test_accuracy_of_97_images_is_the_same_on_one_to_four_ranks(data, tmp_path):
+def test_accuracy_of_97_images_is_the_same_on_one_to_four_ranks_P4(data, tmp_path):
     weights = tmp_path / 'weights.pdparams'
     write_atomically(create_model('vit_digits', depth=2).state_dict(), str(weights))
     results = []
@@ -101,7 +101,7 @@ def test_statistics_of_batch_norm_become_the_ranks_mean(tmp_path):
                              'STATISTICS 1 [0.5, 0.5, 1.0, 11.5, 11.5, 13.0]']
 
 
-def test_error_of_a_spawned_process_is_one_line(data, tmp_path):
+def test_error_of_a_spawned_process_is_one_line_P1(data, tmp_path):
     weights = tmp_path / 'weights.pdparams'
     write_atomically(create_model('vit_digits', depth=1).state_dict(), str(weights))
     code, _, err = run_script([

@@ -82,7 +82,7 @@ def test_evaluation_gives_the_figure_of_the_training_run(trained, small_data, tm
 
 
 @pytest.mark.smoke
-def test_resume_gives_the_weights_of_the_uninterrupted_run(trained, small_data, tmp_path):
+def test_resume_gives_the_weights_of_the_uninterrupted_run_R6(trained, small_data, tmp_path):
     """Killed after the checkpoint of epoch 2, and gone on with."""
     folder, _ = trained
     flags = [*TINY, '-cfg=./configs/vit_tiny_patch16_224.yaml', '--batch_size=4',
@@ -120,7 +120,7 @@ def test_resume_gives_the_weights_of_the_uninterrupted_run(trained, small_data, 
 
 
 @pytest.mark.smoke
-def test_evaluation_of_a_checkpoint(trained, small_data, tmp_path):
+def test_evaluation_of_a_checkpoint_L8(trained, small_data, tmp_path):
     """-eval -resume evaluates the weights of last.pdparams."""
     folder, _ = trained
     code, _, err = run_script([
@@ -134,7 +134,7 @@ def test_evaluation_of_a_checkpoint(trained, small_data, tmp_path):
 
 
 @pytest.mark.parametrize('size, grid', [(32, '2x2'), (384, '24x24')])
-def test_fine_tuning_from_1000_classes_at_224(size, grid, small_data, tmp_path):
+def test_fine_tuning_from_1000_classes_at_224_L2_L3(size, grid, small_data, tmp_path):
     weights = tmp_path / 'vit.pdparams'
     model = create_model('vit_tiny_patch16_224', depth=1)
     write_atomically(model.state_dict(), str(weights))
@@ -190,7 +190,7 @@ print(missing, unexpected, list(model(paddle.rand([1, 3, 224, 224])).shape))
     (['-o', 'MODEL.BACKBONE=r101'], "MODEL.BACKBONE: got 'r101', expected None or 'r50'"),
     (['-o', 'MODEL.NUM_HEADS=7'], 'MODEL.NUM_HEADS: got 7, expected a divisor of the 192 channels'),
 ])
-def test_wrong_input_is_one_line(arguments, message, small_data, tmp_path):
+def test_wrong_input_is_one_line_L7_C7_D5_D9(arguments, message, small_data, tmp_path):
     if 'DEVICE=gpu' in arguments and paddle.device.cuda.device_count():
         pytest.skip('this machine has a GPU')
     code, out, err = run_script([
@@ -202,7 +202,7 @@ def test_wrong_input_is_one_line(arguments, message, small_data, tmp_path):
 
 
 @pytest.mark.parametrize('workers', [0, 2])
-def test_bad_image_ends_the_run_and_names_the_line(workers, tmp_path):
+def test_bad_image_ends_the_run_and_names_the_line_I1(workers, tmp_path):
     folder = write_image_list(tmp_path / 'data')
     (folder / 'train' / '5.jpg').write_bytes((folder / 'train' / '5.jpg').read_bytes()[:200])
     code, _, err = run_script([
@@ -213,7 +213,7 @@ def test_bad_image_ends_the_run_and_names_the_line(workers, tmp_path):
     assert f'error: {folder}/train_list.txt:6: cannot read train/5.jpg: ' in err
 
 
-def test_two_runs_in_one_second_get_two_folders(tmp_path):
+def test_two_runs_in_one_second_get_two_folders_M3(tmp_path):
     from common.config import base_config
     from common.runner import make_run_folder
     config = base_config()

@@ -100,7 +100,7 @@ def test_evaluation_against_numpy(classes):
         evaluate(model, iter([]), Precision())
 
 
-def test_precision_says_what_it_does_on_a_cpu():
+def test_precision_says_what_it_does_on_a_cpu_C7():
     precision = Precision(amp=True, dtype='bfloat16', device='cpu')
     assert not precision.enabled and precision.scaler is None
     assert str(precision) == 'float32 (on a CPU -amp has no effect)'

@@ -7,7 +7,6 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from common.errors import InputError
 from common.folders import (
     EXTENSIONS,
     check_count,
@@ -18,6 +17,7 @@ from common.folders import (
     read_folder,
 )
 from common.images import load_image
+from tests.conftest import entries, refusal
 
 pytestmark = pytest.mark.smoke
 
@@ -27,18 +27,6 @@ def touch(folder, *names):
         (folder / name).parent.mkdir(parents=True, exist_ok=True)
         (folder / name).write_text('')
     return str(folder)
-
-
-def entries(images):
-    return [(images.name(i), int(images.labels[i])) for i in range(len(images))]
-
-
-def refusal(function, *args):
-    """The message of the InputError; it is one line."""
-    with pytest.raises(InputError) as caught:
-        function(*args)
-    assert '\n' not in str(caught.value)
-    return str(caught.value)
 
 
 # read_folder

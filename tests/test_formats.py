@@ -42,7 +42,7 @@ def write(path, weights, writer):
 
 
 @pytest.mark.parametrize('case, name, writer', CASES, ids=[case for case, _, _ in CASES])
-def test_file_gives_the_logits_of_its_reference(case, name, writer, tmp_path):
+def test_file_gives_the_logits_of_its_reference_W8(case, name, writer, tmp_path):
     case = Case('fidelity', case)
     file = write(tmp_path, case.weights(), writer)
     for dtype, limit in (('float64', 1e-8),
@@ -87,7 +87,7 @@ def test_torch_file(legacy, dtype, tmp_path):
 
 @pytest.mark.smoke
 @pytest.mark.parametrize('writer', ['pth', 'legacy', 'safetensors', 'npz', 'pdparams'])
-def test_bfloat16_becomes_the_same_numbers_in_float32(writer, tmp_path):
+def test_bfloat16_becomes_the_same_numbers_in_float32_L5(writer, tmp_path):
     values = np.array([[1, -2.5, 3e38], [1e-38, 0, 0.15625]], np.float32)
     values = (values.view(np.uint32) & 0xFFFF0000).view(np.float32)
     halves = (values.view(np.uint32) >> 16).astype(np.uint16)
@@ -122,7 +122,7 @@ def test_tensor_outside_of_its_storage_is_refused(tmp_path):
 
 @pytest.mark.smoke
 @pytest.mark.parametrize('legacy', [False, True])
-def test_torch_file_cannot_run_code(legacy, tmp_path):
+def test_torch_file_cannot_run_code_W1(legacy, tmp_path):
     class Evil:
         def __reduce__(self):
             import os
@@ -135,7 +135,7 @@ def test_torch_file_cannot_run_code(legacy, tmp_path):
 
 
 @pytest.mark.smoke
-def test_zip_bomb_and_strange_zips_are_refused(tmp_path):
+def test_zip_bomb_and_strange_zips_are_refused_W4_W5(tmp_path):
     bomb = tmp_path / 'bomb.npz'
     with zipfile.ZipFile(bomb, 'w', zipfile.ZIP_DEFLATED) as archive:
         archive.writestr('a.npy', b'\0' * (200 << 20))
@@ -152,7 +152,7 @@ def test_zip_bomb_and_strange_zips_are_refused(tmp_path):
 
 @pytest.mark.smoke
 @pytest.mark.parametrize('writer', ['pth', 'legacy pth', 'safetensors', 'npz'])
-def test_truncated_files_are_refused(writer, tmp_path):
+def test_truncated_files_are_refused_W6(writer, tmp_path):
     file = write(tmp_path, small_state(np.random.RandomState(0)), writer)
     content = Path(file).read_bytes()
     for twentieth in range(20):
@@ -188,7 +188,7 @@ def loads(file, own, **options):
 
 
 @pytest.mark.smoke
-def test_wrappers_of_checkpoints(tiny, tmp_path):
+def test_wrappers_of_checkpoints_L1(tiny, tmp_path):
     own, timm = tiny
     other = {name: value + 1 for name, value in timm.items()}
     for content in (timm, {'state_dict': timm, 'epoch': 3}, {'model': timm},
@@ -266,7 +266,7 @@ def test_flax_prefixes_and_key_biases(prefix, tmp_path):
     (b'{"x": {"dtype": "Q99", "shape": [2], "data_offsets": [0, 8]}}', b'\0' * 8),
     (b'{"x": {"dtype": "F32", "shape": [-2], "data_offsets": [0, 8]}}', b'\0' * 8),
     (b'{"x": 5}', b''), (b'{"x": "\xff"}', b''), (b'{' * 10_000, b'')])
-def test_bad_safetensors_are_refused(header, data, tmp_path):
+def test_bad_safetensors_are_refused_W8(header, data, tmp_path):
     file = tmp_path / 'a.safetensors'
     file.write_bytes(struct.pack('<Q', len(header)) + header + data)
     with pytest.raises(InputError, match=f'{file}: '):

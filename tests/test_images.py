@@ -99,7 +99,7 @@ JPEG = {
 
 @pytest.mark.parametrize('backend', BACKENDS)
 @pytest.mark.parametrize('name', EXACT)
-def test_pixels_are_pillow_s(tmp_path, name, backend):
+def test_pixels_are_pillow_s_I3(tmp_path, name, backend):
     path = tmp_path / name
     EXACT[name](path)
     result = pixels_of(path, backend)
@@ -120,7 +120,7 @@ def test_pixels_of_a_jpeg_are_pillow_s(tmp_path, name, mode, backend):
 
 @pytest.mark.parametrize('backend', BACKENDS)
 @pytest.mark.parametrize('orientation', [2, 3, 6, 8])
-def test_orientation_is_not_applied(tmp_path, backend, orientation):
+def test_orientation_is_not_applied_I3(tmp_path, backend, orientation):
     path, exif = tmp_path / 'a.jpg', Image.Exif()
     exif[ORIENTATION] = orientation
     picture().save(path, exif=exif)
@@ -131,7 +131,7 @@ def test_orientation_is_not_applied(tmp_path, backend, orientation):
 
 
 @pytest.mark.parametrize('backend', BACKENDS)
-def test_pixels_of_a_photograph(backend):
+def test_pixels_of_a_photograph_I3(backend):
     sizes = Case('recipe', 'eval_preprocess').meta['cases']
     digest, = {meta['image_sha256'] for meta in sizes if meta['image'] == 'flower'}
     result = pixels_of(PHOTO, backend)
@@ -142,7 +142,7 @@ def test_pixels_of_a_photograph(backend):
 
 @pytest.mark.parametrize('backend', BACKENDS)
 @pytest.mark.parametrize('name, dtype', [('a.png', '<u2'), ('a.tif', '<u2'), ('a.tif', '>u2')])
-def test_16_bit_grey_is_scaled(tmp_path, name, dtype, backend):
+def test_16_bit_grey_is_scaled_I3(tmp_path, name, dtype, backend):
     """Pillow's own conversion makes all of 256 and above white."""
     values = np.array([[0, 255, 256, 0x1234], [0x7fff, 0x8000, 0xfeff, 0xffff]], dtype)
     Image.fromarray(values).save(tmp_path / name)
@@ -165,7 +165,7 @@ def test_16_bit_rgb_is_scaled(tmp_path, backend):
     assert np.array_equal(pixels_of(tmp_path / 'a.png', backend), values >> 8)
 
 
-def test_evaluation_and_prediction_see_the_same_pixels(tmp_path):
+def test_evaluation_and_prediction_see_the_same_pixels_I6(tmp_path):
     """A grey photograph with an orientation: what two readers are likely to read differently."""
     exif = Image.Exif()
     exif[ORIENTATION] = 6
@@ -245,7 +245,7 @@ BAD = {
 
 @pytest.mark.parametrize('backend', BACKENDS)
 @pytest.mark.parametrize('kind', BAD)
-def test_bad_file_is_an_error(tmp_path, kind, backend):
+def test_bad_file_is_an_error_I1_I2(tmp_path, kind, backend):
     path = tmp_path / 'a.jpg'
     BAD[kind](path)
     with pytest.raises((OSError, ValueError, SyntaxError)) as error:
@@ -268,7 +268,7 @@ HUGE = {'png_100_million': png_of_size(10000, 10000),
 @pytest.mark.parametrize('backend', BACKENDS)
 @pytest.mark.parametrize('kind', HUGE)
 @pytest.mark.filterwarnings('ignore::PIL.Image.DecompressionBombWarning')
-def test_huge_image_is_refused_before_it_is_decoded(tmp_path, monkeypatch, kind, backend):
+def test_huge_image_is_refused_before_it_is_decoded_I4(tmp_path, monkeypatch, kind, backend):
     path = tmp_path / 'a.png'
     path = path.with_suffix('.jpg') if kind.startswith('jpeg') else path
     HUGE[kind](path)

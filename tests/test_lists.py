@@ -7,8 +7,8 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from common.errors import InputError
 from common.lists import read_list
+from tests.conftest import entries, refusal
 
 ROOT = Path(__file__).resolve().parent.parent
 CLEAN = b'a/1.jpg 3\nb c/2 3.jpg 0\nd/4.jpg 12\n'
@@ -18,18 +18,6 @@ def write(folder, content, name='train_list.txt'):
     file = folder / name
     file.write_bytes(content)
     return str(file)
-
-
-def entries(images):
-    return [(images.name(i), int(images.labels[i])) for i in range(len(images))]
-
-
-def refusal(function, *args):
-    """The message of the InputError; it is one line."""
-    with pytest.raises(InputError) as caught:
-        function(*args)
-    assert '\n' not in str(caught.value)
-    return str(caught.value)
 
 
 @pytest.mark.smoke
@@ -45,7 +33,7 @@ def refusal(function, *args):
     (b'.hidden/a.jpg 1', '.hidden/a.jpg', 1),
     (b'a.jpg 999999999', 'a.jpg', 999999999),
 ])
-def test_label_is_the_last_field(tmp_path, line, name, label):
+def test_label_is_the_last_field_D3(tmp_path, line, name, label):
     assert entries(read_list(write(tmp_path, line + b'\n'))) == [(name, label)]
 
 
@@ -63,13 +51,13 @@ def test_label_is_the_last_field(tmp_path, line, name, label):
     b'  ' + CLEAN.replace(b'\n', b'  \n  '),
 ], ids=['clean', 'CRLF', 'BOM', 'BOM and CRLF', 'tab', 'tab and space', 'blank lines',
         'no final newline', 'final CR', 'spaces around'])
-def test_layout_does_not_matter(tmp_path, content):
+def test_layout_does_not_matter_D1_D2(tmp_path, content):
     expected = [('a/1.jpg', 3), ('b c/2 3.jpg', 0), ('d/4.jpg', 12)]
     assert entries(read_list(write(tmp_path, content))) == expected
 
 
 @pytest.mark.smoke
-def test_line_numbers_count_blank_lines(tmp_path):
+def test_line_numbers_count_blank_lines_D1(tmp_path):
     file = write(tmp_path, b'\r\na 0\n\n\n  \nb 1')
     images = read_list(file)
     assert [images.where(0), images.where(1)] == [f'{file}:2', f'{file}:6']
@@ -106,7 +94,7 @@ BAD_LINES = {
 
 @pytest.mark.smoke
 @pytest.mark.parametrize('line', BAD_LINES.values(), ids=BAD_LINES)
-def test_bad_line_is_named(tmp_path, line):
+def test_bad_line_is_named_D4_D6_D10(tmp_path, line):
     file = write(tmp_path, b'ok.jpg 0\n\n' + line + b'\nok.jpg 0\n')
     assert refusal(read_list, file).startswith(f'{file}:3: ')
     file = write(tmp_path, line)
@@ -115,7 +103,7 @@ def test_bad_line_is_named(tmp_path, line):
 
 @pytest.mark.smoke
 @pytest.mark.parametrize('num_classes, line', [(12, 4), (4, 4), (3, 1), (1, 1)])
-def test_label_out_of_range_is_named(tmp_path, num_classes, line):
+def test_label_out_of_range_is_named_D5(tmp_path, num_classes, line):
     file = write(tmp_path, CLEAN.replace(b'd/4', b'\nd/4'))
     images = read_list(file)
     images.check_labels(13)
@@ -124,7 +112,7 @@ def test_label_out_of_range_is_named(tmp_path, num_classes, line):
 
 @pytest.mark.smoke
 @pytest.mark.parametrize('content', [b'', b'\n\n', b'\xef\xbb\xbf', b' \r\n\t\r\n'])
-def test_list_without_an_entry_is_named(tmp_path, content):
+def test_list_without_an_entry_is_named_D9(tmp_path, content):
     file = write(tmp_path, content)
     assert refusal(read_list, file).startswith(f'{file}: ')
 
@@ -199,7 +187,7 @@ def child_output(*command):
     return lines, int(peak) / 1024
 
 
-def test_memory_of_the_imagenet_list(tmp_path):
+def test_memory_of_the_imagenet_list_D10(tmp_path):
     count = 1_280_000
     file = tmp_path / 'train_list.txt'
     with open(file, 'w') as stream:

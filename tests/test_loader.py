@@ -57,7 +57,7 @@ def epoch_of(sampler, epoch=1, first_step=0):
 @pytest.mark.parametrize('world_size', [1, 2, 3])
 @pytest.mark.parametrize('accum_iter', [1, 2])
 @pytest.mark.parametrize('num_samples', [36, 41])
-def test_step_has_the_same_samples_however_it_is_split(world_size, accum_iter, num_samples):
+def test_step_has_the_same_samples_however_it_is_split_P5(world_size, accum_iter, num_samples):
     batch_size = 12 // world_size // accum_iter
     whole = epoch_of(TrainSampler(num_samples, 12, seed=5))
     parts = [epoch_of(TrainSampler(num_samples, batch_size, accum_iter, 5, rank, world_size))
@@ -71,7 +71,7 @@ def test_step_has_the_same_samples_however_it_is_split(world_size, accum_iter, n
 
 
 @pytest.mark.smoke
-def test_order_is_a_function_of_seed_and_epoch():
+def test_order_is_a_function_of_seed_and_epoch_P5():
     orders = {(seed, epoch): epoch_of(TrainSampler(64, 8, seed=seed), epoch).ravel().tolist()
               for seed in (0, 1, 2 ** 31 - 1) for epoch in (0, 1, 2, 300)}
     assert len({tuple(order) for order in orders.values()}) == len(orders)
@@ -83,7 +83,7 @@ def test_order_is_a_function_of_seed_and_epoch():
 
 @pytest.mark.smoke
 @pytest.mark.parametrize('accum_iter, rank, world_size', [(1, 0, 1), (2, 1, 2)])
-def test_first_step_goes_on_in_the_same_order(accum_iter, rank, world_size):
+def test_first_step_goes_on_in_the_same_order_P5(accum_iter, rank, world_size):
     sampler = TrainSampler(50, 3, accum_iter, 0, rank, world_size)
     whole = epoch_of(sampler, 4)
     for first_step in range(sampler.steps_per_epoch + 1):
@@ -93,7 +93,7 @@ def test_first_step_goes_on_in_the_same_order(accum_iter, rank, world_size):
 
 @pytest.mark.smoke
 @pytest.mark.parametrize('num_samples', [0, 1, 11])
-def test_fewer_samples_than_one_step_are_refused(num_samples):
+def test_fewer_samples_than_one_step_are_refused_D9(num_samples):
     with pytest.raises(InputError, match=f'got {num_samples} images.* 12 '):
         TrainSampler(num_samples, 2, accum_iter=3, world_size=2)
     assert TrainSampler(12, 2, accum_iter=3, world_size=2).steps_per_epoch == 1
@@ -105,7 +105,7 @@ def test_fewer_samples_than_one_step_are_refused(num_samples):
 @pytest.mark.parametrize('num_samples', [97, 3, 1])
 @pytest.mark.parametrize('world_size', [1, 2, 3, 4])
 @pytest.mark.parametrize('batch_size', [1, 8, 200])
-def test_evaluation_sees_every_sample_once(num_samples, world_size, batch_size):
+def test_evaluation_sees_every_sample_once_P4(num_samples, world_size, batch_size):
     seen = []
     for rank in range(world_size):
         sampler = EvalSampler(num_samples, batch_size, rank, world_size)
@@ -155,7 +155,7 @@ BAD_KINDS = ['missing', 'text', 'empty', 'folder', 'truncated', 'huge']
 
 @pytest.mark.smoke
 @pytest.mark.parametrize('kind', BAD_KINDS)
-def test_bad_image_is_an_error_text_and_no_exception(tmp_path, kind):
+def test_bad_image_is_an_error_text_and_no_exception_I2(tmp_path, kind):
     file = data_folder(tmp_path)
     name = make_bad(tmp_path, kind)
     with open(file, 'a') as stream:
@@ -170,7 +170,7 @@ def test_bad_image_is_an_error_text_and_no_exception(tmp_path, kind):
 
 @pytest.mark.smoke
 @pytest.mark.parametrize('mode', ['RGB', 'L', '1', 'P', 'RGBA', 'LA', 'CMYK', 'I;16'])
-def test_every_kind_of_pixel_becomes_rgb(tmp_path, mode):
+def test_every_kind_of_pixel_becomes_rgb_I3(tmp_path, mode):
     name = 'a.tif' if mode == 'CMYK' else 'a.png'
     Image.new(mode, (20, 30), 1).save(tmp_path / name)
     file = tmp_path / 'list.txt'
@@ -198,8 +198,8 @@ except InputError as error:
 '''
 
 
-@pytest.mark.parametrize('num_workers', [0, 2])
-def test_bad_image_stops_the_loop_with_its_line_and_path(tmp_path, num_workers):
+@pytest.mark.parametrize('num_workers', [0, 1, 2])
+def test_bad_image_stops_the_loop_with_its_line_and_path_I1(tmp_path, num_workers):
     """In a process of its own, with a time limit: a loader that fails inside hangs.
 
     The exit code says nothing: rarely, Paddle's reader thread aborts the process at its very end.
@@ -218,7 +218,7 @@ def test_bad_image_stops_the_loop_with_its_line_and_path(tmp_path, num_workers):
 
 @pytest.mark.smoke
 @pytest.mark.parametrize('num_workers', [0, 2])
-def test_bad_images_are_replaced_up_to_a_number(tmp_path, num_workers):
+def test_bad_images_are_replaced_up_to_a_number_I5(tmp_path, num_workers):
     """Images 5, 6 and 7 of 15 are bad: the next good one is 8, with its own label."""
     file = data_folder(tmp_path)
     text = Path(file).read_text().splitlines()
@@ -245,7 +245,7 @@ def all_batches(loader, epoch):
 
 
 @pytest.mark.smoke
-def test_workers_change_nothing_and_epochs_do(tmp_path):
+def test_workers_change_nothing_and_epochs_do_R2(tmp_path):
     file = data_folder(tmp_path)
     runs = {}
     for num_workers in (0, 2):

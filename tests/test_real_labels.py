@@ -4,8 +4,8 @@ import json
 import numpy as np
 import pytest
 
-from common.errors import InputError
 from common.real_labels import RealLabels, image_number, read_real_labels
+from tests.conftest import refusal
 
 pytestmark = pytest.mark.smoke
 
@@ -26,14 +26,6 @@ def full(first=PUBLISHED):
 
 def name(number):
     return f'ILSVRC2012_val_{number:08d}.JPEG'
-
-
-def refusal(function, *args):
-    """The message of the InputError; it is one line."""
-    with pytest.raises(InputError) as caught:
-        function(*args)
-    assert '\n' not in str(caught.value)
-    return str(caught.value)
 
 
 @pytest.fixture(scope='module')

@@ -177,7 +177,7 @@ FAULTS = {
 
 @pytest.mark.smoke
 @pytest.mark.parametrize('lists, lines', FAULTS.values(), ids=FAULTS)
-def test_fault_is_reported(tmp_path, capsys, lists, lines):
+def test_fault_is_reported_D7_D8(tmp_path, capsys, lists, lines):
     path = changed(tmp_path, **lists)
     code, out = report(capsys, path)
     found = [line.strip() for line in out.splitlines()]
@@ -205,7 +205,7 @@ def test_number_of_classes_may_be_given(clean, capsys):
 
 
 @pytest.mark.smoke
-def test_links_to_one_file_are_found(tmp_path, capsys):
+def test_links_to_one_file_are_found_D8(tmp_path, capsys):
     path = changed(tmp_path, val=VAL + 'val/b/link.png 1\nval/b/hard.png 1\n')
     os.symlink(path / 'train/b/2.png', path / 'val/b/link.png')
     os.link(path / 'train/b/1.png', path / 'val/b/hard.png')
@@ -214,7 +214,7 @@ def test_links_to_one_file_are_found(tmp_path, capsys):
     assert f'{path}/val_list.txt:4: val/b/hard.png is {path}/train_list.txt:2\n' in out
 
 
-def test_copies_are_found_by_their_content(tmp_path):
+def test_copies_are_found_by_their_content_D8(tmp_path):
     path = changed(tmp_path, val=VAL + 'val/b/copy.png 1\n')
     (path / 'val/b/copy.png').write_bytes((path / 'train/b/2.png').read_bytes())
     assert tool(path)[0] == 0
@@ -226,7 +226,7 @@ def test_copies_are_found_by_their_content(tmp_path):
 
 
 @pytest.mark.smoke
-def test_five_of_many_are_shown(tmp_path, capsys):
+def test_five_of_many_are_shown_D7(tmp_path, capsys):
     path = changed(tmp_path, train=TRAIN + ''.join(f'{n}.png 0\n' for n in range(100)))
     code, out = report(capsys, path)
     assert code == 1 and 'train: missing files: 100\n' in out
@@ -235,7 +235,7 @@ def test_five_of_many_are_shown(tmp_path, capsys):
 
 
 @pytest.mark.smoke
-def test_many_missing_files_are_counted_quickly(tmp_path):
+def test_many_missing_files_are_counted_quickly_D7(tmp_path):
     (tmp_path / 'train_list.txt').write_text(''.join(f'{n}.png {n % 7}\n' for n in range(50_000)))
     (tmp_path / 'val_list.txt').write_text('x.png 0\n')
     start = time.perf_counter()

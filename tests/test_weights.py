@@ -94,7 +94,7 @@ def test_model_does_not_share_memory_with_the_source(tmp_path):
 
 
 @pytest.mark.parametrize('dtype', ['float16', 'float64'])
-def test_other_float_is_cast_with_a_note(tmp_path, dtype):
+def test_other_float_is_cast_with_a_note_L5(tmp_path, dtype):
     model = small_vit(2)
     state = {name: value.astype(dtype) for name, value in arrays(small_vit(1)).items()}
     notes = load_pretrained(model, write(tmp_path, state))
@@ -104,7 +104,7 @@ def test_other_float_is_cast_with_a_note(tmp_path, dtype):
 
 # Files that do not fit
 
-def test_missing_unexpected_and_mismatched_weights_are_listed(tmp_path):
+def test_missing_unexpected_and_mismatched_weights_are_listed_L1(tmp_path):
     state = arrays(small_vit(1))
     state['class_token'] = state.pop('cls_token')
     state['patch_embedding.patch_embedding.weight'] = np.zeros([32, 3, 4, 4], 'float32')
@@ -116,14 +116,14 @@ def test_missing_unexpected_and_mismatched_weights_are_listed(tmp_path):
 
 @pytest.mark.parametrize('name', ['cls_token', 'classifier.bias', 'encoder.layers.1.attn.qkv.bias',
                                   POSITION])
-def test_one_missing_weight_is_refused(tmp_path, name):
+def test_one_missing_weight_is_refused_L1(tmp_path, name):
     state = arrays(small_vit(1))
     del state[name]
     message = refusal(small_vit(2), write(tmp_path, state))
     assert f'1 missing ({name})' in message and '0 unexpected' in message
 
 
-def test_one_unexpected_weight_is_refused(tmp_path):
+def test_one_unexpected_weight_is_refused_L1(tmp_path):
     state = {**arrays(small_vit(1)), 'extra': np.zeros(3, 'float32')}
     message = refusal(small_vit(2), write(tmp_path, state))
     assert '0 missing' in message and '1 unexpected (extra)' in message
@@ -136,7 +136,7 @@ def test_weight_of_another_shape_is_refused(tmp_path, shape):
     assert f'cls_token {shape} instead of [1, 1, 32]' in message
 
 
-def test_long_lists_are_cut(tmp_path):
+def test_long_lists_are_cut_L1(tmp_path):
     message = refusal(small_vit(1), write(tmp_path, {'a': np.zeros(3, 'float32')}))
     assert f'{len(arrays(small_vit()))} missing' in message and message.count(',') < 20
 
@@ -144,14 +144,14 @@ def test_long_lists_are_cut(tmp_path):
 @pytest.mark.parametrize('value', [np.nan, np.inf, -np.inf])
 @pytest.mark.parametrize('name', ['cls_token', POSITION, 'encoder.layers.1.mlp.fc2.bias'])
 @pytest.mark.parametrize('dtype', ['float32', 'float16', 'float64'])
-def test_value_that_is_not_finite_is_refused(tmp_path, name, value, dtype):
+def test_value_that_is_not_finite_is_refused_L6(tmp_path, name, value, dtype):
     state = arrays(small_vit(1))
     state[name] = state[name].astype(dtype)
     state[name].reshape(-1)[-1] = value
     assert name in refusal(small_vit(2), write(tmp_path, state))
 
 
-def test_float64_beyond_float32_is_refused(tmp_path):
+def test_float64_beyond_float32_is_refused_L5(tmp_path):
     """It is finite in the file, and infinite in the model."""
     state = arrays(small_vit(1))
     state['cls_token'] = np.full([1, 1, 32], 1e300)
@@ -160,7 +160,7 @@ def test_float64_beyond_float32_is_refused(tmp_path):
 
 @pytest.mark.parametrize('dtype', ['int32', 'int64', 'uint8', 'int8', 'bool', 'complex64'])
 @pytest.mark.parametrize('name', ['cls_token', 'encoder.encoder_norm.weight'])
-def test_value_that_is_no_float_is_refused(tmp_path, dtype, name):
+def test_value_that_is_no_float_is_refused_L5(tmp_path, dtype, name):
     state = arrays(small_vit(1))
     state[name] = np.ones(state[name].shape, dtype)
     message = refusal(small_vit(2), write(tmp_path, state))
@@ -172,25 +172,25 @@ def test_value_that_is_no_float_is_refused(tmp_path, dtype, name):
     {'model': {'cls_token': None}}, 'text', 5, {}, {'model': {}},
 ], ids=['list', 'text in it', 'number in it', 'dict in it', 'None in it', 'text', 'number',
         'empty dict', 'empty model'])
-def test_file_that_is_no_state_dict_is_refused(tmp_path, content):
+def test_file_that_is_no_state_dict_is_refused_W5(tmp_path, content):
     refusal(small_vit(), write(tmp_path, content))
 
 
 @pytest.mark.parametrize('new_head', [False, True])
-def test_name_that_is_no_text_is_refused(tmp_path, new_head):
+def test_name_that_is_no_text_is_refused_W5(tmp_path, new_head):
     state = {**arrays(small_vit(1)), 5: np.zeros(3, 'float32')}
     refusal(small_vit(2), write(tmp_path, state), new_head)
 
 
 # Another classifier
 
-def test_other_classifier_is_refused_by_default(tmp_path):
+def test_other_classifier_is_refused_by_default_L2(tmp_path):
     message = refusal(small_vit(2, num_classes=7), write(tmp_path, small_vit(1).state_dict()))
     assert 'classifier.weight [32, 10] instead of [32, 7]' in message
     assert 'classifier.bias [10] instead of [7]' in message
 
 
-def test_other_classifier_is_left_out_for_fine_tuning(tmp_path):
+def test_other_classifier_is_left_out_for_fine_tuning_L2(tmp_path):
     source, model = arrays(small_vit(1)), small_vit(2, num_classes=7)
     fresh = arrays(model)
     notes = load_pretrained(model, write(tmp_path, source), new_head=True)
@@ -237,7 +237,7 @@ def cubic_matrix(old, new):
 
 @pytest.mark.parametrize('image_size, grid', [(64, (8, 8)), ([32, 64], (4, 8)), ([64, 32], (8, 4)),
                                               (16, (2, 2))])
-def test_position_embedding_is_resized(tmp_path, image_size, grid):
+def test_position_embedding_is_resized_L3(tmp_path, image_size, grid):
     source, model = arrays(small_vit(1)), small_vit(2, image_size)
     notes = load_pretrained(model, write(tmp_path, source))
     assert len(notes) == 1
@@ -260,21 +260,21 @@ def test_other_size_and_classifier_at_once(tmp_path):
 
 
 @pytest.mark.parametrize('tokens', [1, 3, 16, 18, 33])
-def test_token_count_that_is_no_square_grid_is_refused(tmp_path, tokens):
+def test_token_count_that_is_no_square_grid_is_refused_L3(tmp_path, tokens):
     state = {**arrays(small_vit(1)), POSITION: np.zeros([1, tokens, 32], 'float32')}
     message = refusal(small_vit(2), write(tmp_path, state))
     assert f'{POSITION}: got {tokens} tokens' in message
 
 
 @pytest.mark.parametrize('shape', [[17, 32], [1, 65, 16], [1, 0, 32], [2, 65, 32], [32]])
-def test_position_embedding_of_another_layout_is_refused(tmp_path, shape):
+def test_position_embedding_of_another_layout_is_refused_L3(tmp_path, shape):
     state = {**arrays(small_vit(1)), POSITION: np.zeros(shape, 'float32')}
     assert POSITION in refusal(small_vit(2), write(tmp_path, state))
 
 
 @pytest.mark.parametrize('value', [np.full([1, 17, 32], np.nan, 'float32'),
                                    np.ones([1, 17, 32], 'int64')], ids=['nan', 'integer'])
-def test_bad_position_embedding_of_another_size_is_refused(tmp_path, value):
+def test_bad_position_embedding_of_another_size_is_refused_L6(tmp_path, value):
     state = {**arrays(small_vit(1)), POSITION: value}
     assert POSITION in refusal(small_vit(2, 64), write(tmp_path, state))
 
@@ -308,7 +308,7 @@ FACTS = {'epoch': 3, 'best': {'acc1': 0.5, 'epoch': 2}, 'seed': 0, 'config': {'S
 
 
 @pytest.mark.parametrize('name', ['AdamW', 'SGD'])
-def test_checkpoint_goes_on_to_the_bit(tmp_path, name):
+def test_checkpoint_goes_on_to_the_bit_L9(tmp_path, name):
     path = str(tmp_path / 'last.pdparams')
     model, optimizer = trained(name)
     save_checkpoint(path, model, optimizer, None, FACTS)
@@ -327,7 +327,7 @@ def test_checkpoint_goes_on_to_the_bit(tmp_path, name):
 
 
 @pytest.mark.parametrize('name', ['AdamW', 'SGD'])
-def test_next_checkpoint_is_the_same_too(tmp_path, name):
+def test_next_checkpoint_is_the_same_too_L9(tmp_path, name):
     path = str(tmp_path / 'last.pdparams')
     model, optimizer = trained(name)
     save_checkpoint(path, model, optimizer, None, FACTS)
@@ -371,7 +371,7 @@ def test_weights_without_a_training_state_are_no_checkpoint(tmp_path):
 
 
 @pytest.mark.parametrize('version', [0, 3, '2', None])
-def test_checkpoint_of_another_format_is_refused(tmp_path, version):
+def test_checkpoint_of_another_format_is_refused_L11(tmp_path, version):
     path = str(tmp_path / 'last.pdparams')
     save_checkpoint(path, *trained('AdamW', 1), None, {**FACTS, 'format_version': version})
     other = small_vit(2)
@@ -381,7 +381,7 @@ def test_checkpoint_of_another_format_is_refused(tmp_path, version):
 @pytest.mark.parametrize('options', [{'num_classes': 7}, {'image_size': 64}, {'qkv_bias': False}],
                          ids=['classes', 'image size', 'bias'])
 @pytest.mark.parametrize('kind', ['AdamW', 'SGD', None])
-def test_checkpoint_of_another_model_is_refused(tmp_path, options, kind):
+def test_checkpoint_of_another_model_is_refused_L4(tmp_path, options, kind):
     path = str(tmp_path / 'last.pdparams')
     save_checkpoint(path, *trained(kind or 'AdamW', 1), None, FACTS)
     other = small_vit(2, **options)
@@ -389,7 +389,7 @@ def test_checkpoint_of_another_model_is_refused(tmp_path, options, kind):
 
 
 @pytest.mark.parametrize('kind', ['AdamW', 'SGD'])
-def test_checkpoint_with_a_moment_of_another_shape_is_refused(tmp_path, kind):
+def test_checkpoint_with_a_moment_of_another_shape_is_refused_L10(tmp_path, kind):
     path = str(tmp_path / 'last.pdparams')
     save_checkpoint(path, *trained(kind, 1), None, FACTS)
     content = paddle.load(path, return_numpy=True)
@@ -416,7 +416,7 @@ def interrupted(content, path, *args, **options):
 
 @pytest.mark.parametrize('there', [False, True])
 @pytest.mark.parametrize('how', ['unpicklable', 'lambda', 'interrupt', 'rename'])
-def test_failed_write_leaves_the_old_file_and_nothing_else(tmp_path, monkeypatch, there, how):
+def test_failed_write_leaves_the_old_file_and_nothing_else_K4(tmp_path, monkeypatch, there, how):
     path = tmp_path / 'last.pdparams'
     content = {'model': small_vit(1).state_dict(), 'epoch': 1}
     if there:

@@ -83,7 +83,7 @@ def tiny_file(folder, name='vit_digits', **options):
 @pytest.mark.parametrize('there, here', [
     ('vit_tiny_patch16_224', 'vit_digits'), ('vit_digits', 'vit_tiny_patch16_224'),
     ('vit_small_patch32_224', 'vit_tiny_patch16_224')])
-def test_file_of_another_model_is_named(there, here, tmp_path):
+def test_file_of_another_model_is_named_L4(there, here, tmp_path):
     file, _ = tiny_file(tmp_path, there)
     with pytest.raises(InputError, match=f'nothing was loaded: .*; the file fits to .*{there}'):
         create_model(here, pretrained=file)
@@ -93,7 +93,7 @@ def test_file_of_another_model_is_named(there, here, tmp_path):
 
 @pytest.mark.smoke
 @pytest.mark.parametrize('suffix', ['.pdparams', '.safetensors'])
-def test_conversion(suffix, tmp_path):
+def test_conversion_W8(suffix, tmp_path):
     source, model = tiny_file(tmp_path)
     target = tmp_path / f'out{suffix}'
     code, out, err = run_script(['load_pytorch_weights.py', '-cfg=./configs/vit_digits.yaml',
@@ -120,7 +120,7 @@ def test_conversion_refuses(tmp_path):
 
 
 @pytest.mark.smoke
-def test_flipped_byte_is_noticed(tmp_path):
+def test_flipped_byte_is_noticed_W7(tmp_path):
     file, _ = tiny_file(tmp_path, depth=1)
     content = Path(file).read_bytes()
     random = np.random.RandomState(0)

@@ -1,0 +1,196 @@
+"""The machine over days: logs, memory, file descriptors, threads, folders, and other machines."""
+import errno
+import io
+import os
+import signal
+import socket
+import subprocess
+import sys
+
+import numpy as np
+import pytest
+
+from common import training
+from common.engine import evaluate
+from common.log import RunLog
+from common.training import Trainer
+from tests.conftest import ROOT, run_script, write_image_list
+from tests.reliability.runs import arguments, content_of, cut, digest, run_folder
+
+# Steps that cost little: an epoch has three.
+QUICK = ['-batch_size=16', '-o', 'AUG.AUTO_AUGMENT=', '-o', 'AUG.MIXUP=0.0',
+         '-o', 'REPORT_FREQ=20']
+
+
+@pytest.fixture(scope='module')
+def data(tmp_path_factory):
+    return write_image_list(tmp_path_factory.mktemp('data'), train=48, val=16, size=(32, 32))
+
+
+# M5: the log
+
+def test_log_stays_small_M5(data, tmp_path):
+    """At the default of one line in 20 steps: less than 1 MB in 10,000 steps, in both files."""
+    epochs = 100
+    assert cut('vit', data, tmp_path, *QUICK, '-o', f'TRAIN.NUM_EPOCHS={epochs}',
+               '-o', f'VALIDATE_FREQ={epochs}', '-batch_size=4', '-o', 'REPORT_FREQ=20') == 0
+    size = sum((run_folder(tmp_path) / name).stat().st_size
+               for name in ('log.txt', 'metrics.jsonl'))
+    assert size / (epochs * 12) < 100, size
+
+
+def test_warning_of_bad_images_comes_once_an_epoch_M5(tmp_path, capsys):
+    """However many images are bad."""
+    data = write_image_list(tmp_path / 'data', train=48, val=16)
+    for bad in range(0, 48, 2):
+        (data / 'train' / f'{bad}.jpg').write_bytes(b'')
+    assert cut('vit', data, tmp_path / 'out', '-o', 'DATA.MAX_BAD_IMAGES=24') == 0
+    assert capsys.readouterr().out.count('WARNING') == 3  # epochs
+
+
+class FullDisk(io.StringIO):
+    """A file on a disk that has become full."""
+
+    def flush(self):
+        raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))
+
+    write = writelines = lambda self, text: self.flush()
+
+
+def test_training_goes_on_when_the_log_cannot_be_written_M5(data, tmp_path, monkeypatch, capsys):
+    """The weights are worth more than the log: one warning, and the same weights."""
+    real = RunLog.__init__
+
+    def init(self, *args, **options):
+        real(self, *args, **options)
+        self.metrics.close()
+        self.metrics = FullDisk()
+        for handler in self.logger.handlers:
+            if hasattr(handler, 'baseFilename'):
+                handler.setStream(FullDisk()).close()
+
+    assert cut('vit', data, tmp_path / 'whole') == 0
+    monkeypatch.setattr(RunLog, '__init__', init)
+    capsys.readouterr()
+    assert cut('vit', data, tmp_path / 'full') == 0
+    printed = capsys.readouterr()
+    assert (printed.out + printed.err).count('No space left on device') <= 2
+    assert digest(content_of(tmp_path / 'full')) == digest(content_of(tmp_path / 'whole'))
+
+
+# M6, M7: what a process holds
+
+def resident():
+    with open('/proc/self/statm') as stream:
+        return int(stream.read().split()[1]) * os.sysconf('SC_PAGE_SIZE')
+
+
+def watch(monkeypatch, measure):
+    """Calls `measure` after each step; the list of what it gave."""
+    seen, real = [], Trainer.after_step
+
+    def measured(self, step, sums):
+        real(self, step, sums)
+        seen.append(measure())
+
+    monkeypatch.setattr(Trainer, 'after_step', measured)
+    return seen
+
+
+def slope(values):
+    return np.polyfit(np.arange(len(values)), values, 1)[0]
+
+
+@pytest.mark.long
+def test_memory_does_not_grow_M6(data, tmp_path, monkeypatch):
+    """5,000 steps, 20 evaluations, 50 checkpoints: under 1 kB a step after the first thousand."""
+    seen = watch(monkeypatch, resident)
+    assert cut('vit', data, tmp_path, *QUICK, '-batch_size=4', '-o', 'TRAIN.NUM_EPOCHS=420',
+               '-o', 'VALIDATE_FREQ=21', '-o', 'SAVE_STEPS=100') == 0
+    assert len(seen) == 5040
+    print(f'{slope(seen[1000:]):.0f} bytes a step, {seen[-1] >> 20} MiB')
+    assert slope(seen[1000:]) < 1024
+
+
+@pytest.mark.parametrize('workers', [0, pytest.param(2, marks=pytest.mark.long)])
+def test_descriptors_and_threads_stay_M7(workers, data, tmp_path, monkeypatch):
+    """Over 100 epochs with an evaluation in each."""
+    seen = watch(monkeypatch, lambda: (len(os.listdir('/proc/self/fd')),
+                                       len(os.listdir('/proc/self/task'))))
+    assert cut('vit', data, tmp_path, *QUICK, '-o', 'TRAIN.NUM_EPOCHS=100',
+               '-o', f'DATA.NUM_WORKERS={workers}') == 0
+    assert len(seen) == 300
+    early, late = np.array(seen[15:60]), np.array(seen[-45:])
+    assert (late.max(0) <= early.max(0) + 1).all(), (early.max(0), late.max(0))
+
+
+# M4: folders that are not there
+
+def test_missing_home_M4(data, tmp_path):
+    """Nothing that a run needs is kept there: fonts, caches, settings."""
+    code, _, err = run_script(
+        ['main_multi_gpu.py', *arguments('vit', data, tmp_path, '-o', 'TRAIN.NUM_EPOCHS=1')],
+        env={'HOME': '/nowhere', 'MPLCONFIGDIR': '/nowhere/matplotlib'})
+    assert code == 0, err
+    assert content_of(tmp_path)['epoch'] == 1
+
+
+# R4: a signal while no step runs
+
+def killed_in(monkeypatch, module, name):
+    """Has the first call of a function come with a SIGTERM."""
+    real, calls = getattr(module, name), []
+
+    def call(*args, **options):
+        if not calls:
+            os.kill(os.getpid(), signal.SIGTERM)
+        calls.append(name)
+        return real(*args, **options)
+
+    monkeypatch.setattr(module, name, call)
+    return calls
+
+
+@pytest.mark.parametrize('name', ['evaluate', 'save_checkpoint', 'save_weights'])
+def test_signal_in_evaluation_or_saving_R4(name, data, tmp_path, monkeypatch):
+    assert evaluate is training.evaluate
+    assert cut('vit', data, tmp_path / 'whole', '-o', 'SAVE_STEPS=5') == 0
+    calls = killed_in(monkeypatch, training, name)
+    assert cut('vit', data, tmp_path / 'cut', '-o', 'SAVE_STEPS=5') == 143
+    assert calls
+    monkeypatch.undo()
+    assert cut('vit', data, tmp_path / 'cut', '-o', 'SAVE_STEPS=5', '-resume=auto') == 0
+    assert digest(content_of(tmp_path / 'cut')) == digest(content_of(tmp_path / 'whole'))
+
+
+# P6: two machines
+
+def free_port():
+    with socket.socket() as listener:
+        listener.bind(('127.0.0.1', 0))
+        return listener.getsockname()[1]
+
+
+@pytest.mark.long
+def test_two_nodes_on_the_loopback_P6(data, tmp_path):
+    """One launcher is one machine; together they are the run on two processes of one machine."""
+    flags = ['-batch_size=4', '-o', 'AUG.MIXUP=0.0', '-o', 'AUG.ERASING=0.0']
+    port = free_port()
+    nodes = [subprocess.Popen(
+        [sys.executable, '-W', 'ignore', '-m', 'paddle.distributed.launch',
+         f'--master=127.0.0.1:{port}', '--nnodes=2', f'--rank={node}', '--nproc_per_node=1',
+         f'--log_dir={tmp_path / "log" / str(node)}', 'main_multi_gpu.py',
+         *arguments('vit', data, tmp_path / 'two', *flags)], cwd=ROOT / 'vit',
+        env={**os.environ, 'PADDLE_DISTRI_BACKEND': 'gloo'}, stdout=subprocess.PIPE,
+        stderr=subprocess.STDOUT, text=True) for node in range(2)]
+    try:
+        for node in nodes:
+            out, _ = node.communicate(timeout=120)
+            assert node.returncode == 0, out
+    finally:
+        for node in nodes:
+            node.kill()
+    code, _, err = run_script(['main_multi_gpu.py', *arguments(
+        'vit', data, tmp_path / 'one', *flags, '-nprocs=2')])
+    assert code == 0, err
+    assert digest(content_of(tmp_path / 'two')) == digest(content_of(tmp_path / 'one'))
