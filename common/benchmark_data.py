@@ -1,17 +1,17 @@
 """Measures the training loader beside the plain pipeline and decoding alone, on the same files.
 
-Each row is read through paddle.io.DataLoader in batches, as in training, on as many cores as there
-are workers (on one without workers). `decode` gives a label only; `plain` is the usual pipeline,
-Pillow and paddle.vision.transforms to normalised floats, one image after the other; `loader` is
-this project's. The rows take turns; a figure is the best of the rounds, since other work on the
-machine only makes it lower.
+Each row is read in batches by the same Loader, as in training, on as many cores as there are
+workers (on one without workers); the rows differ in what happens to an image. `decode` gives a
+label only; `plain` is the usual pipeline, Pillow and paddle.vision.transforms to normalised floats,
+one image after the other; `loader` is this project's. The rows take turns; a figure is the best of
+the rounds, since other work on the machine only makes it lower.
 """
 import os
 import time
 
 import numpy as np
 import paddle.vision.transforms as T
-from paddle.io import DataLoader, Dataset
+from paddle.io import Dataset
 
 from common.augment import build_auto_augment
 from common.config import base_config
@@ -19,7 +19,7 @@ from common.datasets import ImageDataset, train_transform
 from common.erasing import build_erasing
 from common.errors import InputError, one_line
 from common.lists import read_list
-from common.loader import Batches, Collate, Normalize, TrainSampler, make_loader
+from common.loader import Batches, Collate, Loader, Normalize, TrainSampler
 from common.mixup import build_mixup
 from common.randomness import SAMPLE, stream
 from common.subset import Subset
@@ -74,16 +74,22 @@ class Plain(Dataset):
         return pixels, self.images.labels[index]
 
 
-def mix_floats(samples):
-    """The plain collate: stack, and mixup of the float batch."""
-    images = np.stack([image for image, _ in samples])
+def stack(samples):
+    """The plain collate."""
+    images, labels = zip(*samples, strict=True)
+    return np.stack(images), np.array(labels)
+
+
+def stack_and_mix(samples):
+    """The plain collate with mixup, of the float batch."""
+    images, labels = stack(samples)
     share = np.float32(0.3)
-    return images * share + images[::-1] * (1 - share), np.array([label for _, label in samples])
+    return images * share + images[::-1] * (1 - share), labels
 
 
-def plain_loader(dataset, batch_size, workers, collate=None):
-    return DataLoader(dataset, batch_size=batch_size, num_workers=workers, drop_last=True,
-                      collate_fn=collate)
+def plain_loader(dataset, batch_size, workers, collate):
+    order = np.arange(len(dataset) // batch_size * batch_size).reshape(-1, batch_size)
+    return Loader(dataset, order.tolist(), workers, collate)
 
 
 def own_loader(images, config, workers):
@@ -92,7 +98,7 @@ def own_loader(images, config, workers):
     dataset = ImageDataset(images, train_transform(config), config.DATA.IMAGE_SIZE,
                            erasing=erasing)
     sampler = TrainSampler(len(images), config.DATA.BATCH_SIZE)
-    return Batches(make_loader(dataset, sampler, workers, Collate(build_mixup(config))),
+    return Batches(Loader(dataset, sampler, workers, Collate(build_mixup(config))),
                    Normalize(config.DATA.IMAGENET_MEAN, config.DATA.IMAGENET_STD), erasing)
 
 
@@ -108,12 +114,12 @@ def pipelines(fast, slow, batch_size, image_size, workers):
     augment = build_auto_augment(recipe.AUG.AUTO_AUGMENT, image_size, crop.DATA.IMAGENET_MEAN,
                                  'random')
     return {
-        'decode': plain_loader(Decoded(fast), batch_size, workers),
-        'decode, Pillow': plain_loader(Decoded(slow), batch_size, workers),
-        'plain, crop and flip': plain_loader(Plain(slow, crop), batch_size, workers),
+        'decode': plain_loader(Decoded(fast), batch_size, workers, np.array),
+        'decode, Pillow': plain_loader(Decoded(slow), batch_size, workers, np.array),
+        'plain, crop and flip': plain_loader(Plain(slow, crop), batch_size, workers, stack),
         'loader, crop and flip': own_loader(fast, crop, workers),
         'plain, recipe': plain_loader(Plain(slow, recipe, augment, build_erasing(recipe)),
-                                      batch_size, workers, mix_floats),
+                                      batch_size, workers, stack_and_mix),
         'loader, recipe': own_loader(fast, recipe, workers),
         'loader, recipe, Pillow': own_loader(slow, pillow, workers),
     }
@@ -153,7 +159,7 @@ def data_table(data_path, count, batch_size, image_size, worker_counts, rounds):
     if len(fast) < least:
         raise InputError(f'{data_path}: got {len(fast)} images, expected at least {least} for '
                          f'-batch_size {batch_size} and -workers {max(worker_counts)}')
-    for index in range(len(fast)):  # Paddle's loader would hang
+    for index in range(len(fast)):  # or it would count as fast
         try:
             fast.load(index)
         except Exception as error:  # noqa: BLE001 - whatever is wrong with the file

@@ -33,8 +33,8 @@ class ImageDataset(Dataset):
     """Images of a source (an ImageList, or what offers the same).
 
     An item is asked for by (epoch, number), and is a pure function of them and of the seed.
-    It never raises: Paddle's loader would hang for ever (num_workers 0) or hide the cause. A bad
-    image gives another one, or a black one, with the error's text; see Batches in loader.py.
+    A bad image raises nothing: it gives another one, or a black one, with the error's text, so that
+    Batches (loader.py) can count them, or end the run with the name.
 
     Args:
         images: source with len, `labels`, `load`, `name` and `where`.

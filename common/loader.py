@@ -5,20 +5,19 @@ how it is split: step s of an epoch takes the s-th run of the epoch's permutatio
 and micro-batch a slice of that run.
 """
 import json
-import threading
-import time
+import logging
+import sys
 
 import cv2
 import numpy as np
 import paddle
 import paddle.nn.functional as F
-from paddle.io import DataLoader
 
 from common import dist
-from common.errors import InputError, RunError, one_line
+from common.errors import InputError
 from common.mixup import build_mixup
-from common.processes import start_worker
 from common.randomness import BATCH, ORDER, seed_batch, stream
+from common.workers import Workers
 
 
 class TrainSampler:
@@ -132,30 +131,70 @@ class Collate:
         return images, target, boxes, place, np.frombuffer(errors, np.uint8)
 
 
-def make_loader(dataset, sampler, num_workers, collate=None, keep_workers=False):
-    """A paddle DataLoader over an ImageDataset; its workers live as long as an iterator of it, or,
-    with keep_workers, as long as the loader.
+class Loader:
+    """Iterable over the batches of a data set, in the order of a sampler.
 
-    Batches stay in the CPU's memory: Batches looks into them, and a GPU is not waited for.
+    Args:
+        dataset: ImageDataset, or what has items for the sampler's keys.
+        batch_sampler: iterable of lists of keys, with a length.
+        num_workers: processes that load ahead; 0 loads in this one. They live as long as an
+            iterator, or with keep_workers as long as the loader.
+        collate: list of items -> tuple of numpy arrays.
+        timeout: seconds without a batch after which workers count as stuck.
+
+    Yields what collate gives. The arrays may lie in memory that is used again: they hold until
+    the next batch is taken.
+
+    Raises, when iterated:
+        RunError: a worker has died, is stuck, or has met an error.
     """
-    return DataLoader(dataset, batch_sampler=sampler, num_workers=num_workers,
-                      places=paddle.CPUPlace(), collate_fn=collate or Collate(),
-                      persistent_workers=keep_workers and num_workers > 0,
-                      worker_init_fn=start_worker)
+
+    def __init__(self, dataset, batch_sampler, num_workers=0, collate=None, keep_workers=False,
+                 timeout=600.0):
+        self.dataset = dataset
+        self.batch_sampler = batch_sampler
+        self.num_workers = num_workers
+        if num_workers and sys.platform != 'linux':
+            logging.getLogger('loader').warning(
+                'loader: %d workers need Linux; images are loaded by the training process',
+                num_workers)
+            self.num_workers = 0
+        self.collate = collate or Collate()
+        self.keep_workers = keep_workers
+        self.timeout = timeout
+        self.kept = None
+
+    def __len__(self):
+        return len(self.batch_sampler)
+
+    def __iter__(self):
+        if self.num_workers == 0:
+            yield from map(self.load, self.batch_sampler)
+            return
+        workers, self.kept = self.kept, None
+        workers = workers or Workers(self.load, self.num_workers, self.timeout)
+        yield from workers.run(self.batch_sampler)
+        if self.keep_workers:
+            self.kept = workers
+        else:
+            workers.close()
+
+    def load(self, keys):
+        return self.collate([self.dataset[key] for key in keys])
 
 
 def get_dataloader(config, dataset, is_train=True, use_dist_sampler=True):
     """The loader of a config for this rank; `use_dist_sampler=False` gives one rank everything."""
     rank, world_size = (dist.rank(), dist.world_size()) if use_dist_sampler else (0, 1)
-    workers = config.DATA.NUM_WORKERS
+    options = {'num_workers': config.DATA.NUM_WORKERS, 'timeout': config.DATA.WORKER_TIMEOUT}
     if is_train:
         sampler = TrainSampler(len(dataset), config.DATA.BATCH_SIZE, config.TRAIN.ACCUM_ITER,
                                config.SEED, rank, world_size, config.AUG.REPEATS)
         collate = Collate(build_mixup(config), config.AUG.MIXUP_LAST_EPOCH, config.SEED)
-        return make_loader(dataset, sampler, workers, collate)
+        return Loader(dataset, sampler, collate=collate, **options)
     batch_size = config.DATA.BATCH_SIZE_EVAL or config.DATA.BATCH_SIZE
     sampler = EvalSampler(len(dataset), batch_size, rank, world_size)
-    return make_loader(dataset, sampler, workers, keep_workers=True)
+    return Loader(dataset, sampler, keep_workers=True, **options)
 
 
 class Normalize:
@@ -183,33 +222,30 @@ class Batches:
         seed: of the erased boxes' noise.
         max_bad: how many bad images (replaced by the data set) there may be in an epoch.
 
-        timeout: seconds without a batch after which workers count as stuck.
-
-    Iterating raises InputError at one bad image more, RunError if a worker dies or is stuck.
+    Iterating raises InputError at one bad image more.
 
     Attributes:
         indices: of the batch that was given last, list of B.
         bad: error texts of this epoch, on this rank.
     """
 
-    def __init__(self, loader, normalize, erasing=None, seed=0, max_bad=0, timeout=600):
+    def __init__(self, loader, normalize, erasing=None, seed=0, max_bad=0):
         self.loader = loader
         self.normalize = normalize
         self.erasing = erasing
         self.seed = seed
         self.max_bad = max_bad
-        self.timeout = timeout
         self.indices, self.taken = None, []
         self.bad = []
 
     def __iter__(self):
         self.bad, last = [], None
-        for images, target, boxes, place, errors in watched(self.loader, self.timeout):
+        for images, target, boxes, place, errors in self.loader:
             epoch, first, *self.indices = place.tolist()
             self.taken += self.indices
             if epoch != last:
                 self.bad, last = [], epoch
-            errors = json.loads(errors.numpy().tobytes())
+            errors = json.loads(errors.tobytes())
             self.bad += errors
             if len(self.bad) > self.max_bad:
                 more = f' (and {len(errors) - 1} more in this batch)' if len(errors) > 1 else ''
@@ -219,7 +255,7 @@ class Batches:
             images = self.normalize(on_device(images))
             if self.erasing:
                 seed_batch(self.seed, epoch, first)
-                images = self.erasing.erase(images, boxes.numpy())
+                images = self.erasing.erase(images, boxes)
             yield images, on_device(target)
 
     def take_indices(self):
@@ -231,66 +267,9 @@ class Batches:
         return self.loader.dataset.images.name(index)
 
 
-def watched(loader, timeout):
-    """The batches of a DataLoader; RunError if a worker dies, or gives nothing for `timeout` s.
-
-    (DataLoader's own `timeout` has no effect on a worker that is stuck.)
-    """
-    batches = iter(loader)
-    workers = getattr(batches, '_workers', [])
-    with Watchdog(timeout, workers) as watchdog:
-        while True:
-            watchdog.since = time.monotonic()
-            try:
-                batch = next(batches)
-            except StopIteration:
-                return
-            except (SystemError, RuntimeError, OSError) as error:
-                if watchdog.fired:
-                    raise RunError(f'loader: no batch for {timeout} s (DATA.WORKER_TIMEOUT); its '
-                                   f'workers are stuck and have been ended') from None
-                raise RunError(worker_death(error)) from None
-            watchdog.since = None
-            yield batch
-
-
-def worker_death(error):
-    """What to say of Paddle's error when a worker has died. Its signal handler may raise it
-    anywhere in the main thread, also outside of the loader."""
-    return (f'loader: a worker has died ({one_line(error)}); too little memory does that, also of '
-            f'/dev/shm; -o DATA.NUM_WORKERS=0 works without workers')
-
-
-class Watchdog:
-    """Ends processes when `since` is set and longer ago than `timeout` seconds."""
-
-    def __init__(self, timeout, workers):
-        self.timeout = timeout
-        self.workers = workers
-        self.since = None
-        self.fired = False
-        self.done = threading.Event()
-
-    def __enter__(self):
-        if self.workers:
-            threading.Thread(target=self.watch, daemon=True).start()
-        return self
-
-    def __exit__(self, *error):
-        self.done.set()
-
-    def watch(self):
-        while not self.done.wait(min(1.0, self.timeout / 4)):
-            since = self.since
-            if since is not None and time.monotonic() - since > self.timeout:
-                self.fired = True
-                for worker in self.workers:
-                    worker.kill()
-                return
-
-
-def on_device(tensor):
-    """A tensor of the CPU's memory on the device that is computed on."""
+def on_device(array):
+    """An array as a tensor of its own on the device that is computed on."""
+    tensor = paddle.to_tensor(array, place=paddle.CPUPlace())
     if paddle.device.get_device().startswith('gpu'):
         return tensor.cuda(blocking=False)
     return tensor

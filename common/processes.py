@@ -82,15 +82,6 @@ def end_with_parent(number=signal.SIGKILL):
             os.kill(os.getpid(), number)
 
 
-def start_worker(worker_id):
-    """What a loader's worker does first: it ends with the run, and signals are the run's."""
-    end_with_parent()
-    # SIGTERM is how Python ends its workers at its exit; Paddle would take any other exit code
-    # than 0 for a worker that died.
-    signal.signal(signal.SIGTERM, lambda number, frame: os._exit(0))
-    signal.signal(signal.SIGINT, signal.SIG_IGN)
-
-
 def is_running(pid):
     try:
         os.kill(pid, 0)
@@ -113,11 +104,6 @@ def sweep(folder, pattern):
             if match and not is_running(int(match[1])):
                 with contextlib.suppress(OSError):  # another user's, or swept by another run
                     os.remove(os.path.join(folder, name))
-
-
-def sweep_shared_memory():
-    """Removes the batches that killed runs have left in /dev/shm."""
-    sweep('/dev/shm', r'paddle_(\d+)_\d+_\d+')
 
 
 def lock(folder):

@@ -24,7 +24,7 @@ from common.config import differences, plain_config
 from common.ema import Ema, build_ema
 from common.errors import InputError, RunError, one_line
 from common.layers import recompute_cells
-from common.loader import Batches, Normalize, get_dataloader, worker_death
+from common.loader import Batches, Normalize, get_dataloader
 from common.log import RunLog
 from common.macs import count_parameters
 from common.optim import build_optimizer, decayed_parameters, trainable_parameters
@@ -119,9 +119,7 @@ def errors_in_one_line():
             traceback.print_exc()
         where = f' (process {dist.rank()})' if dist.world_size() > 1 and dist.rank() else ''
         text, code = str(error), WRONG_INPUT if isinstance(error, InputError) else FAILED
-        if isinstance(error, SystemError) and 'DataLoader process' in text:
-            text = worker_death(error)
-        elif not isinstance(error, (InputError, RunError)):
+        if not isinstance(error, (InputError, RunError)):
             text = f'{type(error).__name__}: {one_line(error)} (-debug shows where)'
         print(f'error{where}: {text}', file=sys.stderr, flush=True)
         sys.exit(code)
@@ -196,7 +194,6 @@ def launch(config, nprocs, build_model, get_dataset):
     val_set = get_dataset(config, is_train=False)
     if device == 'cpu':
         os.environ['PADDLE_DISTRI_BACKEND'] = 'gloo'
-    processes.sweep_shared_memory()
     config, folder = find_resumed(config)
     folder = make_run_folder(config, folder) \
         if int(os.environ.get('PADDLE_TRAINER_ID', '0')) == 0 else None
@@ -350,7 +347,7 @@ def worker(config, device, folder, build_model, train_set, val_set):
     if folder is not None and isinstance(train_set.images, Subset):
         write_names(os.path.join(folder, 'train_subset.txt'), train_set.images, log)
     batches = Batches(train_loader, normalize, train_set.erasing, config.SEED,
-                      config.DATA.MAX_BAD_IMAGES, config.DATA.WORKER_TIMEOUT)
+                      config.DATA.MAX_BAD_IMAGES)
     keeper = Keeper(folder, config, train_set.class_names, data, log)
     with StopSignal() as signals:
         Trainer(config, dist.data_parallel(model), optimizer, schedule, precision, ema, batches,

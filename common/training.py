@@ -240,8 +240,7 @@ class Evaluation:
     """Evaluates models on the validation set, with lines in the log."""
 
     def __init__(self, config, dataset, normalize, precision, log):
-        self.batches = Batches(get_dataloader(config, dataset, is_train=False), normalize,
-                               timeout=config.DATA.WORKER_TIMEOUT)
+        self.batches = Batches(get_dataloader(config, dataset, is_train=False), normalize)
         self.num_classes = config.MODEL.NUM_CLASSES
         self.precision = precision
         self.log = log

@@ -51,10 +51,6 @@ def all_ended(pids, seconds):
     return False
 
 
-def shared_memory():
-    return {name for name in os.listdir('/dev/shm') if name.startswith('paddle_')}
-
-
 @pytest.mark.parametrize('number', [signal.SIGKILL, signal.SIGSEGV])
 def test_dead_worker_ends_the_run_M1(number, data, tmp_path):
     process = start('vit', data, tmp_path, *LONG, '-o', 'DATA.NUM_WORKERS=2')
@@ -90,10 +86,7 @@ def test_no_orphans_and_no_shared_memory_M2(number, data, tmp_path):
     assert 'Traceback' not in err and 'SystemError' not in err, err
     assert process.returncode == (-9 if number == signal.SIGKILL else 143)
     assert all_ended(workers, 2.0)
-    code, _, err = run_script(['main_multi_gpu.py', '-eval', '-resume=nothing'])
-    assert code == 1, err
-    cut('vit', data, tmp_path / 'next', stop_at=1)  # a run sweeps at its start
-    assert not any(f'paddle_{process.pid}_' in name for name in shared_memory())
+    assert not any(str(process.pid) in name for name in os.listdir('/dev/shm'))
 
 
 def test_sigterm_twice_and_quickly_R4(data, tmp_path):

@@ -1,0 +1,206 @@
+"""Processes that make a data loader's batches ahead of the training loop (Linux).
+
+They stand in for the workers of paddle.io.DataLoader, which wait for ever in about one start of a
+hundred: they make tensors, in a new thread, and Paddle's statistics of memory then need a lock
+that some thread of the parent may have held in the moment of the fork. Here a worker runs numpy,
+OpenCV and Pillow only. A batch comes through memory without a name (memfd), so that nothing of it
+can stay behind, and the size of /dev/shm does not matter.
+"""
+import contextlib
+import itertools
+import math
+import mmap
+import multiprocessing
+import os
+import pickle
+import signal
+import sys
+import traceback
+
+from common.errors import RunError, one_line
+from common.processes import end_with_parent
+
+AHEAD = 2  # batches that each worker makes ahead
+ALIGNMENT = 64
+
+
+class Workers:
+    """Processes that run a function, until this object is closed or goes.
+
+    Args:
+        function: task -> result; results should be numpy arrays, or tuples of them.
+        count: of processes.
+        timeout: seconds without a result after which a worker counts as stuck.
+
+    Raises:
+        RunError: they cannot be started here.
+    """
+
+    def __init__(self, function, count, timeout=600.0):
+        self.timeout = timeout
+        self.workers = []
+        self.owner = os.getpid()
+        try:
+            for _ in range(count):
+                self.workers.append(Worker(function))
+        except OSError as error:
+            self.close()
+            raise RunError(f'loader: cannot start worker {len(self.workers) + 1} of {count}: '
+                           f'{one_line(error)}; DATA.NUM_WORKERS says how many') from None
+
+    def run(self, tasks):
+        """Yields function(task) of each task, in order.
+
+        A result's arrays lie in memory that is used again: they hold until the next one is taken.
+        Leaving off before the last result closes the workers.
+
+        Raises:
+            RunError: a worker has died, is stuck, or the function has raised an error.
+        """
+        tasks, count = iter(tasks), len(self.workers)
+        sent = 0
+        done = False
+        try:
+            for task in itertools.islice(tasks, AHEAD * count):
+                self.workers[sent % count].send(task)
+                sent += 1
+            for number in itertools.count():
+                if number == sent:
+                    break
+                worker = self.workers[number % count]
+                result = worker.receive(self.timeout)
+                for task in itertools.islice(tasks, 1):  # to the same one, as sent - number says
+                    worker.send(task)
+                    sent += 1
+                yield result
+            done = True
+        finally:
+            if not done:
+                self.close()
+
+    def close(self):
+        """Ends the processes."""
+        for worker in self.workers:
+            worker.close()
+        self.workers = []
+
+    def __del__(self):
+        if self.owner == os.getpid():  # not in a copy that a fork has made
+            self.close()
+
+
+class Worker:
+    """One process, with the memory for the results that it makes ahead and the one in use."""
+
+    def __init__(self, function):
+        context = multiprocessing.get_context('fork')
+        self.slots = [Slot() for _ in range(AHEAD + 1)]
+        self.sent = self.received = 0
+        self.connection, theirs = context.Pipe()
+        self.process = context.Process(target=serve, args=(function, theirs, self.slots),
+                                       daemon=True)
+        try:
+            self.process.start()
+        except OSError:
+            self.process = None
+            self.close()
+            raise
+        finally:
+            theirs.close()
+
+    def send(self, task):
+        with contextlib.suppress(OSError):  # it has died; `receive` says so
+            self.connection.send(task)
+        self.sent += 1
+
+    def receive(self, timeout):
+        try:
+            # Second by second: a process that was stopped meanwhile has waited for one of them.
+            if not any(self.connection.poll(min(1.0, timeout)) for _ in range(math.ceil(timeout))):
+                raise RunError(f'loader: no batch for {timeout} s (DATA.WORKER_TIMEOUT); its '
+                               f'workers are stuck and have been ended')
+            head, sizes = self.connection.recv()
+        except (EOFError, OSError):
+            self.process.join()
+            raise RunError(f'loader: a worker has died ({end_of(self.process.exitcode)}); too '
+                           f'little memory does that; -o DATA.NUM_WORKERS=0 works without '
+                           f'workers') from None
+        if sizes is None:
+            summary, text = head
+            print(text, file=sys.stderr, end='')
+            raise RunError(f'loader: an error in a worker: {summary}')
+        result = pickle.loads(head, buffers=self.slots[self.received % len(self.slots)].read(sizes))
+        self.received += 1
+        return result
+
+    def close(self):
+        if self.process:
+            self.process.kill()  # they have nothing to lose
+            self.process.join()
+        self.connection.close()
+        for slot in self.slots:
+            slot.close()
+
+
+def end_of(exitcode):
+    if exitcode is not None and exitcode < 0:
+        with contextlib.suppress(ValueError):
+            return signal.Signals(-exitcode).name
+    return f'exit code {exitcode}'
+
+
+def serve(function, connection, slots):
+    """What a worker does."""
+    end_with_parent()
+    signal.signal(signal.SIGTERM, signal.SIG_DFL)  # Python ends its children by it at its exit
+    signal.signal(signal.SIGINT, signal.SIG_IGN)   # of the run's terminal: the run ends its workers
+    for slot in itertools.cycle(slots):
+        task = connection.recv()
+        buffers = []
+        try:
+            head = pickle.dumps(function(task), protocol=5, buffer_callback=buffers.append)
+            sizes = slot.write([buffer.raw() for buffer in buffers])
+        except Exception as error:  # noqa: BLE001 - the parent raises it
+            text = f'{type(error).__name__}: {one_line(error)}'
+            head, sizes = (text, traceback.format_exc()), None
+        connection.send((head, sizes))
+
+
+class Slot:
+    """Memory that two processes share, each with a mapping of its own; it grows when it must."""
+
+    def __init__(self):
+        self.file = os.memfd_create('batch')
+        self.memory = None
+
+    def map(self, size):
+        if size and (self.memory is None or len(self.memory) < size):
+            if os.fstat(self.file).st_size < size:
+                os.ftruncate(self.file, size)
+            self.memory = mmap.mmap(self.file, size)
+
+    def write(self, buffers):
+        """Copies the buffers, and returns their sizes in bytes."""
+        sizes = [buffer.nbytes for buffer in buffers]
+        *starts, end = starts_of(sizes)
+        self.map(end)
+        for start, size, buffer in zip(starts, sizes, buffers, strict=True):
+            self.memory[start:start + size] = buffer
+        return sizes
+
+    def read(self, sizes):
+        """Views of the buffers that the other process has written."""
+        *starts, end = starts_of(sizes)
+        self.map(end)
+        view = memoryview(self.memory or b'')
+        return [view[start:start + size] for start, size in zip(starts, sizes, strict=True)]
+
+    def close(self):
+        os.close(self.file)
+        self.memory = None  # unmapped when the last view of it goes
+
+
+def starts_of(sizes):
+    """Where buffers of these sizes begin, and where the last one ends."""
+    rounded = (-(-size // ALIGNMENT) * ALIGNMENT for size in sizes)
+    return list(itertools.accumulate(rounded, initial=0))

@@ -1,0 +1,146 @@
+"""Loader processes: results in order, memory that is used again, processes that fail."""
+import gc
+import os
+import signal
+import threading
+import time
+
+import numpy as np
+import paddle
+import pytest
+
+from common.errors import RunError
+from common.workers import AHEAD, Workers
+
+pytestmark = pytest.mark.smoke
+
+
+def squares(task):
+    """Arrays whose sizes change from task to task."""
+    time.sleep(0.01 * (task % 3))
+    return np.full((task % 7 + 1, 3), task ** 2), np.arange(task % 5), f'task {task}'
+
+
+def test_results_come_in_the_order_of_the_tasks():
+    workers = Workers(squares, 3)
+    for tasks in (range(40), range(2), range(0), range(5, 25)):  # the same processes again
+        seen = 0
+        for task, (full, count, text) in zip(tasks, workers.run(tasks), strict=True):
+            assert full.shape == (task % 7 + 1, 3) and (full == task ** 2).all()
+            assert np.array_equal(count, np.arange(task % 5)) and text == f'task {task}'
+            seen += 1
+        assert seen == len(tasks)
+    workers.close()
+
+
+def test_result_holds_until_the_next_is_taken():
+    """Also while the workers make all that they may make ahead."""
+    workers = Workers(lambda task: np.full(100_000, task), 2)
+    for task, result in enumerate(workers.run(range(20))):
+        time.sleep(0.02)
+        assert (result == task).all()
+    workers.close()
+
+
+def test_workers_make_batches_ahead_and_not_more():
+    taken = []
+
+    def tasks():
+        for task in range(30):
+            taken.append(task)
+            yield task
+
+    workers = Workers(squares, 2)
+    for task, _ in enumerate(workers.run(tasks())):
+        assert len(taken) == min(30, task + 1 + 2 * AHEAD)
+    workers.close()
+
+
+def fails_at_five(task):
+    if task == 5:
+        raise KeyError('five')
+    return task
+
+
+def test_error_in_a_worker_is_the_loops(capfd):
+    workers = Workers(fails_at_five, 2)
+    seen = []
+    with pytest.raises(RunError, match=r"loader: an error in a worker: KeyError: 'five'"):
+        seen.extend(workers.run(range(9)))
+    assert seen == [0, 1, 2, 3, 4] and workers.workers == []
+    assert 'in fails_at_five' in capfd.readouterr().err
+
+
+@pytest.mark.parametrize('number', [signal.SIGKILL, signal.SIGSEGV, None])
+def test_dead_worker_is_named_by_its_end_M1(number):
+    """None: it leaves by itself, with exit code 7."""
+    def end_at_four(task):
+        if task == 4:
+            if number is None:
+                os._exit(7)
+            os.kill(os.getpid(), number)
+        return task
+
+    workers = Workers(end_at_four, 2)
+    begin = time.monotonic()
+    with pytest.raises(RunError, match=number.name if number else 'exit code 7'):
+        list(workers.run(range(9)))
+    assert time.monotonic() - begin < 5
+
+
+def test_stuck_worker_is_waited_for_and_no_longer_M1():
+    workers = Workers(lambda task: time.sleep(60 if task == 3 else 0.7), 1, timeout=1.0)
+    pids = [worker.process.pid for worker in workers.workers]
+    begin, seen = time.monotonic(), 0
+    with pytest.raises(RunError, match='no batch for 1.0 s'):
+        for _ in workers.run(range(9)):
+            seen += 1
+    assert seen == 3 and time.monotonic() - begin < 6
+    assert not any(os.path.exists(f'/proc/{pid}') for pid in pids)
+
+
+@pytest.mark.parametrize('way', ['left off', 'dropped', 'closed'])
+def test_processes_memory_and_descriptors_go_with_the_workers_M7(way):
+    gc.collect()
+    before = sorted(os.listdir('/proc/self/fd'))
+    workers = Workers(squares, 2)
+    pids = [worker.process.pid for worker in workers.workers]
+    results = workers.run(range(9))
+    result = next(results)
+    if way == 'left off':
+        results.close()
+    elif way == 'closed':
+        for result in results:  # noqa: B007 - the last one is task 8's
+            pass
+        workers.close()
+    del workers, results
+    gc.collect()
+    assert not any(os.path.exists(f'/proc/{pid}') for pid in pids)
+    assert (result[0] == (64 if way == 'closed' else 0)).all()  # its memory stays as long as it does
+    del result
+    gc.collect()
+    assert sorted(os.listdir('/proc/self/fd')) == before
+
+
+def test_workers_start_while_other_threads_use_paddle_M1():
+    """Paddle's own loader waits for ever in a start of a hundred, and nearly always here."""
+    done = threading.Event()
+
+    def busy():
+        while not done.is_set():
+            thread = threading.Thread(target=lambda: paddle.to_tensor(np.ones(1000)) + 1)
+            thread.start()
+            thread.join()
+
+    threads = [threading.Thread(target=busy) for _ in range(2)]
+    for thread in threads:
+        thread.start()
+    try:
+        for _ in range(10):
+            workers = Workers(lambda task: np.full(1000, task), 2, timeout=20.0)
+            assert [int(result[0]) for result in workers.run(range(4))] == [0, 1, 2, 3]
+            workers.close()
+    finally:
+        done.set()
+        for thread in threads:
+            thread.join()
