@@ -74,6 +74,10 @@ class Plain(Dataset):
         return pixels, self.images.labels[index]
 
 
+def labels_of(samples):
+    return (np.array(samples),)
+
+
 def stack(samples):
     """The plain collate."""
     images, labels = zip(*samples, strict=True)
@@ -114,8 +118,8 @@ def pipelines(fast, slow, batch_size, image_size, workers):
     augment = build_auto_augment(recipe.AUG.AUTO_AUGMENT, image_size, crop.DATA.IMAGENET_MEAN,
                                  'random')
     return {
-        'decode': plain_loader(Decoded(fast), batch_size, workers, np.array),
-        'decode, Pillow': plain_loader(Decoded(slow), batch_size, workers, np.array),
+        'decode': plain_loader(Decoded(fast), batch_size, workers, labels_of),
+        'decode, Pillow': plain_loader(Decoded(slow), batch_size, workers, labels_of),
         'plain, crop and flip': plain_loader(Plain(slow, crop), batch_size, workers, stack),
         'loader, crop and flip': own_loader(fast, crop, workers),
         'plain, recipe': plain_loader(Plain(slow, recipe, augment, build_erasing(recipe)),

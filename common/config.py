@@ -391,7 +391,15 @@ def update_config(config, args=None, nullable=None, ranges=None):
         if value is not None and value is not False:
             for key in keys:
                 set_key(config, key, value, f'-{flag}', nullable, ranges)
-    for item in getattr(args, 'o', None) or []:
+    set_options(config, getattr(args, 'o', None) or [], nullable, ranges)
+    check_together(config)
+    config.freeze()
+    return config
+
+
+def set_options(config, items, nullable=None, ranges=None):
+    """Sets the keys of `-o KEY=VALUE` flags in an unfrozen config."""
+    for item in items:
         key, equals, text = item.partition('=')
         if not equals:
             raise InputError(f'-o {item}: got no "=", expected KEY=VALUE')
@@ -401,9 +409,6 @@ def update_config(config, args=None, nullable=None, ranges=None):
             raise InputError(f'-o {item}: got a value that is not yaml ({one_line(error)})'
                              ) from None
         set_key(config, key, value, f'-o {item}', nullable, ranges)
-    check_together(config)
-    config.freeze()
-    return config
 
 
 # The keys that each flag sets; a later flag wins over an earlier one.

@@ -1,4 +1,6 @@
 """The exceptions whose message is for the user."""
+import contextlib
+import sys
 
 
 class InputError(ValueError):
@@ -17,3 +19,14 @@ def one_line(error):
     """What another library's exception says, on one line of at most 300 characters."""
     text = ' '.join(str(getattr(error, 'problem', None) or error).split())
     return text[:300] or type(error).__name__
+
+
+@contextlib.contextmanager
+def errors_of_a_tool():
+    """Ends a tool with one line, and exit code 1, on what is wrong with its input or a file."""
+    try:
+        yield
+    except InputError as error:
+        sys.exit(f'error: {error}')
+    except OSError as error:
+        sys.exit(f'error: {error.filename or "file"}: {error.strerror or error}')

@@ -1,70 +1,105 @@
 """Classifies images.
 
-python -m common.predict -cfg vit_digits -pretrained best.pdparams IMAGE [IMAGE ...] [-topk 5]
+python -m common.predict -cfg vit_digits -pretrained best.pdparams IMAGE|FOLDER ... [-topk 5]
+    [-json FILE] [-csv FILE] [-batch_size 32] [-workers 0]
 """
 import argparse
+import csv
+import json
 import sys
 
-import numpy as np
-import paddle
-import paddle.nn.functional as F
+from tqdm import tqdm
 
-from common.datasets import eval_transform
-from common.errors import InputError
-from common.images import load_image
-from common.loader import Normalize
-from common.weights import load_pretrained
-from common.zoo import build_model, model_config
+from common.apis import add_model_flags, as_classifier, classify, list_images, model_of
+from common.checkpoint import replace_atomically
+from common.errors import InputError, errors_of_a_tool
+from common.processes import set_up_cpu
 
 
-def predict(model, files, topk=5):
-    """The most probable classes of some images.
+def make_parser():
+    parser = argparse.ArgumentParser(description=__doc__.splitlines()[0], allow_abbrev=False)
+    parser.add_argument('images', nargs='+', metavar='IMAGE', help='image file, or a folder')
+    add_model_flags(parser)
 
-    Args:
-        model: of common.zoo; its config gives the preprocessing.
-        files: list of image paths.
-        topk: how many classes; at most as many as there are.
+    def add(flag, help_text, **options):
+        parser.add_argument(f'-{flag}', f'--{flag}', dest=flag, help=help_text, **options)
 
-    Returns:
-        A list of (labels, probabilities), most probable first, one for each file.
+    add('topk', 'how many classes, default 5', type=int, default=5, metavar='N')
+    add('json', 'writes the predictions there, too', metavar='FILE')
+    add('csv', 'the same, as a table', metavar='FILE')
+    add('batch_size', 'images at a time, default 32', type=int, default=32, metavar='N')
+    add('workers', 'processes that read images, default 0', type=int, default=0, metavar='N')
+    return parser
+
+
+def predict(model, files, topk=5, batch_size=32, workers=0):
+    """Yields a dict for each file, in order, with what -json writes.
+
+    `file`; and `classes`, a list of {label, name, score}, most probable first, or `error`.
     """
-    config = model.config
-    transform = eval_transform(config)
-    normalize = Normalize(config.DATA.IMAGENET_MEAN, config.DATA.IMAGENET_STD)
-    images = np.stack([transform(read(file)) for file in files]).transpose(0, 3, 1, 2)
-    model.eval()
-    with paddle.no_grad():
-        scores = F.softmax(model(normalize(paddle.to_tensor(images))), axis=-1)  # [B, K]
-        values, labels = scores.topk(min(topk, scores.shape[1]), axis=1)
-    return list(zip(labels.tolist(), values.tolist(), strict=True))
+    classifier = as_classifier(model)
+    for file, (scores, error) in zip(files, classify(classifier, files, batch_size, workers),
+                                     strict=True):
+        if error:
+            yield {'file': file, 'error': error}
+            continue
+        best = scores.argsort(kind='stable')[::-1][:topk]
+        yield {'file': file, 'classes': [
+            {'label': int(label), 'name': classifier.class_name(label),
+             'score': float(scores[label])} for label in best]}
 
 
-def read(file):
-    try:
-        return load_image(file)
-    except Exception as error:  # noqa: BLE001 - whatever is wrong with the file
-        raise InputError(f'{file}: cannot read the image: {error}') from None
+def line_of(found):
+    """A prediction as a line of the terminal."""
+    classes = '  '.join(f'{one["name"]}: {one["score"]:.1%}' for one in found['classes'])
+    first = found['classes'][0]
+    return f'{found["file"]}  {"class " if first["name"] == str(first["label"]) else ""}{classes}'
+
+
+def write_json(file, predictions):
+    with replace_atomically(file) as temporary, open(temporary, 'w', encoding='utf-8') as stream:
+        json.dump(predictions, stream, indent=1, ensure_ascii=False)
+
+
+def write_csv(file, predictions, topk):
+    columns = [f'{part}_{rank}' for rank in range(1, topk + 1)
+               for part in ('label', 'name', 'score')]
+    with replace_atomically(file) as temporary, \
+            open(temporary, 'w', encoding='utf-8', newline='') as stream:
+        table = csv.writer(stream)
+        table.writerow(['file', *columns, 'error'])
+        for found in predictions:
+            cells = [value for one in found.get('classes', []) for value in one.values()]
+            cells += [''] * (len(columns) - len(cells))
+            table.writerow([found['file'], *cells, found.get('error', '')])
 
 
 def main(argv=None):
-    parser = argparse.ArgumentParser(description='Classifies images.', allow_abbrev=False)
-    parser.add_argument('images', nargs='+', metavar='IMAGE')
-    parser.add_argument('-cfg', required=True, help='name of a model, or a yaml file')
-    parser.add_argument('-pretrained', required=True, help='weight file', metavar='FILE')
-    parser.add_argument('-topk', type=int, default=5, metavar='N')
-    args = parser.parse_args(argv)
-    try:
-        if args.topk < 1:
-            raise InputError(f'-topk: got {args.topk}, expected at least 1')
-        model = build_model(model_config(args.cfg))
-        load_pretrained(model, args.pretrained)
-        for file, (labels, scores) in zip(args.images, predict(model, args.images, args.topk),
-                                          strict=True):
-            found = '  '.join(f'{label}: {score:.1%}' for label, score in
-                              zip(labels, scores, strict=True))
-            print(f'{file}  class {found}')
-    except InputError as error:
-        sys.exit(f'error: {error}')
+    args = make_parser().parse_args(argv)
+    with errors_of_a_tool():
+        for flag, least in (('topk', 1), ('batch_size', 1), ('workers', 0)):
+            if getattr(args, flag) < least:
+                raise InputError(f'-{flag}: got {getattr(args, flag)}, expected at least {least}')
+        set_up_cpu()
+        files = list_images(args.images)
+        model = model_of(args)
+        predictions, failed = [], 0
+        with tqdm(total=len(files), unit='img', disable=None, leave=False) as bar:
+            for found in predict(model, files, args.topk, args.batch_size, args.workers):
+                if 'error' in found:
+                    tqdm.write(f'error: {found["error"]}', file=sys.stderr)
+                    failed += 1
+                else:
+                    tqdm.write(line_of(found))
+                predictions.append(found)
+                bar.update()
+        classes = min(args.topk, max(len(found.get('classes', [])) for found in predictions))
+        if args.json:
+            write_json(args.json, predictions)
+        if args.csv:
+            write_csv(args.csv, predictions, classes)
+    if failed:
+        sys.exit(f'error: {failed} of {len(files)} images could not be read')
 
 
 if __name__ == '__main__':

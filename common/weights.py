@@ -23,14 +23,16 @@ def read_weights(file):
     """The weights of a file of any format, see common/weight_files.py.
 
     Returns:
-        (kind, {name: numpy array}, notes); kind is the layout of the arrays.
+        (kind, {name: numpy array}, notes, facts); kind is the layout of the arrays, facts what a
+        checkpoint of this project says about its weights: epoch, best, config, class_names.
     """
     kind, content = read_file(file)
-    notes = []
+    notes, facts = [], {}
     if isinstance(content, dict):
         found = [key for key in WEIGHT_KEYS if isinstance(content.get(key), dict)]
         if found:
             notes = [f'{found[0]} of {", ".join(found)}'] if len(found) > 1 else []
+            facts = {key: content.get(key) for key in ('epoch', 'best', 'config', 'class_names')}
             content = content[found[0]]
     state = state_dict_of(content, file)
     if kind == 'flax':
@@ -41,7 +43,7 @@ def read_weights(file):
                  if not name.endswith('num_batches_tracked')}
     if state and all(name.startswith('module.') for name in state):
         state = {name.removeprefix('module.'): value for name, value in state.items()}
-    return kind, state, notes
+    return kind, state, notes, facts
 
 
 def state_dict_of(content, file):
@@ -57,7 +59,7 @@ def state_dict_of(content, file):
             for name, value in content.items()}
 
 
-def load_pretrained(model, file, new_head=False):
+def load_pretrained(model, file, new_head=False, weights=None):
     """Loads a weight file into a model.
 
     Position embeddings of another grid are resized. Everything else must fit.
@@ -67,6 +69,7 @@ def load_pretrained(model, file, new_head=False):
         file: path.
         new_head: whether a classifier of another shape is left out, so that the model keeps its
             newly initialised one (fine-tuning); otherwise it is an error.
+        weights: what read_weights(file) gave, if the file was read already.
 
     Returns:
         list of sentences about what was replaced, for the log.
@@ -75,7 +78,7 @@ def load_pretrained(model, file, new_head=False):
         InputError: missing, unexpected or mismatched weights, or values that are not finite;
             nothing is assigned then.
     """
-    kind, raw_state, notes = read_weights(file)
+    kind, raw_state, notes, _ = weights or read_weights(file)
     state, translation_notes = translate(model, raw_state, kind)
     wanted = model.state_dict()
     notes += translation_notes + resize_positions(model, state, wanted, file)

@@ -12,10 +12,11 @@ import math
 import mmap
 import multiprocessing
 import os
-import pickle
 import signal
 import sys
 import traceback
+
+import numpy as np
 
 from common.errors import RunError, one_line
 from common.processes import end_with_parent
@@ -28,7 +29,7 @@ class Workers:
     """Processes that run a function, until this object is closed or goes.
 
     Args:
-        function: task -> result; results should be numpy arrays, or tuples of them.
+        function: task -> tuple of numpy arrays.
         count: of processes.
         timeout: seconds without a result after which a worker counts as stuck.
 
@@ -119,19 +120,17 @@ class Worker:
             if not any(self.connection.poll(min(1.0, timeout)) for _ in range(math.ceil(timeout))):
                 raise RunError(f'loader: no batch for {timeout} s (DATA.WORKER_TIMEOUT); its '
                                f'workers are stuck and have been ended')
-            head, sizes = self.connection.recv()
+            answer = self.connection.recv()
         except (EOFError, OSError):
             self.process.join()
             raise RunError(f'loader: a worker has died ({end_of(self.process.exitcode)}); too '
                            f'little memory does that; -o DATA.NUM_WORKERS=0 works without '
                            f'workers') from None
-        if sizes is None:
-            summary, text = head
-            print(text, file=sys.stderr, end='')
-            raise RunError(f'loader: an error in a worker: {summary}')
-        result = pickle.loads(head, buffers=self.slots[self.received % len(self.slots)].read(sizes))
+        if isinstance(answer, str):
+            print(answer, file=sys.stderr, end='')
+            raise RunError(f'loader: an error in a worker: {answer.splitlines()[-1]}')
         self.received += 1
-        return result
+        return self.slots[(self.received - 1) % len(self.slots)].read(answer)
 
     def close(self):
         if self.process:
@@ -156,14 +155,11 @@ def serve(function, connection, slots):
     signal.signal(signal.SIGINT, signal.SIG_IGN)   # of the run's terminal: the run ends its workers
     for slot in itertools.cycle(slots):
         task = connection.recv()
-        buffers = []
         try:
-            head = pickle.dumps(function(task), protocol=5, buffer_callback=buffers.append)
-            sizes = slot.write([buffer.raw() for buffer in buffers])
-        except Exception as error:  # noqa: BLE001 - the parent raises it
-            text = f'{type(error).__name__}: {one_line(error)}'
-            head, sizes = (text, traceback.format_exc()), None
-        connection.send((head, sizes))
+            answer = slot.write(function(task))
+        except Exception:  # noqa: BLE001 - the parent raises it
+            answer = traceback.format_exc()
+        connection.send(answer)
 
 
 class Slot:
@@ -173,34 +169,30 @@ class Slot:
         self.file = os.memfd_create('batch')
         self.memory = None
 
-    def map(self, size):
-        if size and (self.memory is None or len(self.memory) < size):
-            if os.fstat(self.file).st_size < size:
-                os.ftruncate(self.file, size)
-            self.memory = mmap.mmap(self.file, size)
+    def map(self, kinds):
+        """Where arrays of these kinds, (type, shape), lie in the memory, which is made to fit."""
+        sizes = [math.prod(shape) * np.dtype(dtype).itemsize for dtype, shape in kinds]
+        *starts, end = itertools.accumulate((-(-size // ALIGNMENT) * ALIGNMENT for size in sizes),
+                                            initial=0)
+        end = max(end, 1)
+        if self.memory is None or len(self.memory) < end:
+            if os.fstat(self.file).st_size < end:
+                os.ftruncate(self.file, end)
+            self.memory = mmap.mmap(self.file, end)
+        return [np.ndarray(shape, dtype, self.memory, start)
+                for (dtype, shape), start in zip(kinds, starts, strict=True)]
 
-    def write(self, buffers):
-        """Copies the buffers, and returns their sizes in bytes."""
-        sizes = [buffer.nbytes for buffer in buffers]
-        *starts, end = starts_of(sizes)
-        self.map(end)
-        for start, size, buffer in zip(starts, sizes, buffers, strict=True):
-            self.memory[start:start + size] = buffer
-        return sizes
+    def write(self, arrays):
+        """Copies the arrays, and returns their kinds."""
+        kinds = [(array.dtype.str, array.shape) for array in arrays]
+        for place, array in zip(self.map(kinds), arrays, strict=True):
+            place[...] = array
+        return kinds
 
-    def read(self, sizes):
-        """Views of the buffers that the other process has written."""
-        *starts, end = starts_of(sizes)
-        self.map(end)
-        view = memoryview(self.memory or b'')
-        return [view[start:start + size] for start, size in zip(starts, sizes, strict=True)]
+    def read(self, kinds):
+        """The arrays that the other process has written."""
+        return tuple(self.map(kinds))
 
     def close(self):
         os.close(self.file)
-        self.memory = None  # unmapped when the last view of it goes
-
-
-def starts_of(sizes):
-    """Where buffers of these sizes begin, and where the last one ends."""
-    rounded = (-(-size // ALIGNMENT) * ALIGNMENT for size in sizes)
-    return list(itertools.accumulate(rounded, initial=0))
+        self.memory = None  # unmapped when the last array in it goes

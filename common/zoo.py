@@ -76,8 +76,7 @@ def create_model(name, pretrained=None, num_classes=None, image_size=None, **mod
     """
     config = model_config(name).clone()
     config.defrost()
-    family = load_family_file(MODELS[config.MODEL.TYPE][0], 'config')
-    limits = getattr(family, 'NULLABLE', None), getattr(family, 'RANGES', None)
+    limits = key_limits(config)
     if num_classes is not None:
         model_overrides['NUM_CLASSES'] = num_classes
     if image_size is not None:
@@ -106,6 +105,12 @@ def model_config(name_or_file):
     """The frozen config of a model's name or of a yaml file."""
     file, family = find_yaml(name_or_file)
     return load_family_file(family, 'config').get_config(file)
+
+
+def key_limits(config):
+    """The (NULLABLE, RANGES) of the keys of a config's family, see common/config.py."""
+    family = load_family_file(MODELS[config.MODEL.TYPE][0], 'config')
+    return getattr(family, 'NULLABLE', None), getattr(family, 'RANGES', None)
 
 
 def find_yaml(name_or_file):
@@ -145,8 +150,7 @@ def identify(state, kind):
     """
     found = []
     for name in list_models():
-        with paddle.LazyGuard():
-            model = build_model(model_config(name))
+        model = without_weights(name)
         own, _ = translate(model, state, kind)
         free = set(model.position_embeddings()) | {
             f'{model.classifier_name}.{part}' for part in ('weight', 'bias')}
@@ -155,6 +159,13 @@ def identify(state, kind):
         if wanted == {key: list(value.shape) for key, value in own.items() if key not in free}:
             found.append(name)
     return found
+
+
+@functools.cache
+def without_weights(name):
+    """The model of a name, with the shapes of its parameters only."""
+    with paddle.LazyGuard():
+        return build_model(model_config(name))
 
 
 def table(pattern='*'):

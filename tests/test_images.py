@@ -7,7 +7,7 @@ import numpy as np
 import pytest
 from PIL import Image, ImageFile
 
-from common import images, predict
+from common import apis, images
 from common.datasets import ImageDataset
 from common.images import MAX_PIXELS, is_plain_jpeg, load_image
 from common.lists import read_list
@@ -174,7 +174,7 @@ def test_evaluation_and_prediction_see_the_same_pixels_I6(tmp_path):
     file.write_text('a.jpg 0\n')
     transform = EvalTransform(48, 0.875)
     item = ImageDataset(read_list(str(file)), transform, 48)[0, 0]
-    assert np.array_equal(item[0], transform(predict.read(tmp_path / 'a.jpg')))
+    assert np.array_equal(item[0], transform(apis.read_image(tmp_path / 'a.jpg')))
     assert np.array_equal(item[0], transform(Image.fromarray(by_pillow(tmp_path / 'a.jpg'))))
 
 

@@ -78,7 +78,7 @@ def test_read_weights_gives_the_arrays_of_the_model(tmp_path, wrap):
     file, state = str(tmp_path / 'a.pdparams'), state_dict()
     paddle.save(wrap(state), file)
     expected = {name: value.numpy() for name, value in state.items()}
-    kind, weights, notes = read_weights(file)
+    kind, weights, notes, _ = read_weights(file)
     assert kind == 'paddle' and not notes
     assert_same(weights, expected)
 

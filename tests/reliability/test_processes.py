@@ -143,6 +143,7 @@ def test_dead_or_stuck_rank_ends_all_P1(number, data, tmp_path):
         assert 'error: process 1 was ended by SIGKILL' in err
 
 
+@pytest.mark.long
 def test_ranks_stop_together_and_go_on_R4_P2(data, tmp_path):
     """SIGTERM to the parent reaches both; the rest on two ranks equals a whole run on two."""
     flags = ['-nprocs=2', '-batch_size=2', '-o', 'AUG.MIXUP=0.0', '-o', 'AUG.ERASING=0.0',

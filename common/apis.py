@@ -1,0 +1,293 @@
+"""Trained models in Python: make one, and give it images.
+
+    from common.apis import inference_model, init_model
+    model = init_model('vit_base_patch16_224', 'vit_base_patch16_224.pdparams')
+    inference_model(model, 'snake.jpg')
+    # {'pred_label': 65, 'pred_score': 0.93, 'pred_scores': array([...]), 'pred_class': 'sea snake'}
+
+The names and fields are MMClassification's. Different from it: an array is RGB, not BGR.
+"""
+import json
+import os
+from typing import NamedTuple
+
+import numpy as np
+import paddle
+from PIL import Image
+
+from common.config import set_key, set_options
+from common.errors import InputError, one_line
+from common.folders import EXPECTED, EXTENSIONS, check_count, class_names
+from common.images import load_image
+from common.layers import to_pair
+from common.loader import EvalSampler, Loader, Normalize
+from common.transforms import EvalTransform
+from common.weights import load_pretrained, read_weights
+from common.zoo import build_model, key_limits, model_config
+
+IMAGENET_CLASSES = os.path.join(os.path.dirname(os.path.abspath(__file__)), 'imagenet_classes.txt')
+# What a checkpoint says about the images that its weights were trained for.
+CHECKPOINT_KEYS = ('MODEL.NUM_CLASSES', 'DATA.IMAGE_SIZE', 'DATA.CROP_PCT', 'DATA.INTERPOLATION',
+                   'DATA.IMAGENET_MEAN', 'DATA.IMAGENET_STD', 'DATA.DATASET')
+
+
+class Preprocessing(NamedTuple):
+    """From an image to a model's input; it goes with a model wherever the model goes."""
+
+    image_size: list        # [height, width] in pixels
+    crop_pct: float         # the shorter side is resized to image_size / crop_pct, then cropped
+    interpolation: str      # of Pillow, antialiased
+    mean: list              # of red, green and blue in 0..1
+    std: list
+
+    @classmethod
+    def of(cls, config):
+        data = config.DATA
+        return cls(list(to_pair(data.IMAGE_SIZE)), data.CROP_PCT, data.INTERPOLATION,
+                   list(data.IMAGENET_MEAN), list(data.IMAGENET_STD))
+
+    def transform(self):
+        """Pillow RGB image -> uint8 [H, W, 3]."""
+        return EvalTransform(self.image_size, self.crop_pct, self.interpolation)
+
+
+class Classifier:
+    """What gives logits for pixels; the base of every runtime.
+
+    Attributes:
+        preprocessing: Preprocessing.
+        class_names: list of K str, or None if they are not known.
+    """
+
+    def __init__(self, preprocessing, class_names=None):
+        self.preprocessing = preprocessing
+        self.class_names = class_names
+
+    def __call__(self, pixels):
+        """uint8 [B, 3, H, W] -> logits, float32 [B, K], both of numpy."""
+        raise NotImplementedError
+
+    def class_name(self, label):
+        return self.class_names[label] if self.class_names else str(label)
+
+
+class Eager(Classifier):
+    """A Layer, run operation by operation."""
+
+    def __init__(self, model):
+        super().__init__(Preprocessing.of(model.config), getattr(model, 'class_names', None))
+        self.model = model
+        self.normalize = Normalize(self.preprocessing.mean, self.preprocessing.std)
+
+    def __call__(self, pixels):
+        self.model.eval()
+        with paddle.no_grad():
+            logits = self.model(self.normalize(paddle.to_tensor(pixels)))
+        return logits.astype('float32').numpy()
+
+
+def init_model(config_or_name, checkpoint=None, device=None, options=()):
+    """A model that is ready to be used.
+
+    Args:
+        config_or_name: name of a model, see common.zoo, or a yaml file.
+        checkpoint: weight file of any format; None leaves newly initialised weights. A checkpoint
+            of this project also brings its number of classes, preprocessing and class names.
+        device: 'cpu', 'gpu' or 'gpu:N'; None takes a GPU if there is one. It holds for the process.
+        options: 'KEY=VALUE' strings for the config; they win over the checkpoint.
+
+    Returns:
+        A Layer in evaluation mode, with `.config` and `.class_names` (list or None).
+
+    Raises:
+        InputError: unknown name, key or device, or weights that do not fit.
+    """
+    if device is not None:
+        set_device(device)
+    config = model_config(config_or_name).clone()
+    config.defrost()
+    weights = read_weights(checkpoint) if checkpoint else None
+    facts = weights[3] if weights else {}
+    apply_facts(config, facts, checkpoint)
+    set_options(config, options, *key_limits(config))
+    config.freeze()
+    model = build_model(config)
+    if checkpoint:
+        load_pretrained(model, checkpoint, weights=weights)
+    model.class_names = class_names_of(config, facts, checkpoint)
+    model.eval()
+    return model
+
+
+def set_device(device):
+    """Chooses where everything is computed from now on."""
+    kind, colon, number = device.partition(':')
+    if kind not in ('cpu', 'gpu') or (colon and not (kind == 'gpu' and number.isdigit())):
+        raise InputError(f"device: got {device!r}, expected 'cpu', 'gpu' or 'gpu:N'")
+    count = paddle.device.cuda.device_count() if paddle.is_compiled_with_cuda() else 0
+    if kind == 'gpu' and int(number or 0) >= count:
+        raise InputError(f'device: got {device!r}, but this machine or this Paddle has {count} '
+                         f'GPUs')
+    paddle.set_device(device)
+
+
+def apply_facts(config, facts, file):
+    """Puts what a checkpoint says about its images and classes into an unfrozen config."""
+    said = facts.get('config')
+    for key in CHECKPOINT_KEYS if isinstance(said, dict) else ():
+        node, leaf = key.split('.')
+        if isinstance(said.get(node), dict) and leaf in said[node]:
+            set_key(config, key, said[node][leaf], file, *key_limits(config))
+
+
+def class_names_of(config, facts, file):
+    """The names of a model's classes: the checkpoint's, DATA.CLASS_NAMES, ImageNet's, or None."""
+    classes, names = config.MODEL.NUM_CLASSES, facts.get('class_names')
+    if names is not None:
+        if not isinstance(names, list) or not all(isinstance(name, str) for name in names):
+            raise InputError(f'{file}: class_names: expected a list of strings')
+        check_count(names, classes, file)
+        return names
+    if config.DATA.CLASS_NAMES:
+        return class_names(config.DATA.CLASS_NAMES, classes)
+    return imagenet_classes() if config.DATA.DATASET == 'imagenet2012' and classes == 1000 else None
+
+
+def imagenet_classes():
+    """The 1,000 classes of ImageNet-1k, in WordNet's words."""
+    return [line.partition(' ')[2] for line in class_names(IMAGENET_CLASSES, 1000)]
+
+
+def as_classifier(model):
+    return model if isinstance(model, Classifier) else Eager(model)
+
+
+def inference_model(model, images, batch_size=32, workers=0):
+    """Classifies images.
+
+    Args:
+        model: of init_model or create_model, or a Classifier.
+        images: path of an image or of a folder, Pillow image, uint8 array [H, W, 3] (RGB), or a
+            list of images.
+        batch_size: images in a forward pass.
+        workers: processes that read the files.
+
+    Returns:
+        A dict for one image; for a list or a folder a list of them, in the order of the list or
+        of the names. pred_label is the number of the most probable class, pred_score its
+        probability, pred_scores float32 [K] all probabilities, pred_class its name.
+
+    Raises:
+        InputError: an image cannot be read.
+    """
+    classifier = as_classifier(model)
+    if isinstance(images, (str, os.PathLike)) and os.path.isdir(images):
+        images = list_images([images])
+    one = not isinstance(images, (list, tuple))
+    found = []
+    for scores, error in classify(classifier, [images] if one else images, batch_size, workers):
+        if error:
+            raise InputError(error)
+        label = int(scores.argmax())
+        found.append({'pred_label': label, 'pred_score': float(scores[label]),
+                      'pred_scores': scores, 'pred_class': classifier.class_name(label)})
+    return found[0] if one else found
+
+
+def classify(model, images, batch_size=32, workers=0):
+    """Yields (probabilities float32 [K], None), or (None, why it cannot be read), for each image.
+
+    Args:
+        see inference_model.
+    """
+    classifier = as_classifier(model)
+    for pixels, errors in pixel_batches(classifier.preprocessing, images, batch_size, workers):
+        good = [not error for error in errors]
+        scores = iter(softmax(classifier(pixels[good] if not all(good) else pixels))
+                      if any(good) else ())
+        for error in errors:
+            yield (None, error) if error else (next(scores), None)
+
+
+def softmax(logits):
+    """float [B, K] -> float32 [B, K]; each row sums to 1."""
+    shares = np.exp(logits.astype(np.float64) - logits.max(axis=1, keepdims=True))
+    return (shares / shares.sum(axis=1, keepdims=True)).astype(np.float32)
+
+
+class Pictures:
+    """Images as items (uint8 [H, W, 3], '' or why it cannot be read)."""
+
+    def __init__(self, images, preprocessing):
+        self.images = images
+        self.transform = preprocessing.transform()
+        self.nothing = np.zeros((*preprocessing.image_size, 3), np.uint8)
+
+    def __len__(self):
+        return len(self.images)
+
+    def __getitem__(self, key):
+        image = self.images[key[1]]
+        try:
+            return self.transform(read_image(image)), ''
+        except Exception as error:  # noqa: BLE001 - whatever is wrong with the file
+            reason = getattr(error, 'strerror', None) or one_line(error)
+            name = image if isinstance(image, (str, os.PathLike)) else f'image {key[1]}'
+            return self.nothing, f'{name}: cannot read the image: {reason}'
+
+
+def read_image(image):
+    """A path, an array or a Pillow image as a Pillow RGB image."""
+    if isinstance(image, (str, os.PathLike)):
+        return load_image(image)
+    if isinstance(image, Image.Image):
+        return image.convert('RGB')
+    shape, dtype = getattr(image, 'shape', None), getattr(image, 'dtype', type(image).__name__)
+    if dtype != np.uint8 or len(shape) != 3 or shape[2] != 3:
+        raise ValueError(f'got {dtype}{list(shape or [])}, expected a path, a Pillow image or a '
+                         f'uint8 array [H, W, 3]')
+    return Image.fromarray(image)
+
+
+def pixel_batches(preprocessing, images, batch_size=32, workers=0):
+    """Yields (uint8 [B, 3, H, W], list of B: '' or why it cannot be read); black if it cannot."""
+    loader = Loader(Pictures(images, preprocessing), EvalSampler(len(images), batch_size),
+                    min(workers, -(-len(images) // batch_size)), stack_pictures)
+    for pixels, errors in loader:
+        yield pixels, json.loads(errors.tobytes())
+
+
+def stack_pictures(items):
+    pixels = np.stack([image for image, _ in items]).transpose(0, 3, 1, 2)
+    errors = json.dumps([error for _, error in items]).encode()
+    return np.ascontiguousarray(pixels), np.frombuffer(errors, np.uint8)
+
+
+def list_images(paths):
+    """The files of some paths; a folder stands for all images in it, sorted by name."""
+    found = []
+    for path in map(os.fspath, paths):
+        if not os.path.isdir(path):
+            found.append(path)
+            continue
+        inside = [os.path.join(folder, name) for folder, _, names in os.walk(path)
+                  for name in names if name.lower().endswith(EXTENSIONS)]
+        if not inside:
+            raise InputError(f'{path}: got a folder without images, {EXPECTED}')
+        found += sorted(inside)
+    return found
+
+
+def add_model_flags(parser, weights_needed=True):
+    """The flags of the tools that say which model, for `model_of`."""
+    def add(flag, help_text, **options):
+        parser.add_argument(f'-{flag}', f'--{flag}', dest=flag, help=help_text, **options)
+
+    add('cfg', 'name of a model, or a yaml file', required=True, metavar='NAME')
+    add('pretrained', 'weight file of any format', required=weights_needed, metavar='FILE')
+    add('device', 'cpu, gpu or gpu:N; default a GPU if there is one')
+    add('o', 'a key of the config; several are possible', action='append', metavar='KEY=VALUE')
+
+
+def model_of(args):
+    return init_model(args.cfg, args.pretrained, args.device, args.o or [])
