@@ -13,7 +13,7 @@ import paddle
 
 from common.errors import InputError
 from common.optim import optimizer_state, prepare_optimizer_state
-from common.safe_load import append_checksum, load_pickle
+from common.safe_load import ChecksumFile, load_pickle
 from common.weights import assign, check_state, state_dict_of
 
 # 2: a position within an epoch (step, sums). 1 is read too: there the step is 0.
@@ -26,9 +26,8 @@ def write_atomically(content, path):
 
     Paddle itself ignores what follows the pickle, so that paddle.load reads the file too.
     """
-    with replace_atomically(path) as temporary:
-        paddle.save(content, temporary)
-        append_checksum(temporary)
+    with replace_atomically(path) as temporary, ChecksumFile(temporary) as stream:
+        paddle.save(content, stream)
 
 
 def keep_previous(path):

@@ -11,10 +11,12 @@ it. Here
 There is no fallback for a file that asks for more.
 """
 import hashlib
+import io
 import math
 import os
 import pickle
 import re
+from concurrent.futures import ThreadPoolExecutor
 
 import numpy as np
 
@@ -268,11 +270,35 @@ def load_pickle(file):
     return plain(content, file)
 
 
-def append_checksum(file):
-    """Puts the sha256 of a file's content behind it."""
-    with open(file, 'rb+') as stream:
-        digest = sha256(stream, os.path.getsize(file))
-        stream.write(CHECKSUM_MARK + digest)
+class ChecksumFile(io.BytesIO):
+    """A file that is written with the sha256 of its content behind it. (paddle.save takes no other
+    objects than a BytesIO; nothing is kept in it.)
+
+    The digest is computed in a second thread, while the block is written: of a checkpoint of 1 GB
+    it would take as long as all the rest.
+    """
+
+    def __init__(self, path):
+        super().__init__()
+        self.file = open(path, 'wb')  # noqa: SIM115 - closed in __exit__
+        self.digest = hashlib.sha256()
+        self.pool = ThreadPoolExecutor(1)
+
+    def write(self, data):
+        if len(data) < 1 << 16:
+            self.digest.update(data)
+            return self.file.write(data)
+        updated = self.pool.submit(self.digest.update, data)
+        try:
+            return self.file.write(data)
+        finally:
+            updated.result()
+
+    def __exit__(self, kind, *error):
+        self.pool.shutdown()
+        with self.file:
+            if kind is None:
+                self.file.write(CHECKSUM_MARK + self.digest.digest())
 
 
 def check_checksum(stream, size, file):

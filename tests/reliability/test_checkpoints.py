@@ -125,9 +125,9 @@ def test_killed_while_both_names_are_of_one_file_K2_K6(model, tmp_path, monkeypa
     save(tmp_path, model, 1)
     (tmp_path / PREVIOUS).hardlink_to(tmp_path / LAST)
 
-    def killed(content, path):
-        with open(path, 'wb') as stream:
-            stream.write(b'the first bytes')
+    def killed(content, stream):
+        stream.file.write(b'the first bytes')
+        path = stream.file.name
         os.rename(path, f'{path}.left')  # what is written is not taken away, as after SIGKILL
         raise Crash
 
