@@ -17,6 +17,8 @@ PR_SET_PDEATHSIG = 1
 # Options of glibc's mallopt: from what size on a block is a mapping of its own, and how much free
 # memory at the heap's end goes back to the system.
 M_TRIM_THRESHOLD, M_MMAP_THRESHOLD = -1, -3
+# What MKL's kernels for AVX-512 need (Skylake's).
+AVX512 = {'avx512f', 'avx512cd', 'avx512bw', 'avx512dq', 'avx512vl'}
 # Exit codes beside 0: wrong input, which a restart would not mend; anything else that went wrong;
 # stopped by a signal, after the checkpoint was written (128 + its number, as shells count).
 WRONG_INPUT, FAILED = 1, 3
@@ -28,13 +30,28 @@ def set_up_cpu():
 
     - Strided views make a transpose some 30 times slower than a copy; a small ViT's training step
       takes 0.7 of the time without them.
+    - MKL, which Paddle brings, leaves an AMD processor's AVX alone unless it is told to use it;
+      products of matrices are then two (AVX2) to four (AVX-512) times as fast.
     - Memory that is freed stays with the process. Else each batch of images comes in fresh pages,
       and normalising it takes eight times as long, most of it in the kernel.
     """
     paddle.set_flags({'FLAGS_use_stride_kernel': False})
+    set_up_mkl()
     with contextlib.suppress(AttributeError):  # a C library without mallopt
         LIBC.mallopt(M_MMAP_THRESHOLD, 1 << 30)
         LIBC.mallopt(M_TRIM_THRESHOLD, (1 << 31) - 1)
+
+
+def set_up_mkl():
+    """Has MKL use an AMD processor's vector instructions; before the first product of matrices.
+
+    Paddle's MKL of 2019 (2.6 and 3.x have it) looks at the maker's name, and at this variable: 5 is
+    AVX2, 7 AVX-512. A value that the user has set stays.
+    """
+    with contextlib.suppress(OSError), open('/proc/cpuinfo') as stream:
+        text = stream.read(10_000)
+        if 'AuthenticAMD' in text and 'avx2' in text:
+            os.environ.setdefault('MKL_DEBUG_CPU_TYPE', '7' if AVX512 <= set(text.split()) else '5')
 
 
 class StopSignal:

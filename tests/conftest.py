@@ -9,6 +9,9 @@ import pytest
 from PIL import Image
 
 from common.errors import InputError
+from common.processes import set_up_mkl
+
+set_up_mkl()  # half the time for the larger models
 
 ROOT = Path(__file__).resolve().parent.parent
 

@@ -16,6 +16,7 @@ from common.dialects import Dialect
 from common.errors import InputError
 from common.layers import (
     Attention,
+    Conv2D,
     Dropout,
     DropPath,
     Mlp,
@@ -191,7 +192,7 @@ class PatchEmbedding(nn.Layer):
                                  f'{self.backbone.stride} with MODEL.BACKBONE {backbone!r}')
             kernel = patch_size // self.backbone.stride
             in_channels = self.backbone.out_channels
-        self.patch_embedding = nn.Conv2D(in_channels, embed_dim, kernel, stride=kernel)
+        self.patch_embedding = Conv2D(in_channels, embed_dim, kernel, stride=kernel)
 
     def grid(self, height, width):
         """The patches (h, w) of an image in pixels; a size that does not divide is an error."""

@@ -18,6 +18,7 @@ from common.errors import InputError
 from common.layers import (
     PRM,
     Attention,
+    Conv2D,
     DropPath,
     Mlp,
     PerformerTokens,
@@ -58,10 +59,10 @@ class ReductionCell(nn.Layer):
             return
         strides = [2 if ratio >> (step + 1) else 1 for step in range(3)]
         self.PCM = nn.Sequential(
-            nn.Conv2D(in_channels, embed_dim, 3, strides[0], 1, groups=group), nn.Silu(),
-            nn.Conv2D(embed_dim, embed_dim, 3, strides[1], 1, groups=group),
+            Conv2D(in_channels, embed_dim, 3, strides[0], 1, groups=group), nn.Silu(),
+            Conv2D(embed_dim, embed_dim, 3, strides[1], 1, groups=group),
             nn.BatchNorm2D(embed_dim), nn.Silu(),
-            nn.Conv2D(embed_dim, token_dim, 3, strides[2], 1, groups=group), nn.Silu())
+            Conv2D(embed_dim, token_dim, 3, strides[2], 1, groups=group), nn.Silu())
         self.attn = PerformerTokens(self.PRM.out_channels, token_dim, dropout)
 
     def forward(self, x):
@@ -77,7 +78,7 @@ class PatchProjection(nn.Layer):
 
     def __init__(self, patch_size, in_channels, dim):
         super().__init__()
-        self.proj = nn.Conv2D(in_channels, dim, patch_size, patch_size)
+        self.proj = Conv2D(in_channels, dim, patch_size, patch_size)
 
     def forward(self, x):
         return to_tokens(self.proj(x))
@@ -118,10 +119,10 @@ class NormalCell(nn.Layer):
         self.drop_path = DropPath(drop_path)
         self.norm2 = nn.LayerNorm(dim, epsilon=1e-6)
         self.mlp = Mlp(dim, hidden, dropout)
-        layers = [nn.Conv2D(dim, hidden, 3, 1, 1, groups=group), nn.BatchNorm2D(hidden), nn.Silu(),
-                  nn.Conv2D(hidden, dim, 3, 1, 1, groups=group)]
+        layers = [Conv2D(dim, hidden, 3, 1, 1, groups=group), nn.BatchNorm2D(hidden), nn.Silu(),
+                  Conv2D(hidden, dim, 3, 1, 1, groups=group)]
         if not shallow:
-            layers += [nn.BatchNorm2D(dim), nn.Silu(), nn.Conv2D(dim, dim, 3, 1, 1, groups=group),
+            layers += [nn.BatchNorm2D(dim), nn.Silu(), Conv2D(dim, dim, 3, 1, 1, groups=group),
                        nn.Silu()]
         self.PCM = nn.Sequential(*layers)
 

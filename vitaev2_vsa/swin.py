@@ -15,7 +15,7 @@ from paddle import nn
 
 from common.dialects import Dialect
 from common.errors import InputError
-from common.layers import DropPath, Mlp, drop_path_rates, init_layers, to_pair, to_tokens
+from common.layers import Conv2D, DropPath, Mlp, drop_path_rates, init_layers, to_pair, to_tokens
 from common.staged import StagedModel
 from common.windows import WindowAttention, missing, pad_map, window_partition, window_reverse
 from common.zoo import load_family_file
@@ -133,7 +133,7 @@ class PatchEmbed(nn.Layer):
 
     def __init__(self, patch_size, in_channels, dim):
         super().__init__()
-        self.proj = nn.Conv2D(in_channels, dim, patch_size, patch_size)
+        self.proj = Conv2D(in_channels, dim, patch_size, patch_size)
         self.norm = nn.LayerNorm(dim, epsilon=1e-5)
 
     def forward(self, x):

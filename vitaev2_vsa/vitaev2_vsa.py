@@ -18,6 +18,7 @@ from common.errors import InputError
 from common.layers import (
     PRM,
     Attention,
+    Conv2D,
     DropPath,
     Mlp,
     drop_path_rates,
@@ -119,14 +120,14 @@ def make_pcm(channels, strides, group, key='MODEL.GROUPS'):
                          f'convolution, {", ".join(map(str, channels))}')
     a, b, c, d = channels
     return nn.Sequential(
-        nn.Conv2D(a, b, 3, strides[0], 1, groups=group), nn.BatchNorm2D(b), nn.Silu(),
-        nn.Conv2D(b, c, 3, strides[1], 1, groups=group), nn.BatchNorm2D(c), nn.Silu(),
-        nn.Conv2D(c, d, 3, strides[2], 1, groups=group))
+        Conv2D(a, b, 3, strides[0], 1, groups=group), nn.BatchNorm2D(b), nn.Silu(),
+        Conv2D(b, c, 3, strides[1], 1, groups=group), nn.BatchNorm2D(c), nn.Silu(),
+        Conv2D(c, d, 3, strides[2], 1, groups=group))
 
 
 def make_position(kind, dim):
     """The conditional position embedding of VSA, a depthwise convolution; None for the others."""
-    return nn.Conv2D(dim, dim, 7, 1, 3, groups=dim) if kind == 'vsa' else None
+    return Conv2D(dim, dim, 7, 1, 3, groups=dim) if kind == 'vsa' else None
 
 
 def with_position(convolution, x, h, w):

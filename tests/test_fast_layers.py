@@ -1,0 +1,130 @@
+"""The layers that run other operations on a CPU than Paddle's plain ones: equal to those."""
+import numpy as np
+import paddle
+import pytest
+from paddle import nn
+
+from common.layers import Conv2D, Linear, recompute_cells
+from common.processes import set_up_mkl
+from common.zoo import create_model
+
+pytestmark = pytest.mark.smoke
+
+
+@pytest.fixture
+def plain(monkeypatch):
+    """A function that switches the plain forms on."""
+    def switch():
+        for layer in (Linear, Conv2D):
+            monkeypatch.setattr(layer, 'plain', True)
+    return switch
+
+
+def values_and_gradients(layer, x, weight):
+    """The output, and the gradients of its product with `weight`: of x and of each parameter."""
+    x = paddle.to_tensor(x, stop_gradient=False)
+    y = layer(x)
+    (y * paddle.to_tensor(weight)).sum().backward()
+    found = [y.numpy(), x.grad.numpy(), *(p.grad.numpy() for p in layer.parameters())]
+    layer.clear_gradients()
+    return found
+
+
+def assert_equal_but_for_rounding(found, expected, dtype):
+    for own, other in zip(found, expected, strict=True):
+        assert own.dtype == other.dtype and own.shape == other.shape
+        scale = max(np.abs(other).max(), 1e-30)
+        assert np.abs(own - other).max() / scale < (1e-13 if dtype == 'float64' else 2e-6)
+
+
+@pytest.mark.parametrize('dtype', ['float32', 'float64'])
+@pytest.mark.parametrize('make, shape, out', [
+    (lambda: Linear(12, 7), (5, 12), (5, 7)),
+    (lambda: Linear(12, 7), (2, 5, 12), (2, 5, 7)),
+    (lambda: Linear(12, 7), (2, 3, 4, 12), (2, 3, 4, 7)),
+    (lambda: Linear(12, 7, bias_attr=False), (2, 5, 12), (2, 5, 7)),
+    (lambda: Conv2D(6, 8, 3, 2, 1), (2, 6, 9, 7), (2, 8, 5, 4)),
+    (lambda: Conv2D(6, 12, 3, 1, 2, dilation=2, groups=3), (2, 6, 9, 7), (2, 12, 9, 7)),
+    (lambda: Conv2D(6, 6, 7, 1, 3, groups=6), (1, 6, 5, 5), (1, 6, 5, 5)),
+    (lambda: Conv2D(6, 8, 1, bias_attr=False), (2, 6, 4, 4), (2, 8, 4, 4)),
+])
+def test_values_and_gradients_are_the_plain_layer_s(make, shape, out, dtype, plain):
+    random = np.random.default_rng(0)
+    layer = make()
+    layer.to(dtype=dtype)
+    for parameter in layer.parameters():
+        parameter.set_value(random.standard_normal(parameter.shape).astype(dtype))
+    x, weight = (random.standard_normal(size).astype(dtype) for size in (shape, out))
+    with paddle.no_grad():
+        in_evaluation = layer(paddle.to_tensor(x)).numpy()
+    found = values_and_gradients(layer, x, weight)
+    plain()
+    expected = values_and_gradients(layer, x, weight)
+    assert_equal_but_for_rounding(found, expected, dtype)
+    assert_equal_but_for_rounding([in_evaluation], expected[:1], dtype)
+
+
+@pytest.mark.parametrize('frozen', ['x', 'weight', 'bias'])
+def test_what_is_frozen_gets_no_gradient(frozen):
+    layer = Linear(4, 3)
+    x = paddle.randn([2, 4])
+    parts = {'x': x, 'weight': layer.weight, 'bias': layer.bias}
+    for name, part in parts.items():
+        part.stop_gradient = name == frozen
+    layer(x).sum().backward()
+    assert {name for name, part in parts.items() if part.grad is None} == {frozen}
+
+
+@pytest.mark.parametrize('recompute', [False, True])
+@pytest.mark.parametrize('name', ['vit_digits', 'vitae_digits', 'vitaev2_vsa_digits'])
+def test_model_s_gradients_are_the_plain_layers(name, recompute, plain, float64):
+    paddle.seed(3)
+    model = create_model(name, DROPPATH=0.0)
+    model.eval()  # no random numbers; gradients flow
+    if recompute:
+        model.train()
+        for layer in model.sublayers():
+            if hasattr(layer, 'p'):
+                layer.p = 0.0
+        recompute_cells(model)
+    images = paddle.randn([2, 3, *[model.config.DATA.IMAGE_SIZE] * 2])
+
+    def gradients():
+        (model(images) ** 2).sum().backward()
+        found = {name: p.grad.numpy() for name, p in model.named_parameters()
+                 if p.grad is not None}
+        model.clear_gradients()
+        return found
+
+    found = gradients()
+    plain()
+    expected = gradients()
+    assert found.keys() == expected.keys()
+    scale = max(np.abs(value).max() for value in expected.values())
+    for key, value in expected.items():
+        assert np.abs(found[key] - value).max() <= 1e-11 * scale, key
+
+
+def test_graph_has_the_plain_operations(tmp_path):
+    """Paddle Inference and ONNX fuse those."""
+    model = nn.Sequential(Conv2D(3, 4, 2, 2), nn.Flatten(), Linear(16, 5))
+    graph = paddle.jit.to_static(model, full_graph=True,
+                                 input_spec=[paddle.static.InputSpec([None, 3, 4, 4])])
+    text = str(graph.forward.concrete_program.main_program)
+    assert 'conv2d' in text and 'matmul' in text
+    assert 'batch_norm' not in text and 'addmm' not in text and 'py_layer' not in text
+
+
+def test_mkl_is_told_only_on_amd_and_never_against_the_user(monkeypatch):
+    import os
+    monkeypatch.setenv('MKL_DEBUG_CPU_TYPE', '4')
+    set_up_mkl()
+    assert os.environ['MKL_DEBUG_CPU_TYPE'] == '4'
+    monkeypatch.delenv('MKL_DEBUG_CPU_TYPE')
+    with open('/proc/cpuinfo') as stream:
+        text = stream.read()
+    set_up_mkl()
+    expected = None
+    if 'AuthenticAMD' in text and 'avx2' in text:
+        expected = '7' if 'avx512bw' in text else '5'
+    assert os.environ.get('MKL_DEBUG_CPU_TYPE') == expected
