@@ -1,6 +1,6 @@
 # make demo   installs into .venv, trains a small ViT on real images, evaluates, predicts
 # make test   installs what the tests need and runs them
-.PHONY: demo test test-paddle26 reliability fuzz lint clean
+.PHONY: demo test test-paddle26 reliability gpu-check fuzz lint clean
 
 # The first Python of 3.10 to 3.12 that runs; `make demo PYTHON=/path/to/python` chooses another.
 PYTHON ?= $(shell for p in python3 python3.12 python3.11 python3.10; do \
@@ -63,6 +63,11 @@ reliability: $(BIN)/.test
 	-$(BIN)/python -m pytest -p tests.reliability.scoreboard -n 2 --dist worksteal \
 		-m "long or not long" --junitxml=output/reliability.xml
 	$(BIN)/python -m tests.reliability.scoreboard output/reliability.xml
+
+# For a machine with a GPU: what a CPU cannot check. Uses the Paddle of `python`, which must be one
+# for GPUs; `make gpu-check PYTHON=...` chooses another.
+gpu-check:
+	$(PYTHON) -W ignore -m tests.gpu_check
 
 # 2,000 mutated weight files; `make test` loads 200.
 fuzz: $(BIN)/.test

@@ -278,13 +278,13 @@ def list_images(paths):
     return found
 
 
-def add_model_flags(parser, weights_needed=True):
+def add_model_flags(parser, needed=True):
     """The flags of the tools that say which model, for `model_of`."""
     def add(flag, help_text, **options):
         parser.add_argument(f'-{flag}', f'--{flag}', dest=flag, help=help_text, **options)
 
-    add('cfg', 'name of a model, or a yaml file', required=True, metavar='NAME')
-    add('pretrained', 'weight file of any format', required=weights_needed, metavar='FILE')
+    add('cfg', 'name of a model, or a yaml file', required=needed, metavar='NAME')
+    add('pretrained', 'weight file of any format', required=needed, metavar='FILE')
     add('device', 'cpu, gpu or gpu:N; default a GPU if there is one')
     add('o', 'a key of the config; several are possible', action='append', metavar='KEY=VALUE')
 

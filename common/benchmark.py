@@ -1,33 +1,43 @@
 """Measures models, or the training loader, side by side: images a second, and ratios.
 
-python -m common.benchmark model NAME [NAME ...] [-image_size 224] [-batch_size 8]
-    [-train | -engine] [-rounds 5]
+python -m common.benchmark model NAME [NAME ...] [-image_size 224 [N ...]] [-batch_size 8 [N ...]]
+    [-train | -engine] [-runtime eager paddle paddle-bf16 onnx] [-amp float16] [-json FILE]
+python -m common.benchmark peers NAME [-train]
 python -m common.benchmark data FOLDER [-images 512] [-image_size 224] [-batch_size 32]
-    [-workers 0 1 2] [-rounds 3]
+    [-workers 0 1 2]
+each with [-rounds N]
 
-The models take turns, so that a busy machine slows all of them; a ratio is the median of the
+What is compared takes turns, so that a busy machine slows all of it; a ratio is the median of the
 rounds' ratios. Weights are random: they do not change the time. On a GPU a measurement ends when
-the device is done; on a CPU OMP_NUM_THREADS says how many threads there are. The loader is
-compared with other ways to read the files of FOLDER/train_list.txt, see benchmark_data.py.
--engine measures the training loop with its log and counters beside the bare step.
+the device is done, and a batch that does not fit is halved; on a CPU OMP_NUM_THREADS says how many
+threads there are.
+
+-engine measures the training loop with its log and counters beside the bare step. `peers` compares
+a model with a textbook's (benchmark_peers.py), `data` the loader with other ways to read the files
+of FOLDER/train_list.txt (benchmark_data.py).
 """
 import argparse
 import itertools
+import json
+import os
+import resource
 import statistics
-import sys
 import time
 
 import paddle
 import paddle.nn.functional as F
 
 from common.benchmark_data import data_table
+from common.benchmark_peers import peers_table
 from common.engine import train_one_epoch
-from common.errors import InputError
+from common.errors import InputError, errors_of_a_tool
+from common.export import runtime_of
 from common.layers import to_pair
-from common.macs import count_parameters
+from common.macs import count_macs, count_parameters
 from common.precision import Precision
 from common.processes import set_up_cpu
-from common.zoo import create_model
+from common.runtimes import RUNTIMES
+from common.zoo import build_model, create_model
 
 
 def make_parser():
@@ -39,14 +49,28 @@ def make_parser():
 
     model = tools.add_parser('model', help='throughput of models, side by side')
     model.add_argument('names', nargs='+', metavar='NAME', help='names or yaml files of models')
-    add(model, 'image_size', 'pixels; default each model\'s own', type=int, metavar='N')
-    add(model, 'batch_size', 'images in a step, default 8', type=int, default=8, metavar='N')
+    add(model, 'image_size', "pixels, several are possible; default each model's own", type=int,
+        nargs='+', metavar='N')
+    add(model, 'batch_size', 'images in a step, default 8; one for all sizes, or one for each',
+        type=int, nargs='+', default=[8], metavar='N')
+    add(model, 'runtime', f'of the forward pass, several are possible: {", ".join(RUNTIMES)}; '
+        f'default eager', nargs='+', choices=RUNTIMES, default=['eager'], metavar='NAME')
+    add(model, 'amp', 'mixed precision on a GPU: float16 or bfloat16',
+        choices=['float16', 'bfloat16'], metavar='TYPE')
+    add(model, 'json', 'writes the figures there, too', metavar='FILE')
     add(model, 'train', 'forward, backward and AdamW instead of the forward pass',
         action='store_true')
     add(model, 'engine', 'the training loop over 50 steps, beside 50 bare steps of -train',
         action='store_true')
     add(model, 'rounds', 'measurements of each model, default 5', type=int, default=5,
         metavar='N')
+
+    peers = tools.add_parser('peers', help='a model beside one as textbooks write it')
+    peers.add_argument('name', metavar='NAME', help='a model of blocks that are all alike')
+    add(peers, 'image_size', "pixels; default the model's own", type=int, metavar='N')
+    add(peers, 'batch_size', 'images in a step, default 8', type=int, default=8, metavar='N')
+    add(peers, 'train', 'training steps instead of forward passes', action='store_true')
+    add(peers, 'rounds', 'measurements of each, default 5', type=int, default=5, metavar='N')
 
     data = tools.add_parser('data', help='throughput of the training loader')
     data.add_argument('folder', metavar='FOLDER', help='folder with train_list.txt')
@@ -60,27 +84,33 @@ def make_parser():
     return parser
 
 
-def inference(model, images):
+def inference(model, images, amp=None):
     """A function that runs one forward pass."""
     model.eval()
 
     def step():
-        with paddle.no_grad():
+        with paddle.no_grad(), autocast(amp):
             model(images)
     return step
 
 
-def training(model, images):
+def training(model, images, amp=None):
     """A function that runs one training step."""
     model.train()
     optimizer = paddle.optimizer.AdamW(1e-4, parameters=model.parameters())
     labels = paddle.arange(images.shape[0]) % model.num_classes
 
     def step():
-        F.cross_entropy(model(images), labels).backward()
+        with autocast(amp):
+            loss = F.cross_entropy(model(images), labels)
+        loss.backward()
         optimizer.step()
         optimizer.clear_grad()
     return step
+
+
+def autocast(amp):
+    return paddle.amp.auto_cast(enable=amp is not None, dtype=amp or 'float16')
 
 
 def bare_steps(model, images, steps):
@@ -142,48 +172,137 @@ def measure(steps, rounds):
     return times
 
 
-def model_table(names, image_size, batch_size, train, rounds):
-    """The measurements of `python -m common.benchmark model` as a markdown table."""
-    steps, counts, sizes = {}, {}, {}
+def model_rows(names, sizes, batch_sizes, runtimes, train, amp, rounds):
+    """The measurements of `python -m common.benchmark model`: a list of dicts, in the order of the
+    names, sizes and runtimes.
+
+    Args:
+        sizes: list of pixels, or None for each model's own.
+        batch_sizes: one for all sizes, or one for each.
+    """
+    if len(batch_sizes) not in (1, len(sizes or [None])):
+        raise InputError(f'-batch_size: got {len(batch_sizes)} numbers, expected 1, or one for '
+                         f'each of the {len(sizes or [None])} sizes')
+    if len(batch_sizes) == 1:
+        batch_sizes = batch_sizes * len(sizes or [None])
+    steps, rows = [], []
     for name in names:
-        model = create_model(name, image_size=image_size)
-        height, width = to_pair(model.config.DATA.IMAGE_SIZE)
-        images = paddle.randn([batch_size, 3, height, width])
-        counts[name], sizes[name] = count_parameters(model), f'{height}x{width}'
-        steps[name] = (training if train else inference)(model, images)
-    times = measure(steps, rounds)
-    lines = ['| Model | Image | Params | Batch | img/s | Ratio to the first |', '|---' * 6 + '|']
-    for name in names:
-        ratio = statistics.median(first / own for first, own in
-                                  zip(times[names[0]], times[name], strict=True))
-        lines.append(f'| {name} | {sizes[name]} | {counts[name] / 1e6:.1f}M | {batch_size} | '
-                     f'{batch_size / statistics.median(times[name]):.2f} | {ratio:.2f} |')
+        for size, batch_size in zip(sizes or [None], batch_sizes, strict=True):
+            model = create_model(name, image_size=size)
+            height, width = to_pair(model.config.DATA.IMAGE_SIZE)
+            macs = count_macs(lambda model=model: build_model(model.config), [height, width])
+            for runtime in runtimes:
+                batch, step = fitting(batch_size, lambda batch, model=model, runtime=runtime:
+                                      step_of(model, batch, runtime, train, amp))
+                steps.append(step)
+                rows.append({
+                    'model': name, 'image': f'{height}x{width}', 'runtime': runtime,
+                    'precision': amp or ('bf16' if 'bf16' in runtime else 'fp32'),
+                    'train': train, 'batch': batch, 'params_m': count_parameters(model) / 1e6,
+                    'gmacs': macs / 1e9})
+    times = list(measure(dict(enumerate(steps)), rounds).values())
+    for row, own in zip(rows, times, strict=True):
+        row['images_per_s'] = row['batch'] / statistics.median(own)
+        row['ratio'] = statistics.median(
+            first / second * row['batch'] / rows[0]['batch']
+            for first, second in zip(times[0], own, strict=True))
+    return rows
+
+
+def step_of(model, batch, runtime, train, amp):
+    """A function that runs one step of a model in a runtime."""
+    images = paddle.randn([batch, 3, *to_pair(model.config.DATA.IMAGE_SIZE)])
+    if runtime == 'eager':
+        return (training if train else inference)(model, images, amp)
+    if train or amp:
+        raise InputError(f'-runtime: got {runtime} with {"-train" if train else "-amp"}, expected '
+                         f'eager')
+    classifier, images = runtime_of(model, runtime), images.numpy()
+    return lambda: classifier.run(images)
+
+
+def fitting(batch, make_step):
+    """The largest of batch, batch / 2, ... that fits into a GPU's memory, and its step."""
+    while True:
+        try:
+            step = make_step(batch)
+            step()
+            return batch, step
+        except (RuntimeError, MemoryError) as error:
+            if batch == 1 or 'out of memory' not in str(error).lower():
+                raise
+            batch //= 2
+
+
+def model_table(rows):
+    """The rows as a markdown table."""
+    lines = ['| Model | Image | Runtime | Params | MACs | Batch | img/s | Ratio to the first |',
+             '|---' * 8 + '|']
+    for row in rows:
+        precision = '' if row['precision'] == 'fp32' or 'bf16' in row['runtime'] else \
+            f' {row["precision"]}'
+        lines.append(
+            f'| {row["model"]} | {row["image"]} | {row["runtime"]}{precision} | '
+            f'{row["params_m"]:.1f}M | {row["gmacs"]:.3g}G | {row["batch"]} | '
+            f'{row["images_per_s"]:.2f} | {row["ratio"]:.2f} |')
     return '\n'.join(lines)
+
+
+def environment():
+    """What the figures depend on: {name: value}."""
+    device = paddle.device.get_device()
+    on_gpu = device.startswith('gpu')
+    peak = paddle.device.cuda.max_memory_allocated() if on_gpu \
+        else resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * 1024
+    return {'paddle': paddle.__version__,
+            'device': paddle.device.cuda.get_device_name() if on_gpu else 'cpu',
+            'threads': int(os.environ.get('OMP_NUM_THREADS', 1)),
+            'peak_memory_mb': peak / 2 ** 20}
 
 
 def main(argv=None):
     args = make_parser().parse_args(argv)
-    try:
-        if any(workers < 0 for workers in getattr(args, 'workers', [])):
-            raise InputError(f'-workers: got {args.workers}, expected at least 0')
-        for flag in ('batch_size', 'rounds', 'image_size', 'images'):
-            value = getattr(args, flag, None)
-            if value is not None and value < 1:
-                raise InputError(f'-{flag}: got {value}, expected at least 1')
-        if not paddle.device.get_device().startswith('gpu'):
+    with errors_of_a_tool():
+        for flag, least in (('batch_size', 1), ('rounds', 1), ('image_size', 1), ('images', 1),
+                            ('workers', 0)):
+            values = getattr(args, flag, None)
+            for value in values if isinstance(values, list) else [values]:
+                if value is not None and value < least:
+                    raise InputError(f'-{flag}: got {value}, expected at least {least}')
+        on_gpu = paddle.device.get_device().startswith('gpu')
+        if getattr(args, 'amp', None) and not on_gpu:
+            raise InputError('-amp: got it on a CPU, where Paddle computes in float32; '
+                             '-runtime paddle-bf16 is what is fast there')
+        if not on_gpu:
             set_up_cpu()  # as the training program does
-        if args.tool == 'data':
-            print(data_table(args.folder, args.images, args.batch_size, args.image_size,
-                             args.workers, args.rounds))
-            return
-        if args.engine:
-            print(engine_table(list(dict.fromkeys(args.names)), args.image_size, args.batch_size,
-                               args.rounds))
-            return
-        print(model_table(list(dict.fromkeys(args.names)), args.image_size, args.batch_size,
-                          args.train, args.rounds))
-    except InputError as error:
-        sys.exit(f'error: {error}')
+        {'model': measure_models, 'peers': measure_peers, 'data': measure_data}[args.tool](args)
+
+
+def measure_models(args):
+    names = list(dict.fromkeys(args.names))
+    if args.engine:
+        size = args.image_size[0] if args.image_size else None
+        print(engine_table(names, size, args.batch_size[0], args.rounds))
+        return
+    rows = model_rows(names, args.image_size, args.batch_size, args.runtime, args.train, args.amp,
+                      args.rounds)
+    facts = environment()
+    print(', '.join(f'{key} {value:.0f}' if isinstance(value, float) else f'{key} {value}'
+                    for key, value in facts.items()) + '\n')
+    print(model_table(rows))
+    if args.json:
+        with open(args.json, 'w') as stream:
+            json.dump({**facts, 'rounds': args.rounds, 'rows': rows}, stream, indent=1)
+
+
+def measure_peers(args):
+    print(peers_table(args.name, args.image_size, args.batch_size,
+                      training if args.train else inference, measure, args.rounds))
+
+
+def measure_data(args):
+    print(data_table(args.folder, args.images, args.batch_size, args.image_size, args.workers,
+                     args.rounds))
 
 
 if __name__ == '__main__':

@@ -1,7 +1,8 @@
 """Classifies images.
 
 python -m common.predict -cfg vit_digits -pretrained best.pdparams IMAGE|FOLDER ... [-topk 5]
-    [-json FILE] [-csv FILE] [-batch_size 32] [-workers 0]
+    [-json FILE] [-csv FILE] [-batch_size 32] [-workers 0] [-runtime paddle-bf16]
+python -m common.predict -exported FOLDER IMAGE|FOLDER ...
 """
 import argparse
 import csv
@@ -10,26 +11,53 @@ import sys
 
 from tqdm import tqdm
 
-from common.apis import add_model_flags, as_classifier, classify, list_images, model_of
+from common.apis import (
+    add_model_flags,
+    as_classifier,
+    classify,
+    list_images,
+    model_of,
+    set_device,
+)
 from common.checkpoint import replace_atomically
 from common.errors import InputError, errors_of_a_tool
+from common.export import runtime_of
 from common.processes import set_up_cpu
+from common.runtimes import RUNTIMES, load_exported
 
 
 def make_parser():
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0], allow_abbrev=False)
     parser.add_argument('images', nargs='+', metavar='IMAGE', help='image file, or a folder')
-    add_model_flags(parser)
 
     def add(flag, help_text, **options):
         parser.add_argument(f'-{flag}', f'--{flag}', dest=flag, help=help_text, **options)
 
+    add_model_flags(parser, needed=False)
+    add('exported', 'folder of python -m common.export, in place of a model', metavar='FOLDER')
+    add('runtime', f'what computes: {", ".join(RUNTIMES)}; default eager, or what -exported is '
+        f'for', choices=RUNTIMES, metavar='NAME')
     add('topk', 'how many classes, default 5', type=int, default=5, metavar='N')
     add('json', 'writes the predictions there, too', metavar='FILE')
     add('csv', 'the same, as a table', metavar='FILE')
     add('batch_size', 'images at a time, default 32', type=int, default=32, metavar='N')
     add('workers', 'processes that read images, default 0', type=int, default=0, metavar='N')
     return parser
+
+
+def classifier_of(args):
+    """The model that the flags name, as a Classifier of their runtime."""
+    if not args.exported:
+        for flag in ('cfg', 'pretrained'):
+            if not getattr(args, flag):
+                raise InputError(f'-{flag}: got none, expected -cfg and -pretrained, or -exported')
+        return runtime_of(model_of(args), args.runtime or 'eager')
+    for flag in ('cfg', 'pretrained', 'o'):
+        if getattr(args, flag):
+            raise InputError(f'-exported: got -{flag} too, expected one of the two')
+    if args.device:
+        set_device(args.device)
+    return load_exported(args.exported, args.runtime)
 
 
 def predict(model, files, topk=5, batch_size=32, workers=0):
@@ -82,7 +110,7 @@ def main(argv=None):
                 raise InputError(f'-{flag}: got {getattr(args, flag)}, expected at least {least}')
         set_up_cpu()
         files = list_images(args.images)
-        model = model_of(args)
+        model = classifier_of(args)
         predictions, failed = [], 0
         with tqdm(total=len(files), unit='img', disable=None, leave=False) as bar:
             for found in predict(model, files, args.topk, args.batch_size, args.workers):

@@ -1,8 +1,12 @@
 """The benchmark as a command: its table has a row for each model. No time is asserted."""
+import json
 import re
 
+import paddle
 import pytest
 
+from common.benchmark_peers import textbook_of
+from common.zoo import create_model
 from tests.conftest import run_script, write_image_list
 
 
@@ -13,9 +17,56 @@ def test_models_side_by_side(flags):
                                  '-batch_size', '2', '-rounds', '2', *flags], folder='.')
     assert code == 0, err
     size = '48x48' if flags else '32x32'
-    rows = out.strip().splitlines()[2:]
-    assert re.fullmatch(rf'\| vitae_digits \| {size} \| 0.2M \| 2 \| [\d.]+ \| 1.00 \|', rows[0])
-    assert re.fullmatch(rf'\| vit_digits \| {size} \| 0.3M \| 2 \| [\d.]+ \| [\d.]+ \|', rows[1])
+    assert out.startswith('paddle ') and 'threads ' in out
+    rows = out.strip().splitlines()[4:]
+    assert re.fullmatch(rf'\| vitae_digits \| {size} \| eager \| 0.2M \| 0.0\d+G \| 2 \| [\d.]+ \| '
+                        rf'1.00 \|', rows[0])
+    assert re.fullmatch(rf'\| vit_digits \| {size} \| eager \| 0.3M \| 0.0\d+G \| 2 \| [\d.]+ \| '
+                        rf'[\d.]+ \|', rows[1])
+
+
+@pytest.mark.smoke
+def test_sizes_with_their_batches_as_json(tmp_path):
+    code, _, err = run_script(['-m', 'common.benchmark', 'model', 'vit_digits', '-image_size', '32',
+                               '64', '-batch_size', '4', '1', '-rounds', '1', '-json',
+                               tmp_path / 'a.json'], folder='.')
+    assert code == 0, err
+    found = json.loads((tmp_path / 'a.json').read_text())
+    assert found['device'] == 'cpu' and found['peak_memory_mb'] > 100
+    assert [(row['image'], row['batch']) for row in found['rows']] == [('32x32', 4), ('64x64', 1)]
+    assert found['rows'][1]['gmacs'] > 4 * found['rows'][0]['gmacs']
+    assert all(row['images_per_s'] > 0 for row in found['rows'])
+
+
+@pytest.mark.smoke
+@pytest.mark.parametrize('flags', [[], ['-train']])
+def test_model_beside_the_textbook_s(flags):
+    code, out, err = run_script(['-m', 'common.benchmark', 'peers', 'vit_digits', '-batch_size',
+                                 '2', '-rounds', '1', *flags], folder='.')
+    assert code == 0, err
+    rows = [line.split(' | ')[0] for line in out.strip().splitlines()[2:]]
+    assert rows == ['| textbook', '| textbook without strided views', '| vit_digits']
+
+
+@pytest.mark.smoke
+def test_textbook_computes_what_the_model_computes():
+    """With the same weights; else it would be no peer."""
+    model = create_model('vit_digits')
+    model.eval()
+    textbook = textbook_of(model)
+    textbook.eval()
+    names = {'patch_embedding.patch_embedding': 'patches', 'position_embedding': 'position',
+             'encoder.layers': 'blocks', 'encoder.encoder_norm': 'norm', 'attn_norm': 'norm1',
+             'mlp_norm': 'norm2', 'attn.qkv': 'qkv', 'attn.out': 'proj', 'mlp.fc': 'fc'}
+    state = {}
+    for key, value in model.state_dict().items():
+        for theirs, own in names.items():
+            key = key.replace(theirs, own)
+        state[key] = value
+    assert state.keys() == textbook.state_dict().keys()
+    textbook.set_state_dict(state)
+    images = paddle.randn([2, 3, 32, 32])
+    assert float((model(images) - textbook(images)).abs().max()) < 1e-5
 
 
 @pytest.mark.smoke
@@ -54,7 +105,9 @@ def test_training_loop_beside_bare_steps():
 @pytest.mark.smoke
 @pytest.mark.parametrize('arguments, message', [
     (['nothing'], "model: got 'nothing', expected"),
-    (['vit_digits', '-rounds', '0'], '-rounds: got 0, expected at least 1')])
+    (['vit_digits', '-rounds', '0'], '-rounds: got 0, expected at least 1'),
+    (['vit_digits', '-batch_size', '1', '2'], '-batch_size: got 2 numbers, expected 1, or one'),
+    (['vit_digits', '-train', '-runtime', 'paddle'], '-runtime: got paddle with -train, expected')])
 def test_wrong_input(arguments, message):
     code, _, err = run_script(['-m', 'common.benchmark', 'model', *arguments], folder='.')
     assert code == 1 and err.startswith('error: ') and message in err

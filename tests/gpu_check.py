@@ -1,0 +1,118 @@
+"""What only a machine with a GPU can check: `make gpu-check`. One line for each check.
+
+python -m tests.gpu_check [-device cpu]
+
+Forward passes on the GPU beside the CPU's; short trainings on scikit-learn's digits in float32, and
+in float16 and bfloat16 at O1 and O2, by the real scripts; the same on all GPUs if there are
+several; the throughput table. Without a GPU it says so and its exit code is 0. `-device cpu` tries
+the checks themselves: mixed precision has no effect there.
+"""
+import argparse
+import json
+import os
+import subprocess
+import sys
+import tempfile
+from pathlib import Path
+
+import numpy as np
+import paddle
+
+from common.zoo import create_model
+
+ROOT = Path(__file__).resolve().parent.parent
+FAMILIES = {'vit': 'vit_digits', 'vitae': 'vitae_digits', 'vitaev2_vsa': 'vitaev2_vsa_digits'}
+PRECISIONS = [None, ('float16', 'O1'), ('float16', 'O2'), ('bfloat16', 'O1'), ('bfloat16', 'O2')]
+TABLE = ['vit_base_patch16_224', 'vitae_tiny', 'vitaev2_s', 'vitaev2_vsa_s', 'swin_tiny']
+EPOCHS, LEAST = 8, 0.5  # of the short trainings: the validation accuracy is .1 by chance
+
+
+def forward(name, device):
+    """The largest difference of the logits on the device from the CPU's, to the largest logit."""
+    paddle.set_device('cpu')
+    paddle.seed(0)
+    model = create_model(name)
+    model.eval()
+    images = np.random.default_rng(0).standard_normal(
+        (4, 3, *[model.config.DATA.IMAGE_SIZE] * 2), np.float32)
+    expected = model(paddle.to_tensor(images)).numpy()
+    state = {key: value.numpy() for key, value in model.state_dict().items()}
+    paddle.set_device(device)
+    model = create_model(name)
+    model.set_state_dict(state)
+    model.eval()
+    error = np.abs(model(paddle.to_tensor(images)).numpy() - expected).max()
+    error /= np.abs(expected).max()
+    return error < 5e-3, f'difference from the CPU {error:.1e}'  # TF32 has three digits
+
+
+def training(family, precision, device, gpus):
+    """A short training by the script; the accuracy must be far from chance."""
+    flags = []
+    if precision:
+        flags = ['-amp', '-o', f'AMP_DTYPE={precision[0]}', '-o', f'AMP_LEVEL={precision[1]}']
+    env = {**os.environ}
+    if device == 'gpu':
+        env['CUDA_VISIBLE_DEVICES'] = ','.join(visible()[:gpus])
+    with tempfile.TemporaryDirectory() as folder:
+        done = subprocess.run(
+            [sys.executable, '-W', 'ignore', 'main_multi_gpu.py',
+             f'-cfg=./configs/{FAMILIES[family]}.yaml', '-dataset=digits', f'-output={folder}',
+             '-o', f'DEVICE={device}', '-o', f'TRAIN.NUM_EPOCHS={EPOCHS}',
+             '-o', 'TRAIN.WARMUP_EPOCHS=1', '-o', 'TRAIN.COOLDOWN_EPOCHS=0', *flags],
+            cwd=ROOT / family, capture_output=True, text=True, env=env)
+        if done.returncode:
+            return False, (done.stderr.strip().splitlines() or ['no message'])[-1]
+        accuracy = json.loads(next(Path(folder).glob('*/result.json')).read_text())['acc1']
+    return accuracy >= LEAST, f'acc@1 {accuracy:.1%} after {EPOCHS} epochs'
+
+
+def visible():
+    """The numbers of the GPUs that may be used."""
+    names = os.environ.get('CUDA_VISIBLE_DEVICES')
+    return names.split(',') if names else list(map(str, range(count_gpus())))
+
+
+def count_gpus():
+    return paddle.device.cuda.device_count() if paddle.is_compiled_with_cuda() else 0
+
+
+def checks(device):
+    """(what, function) of each check; a function gives (whether it has passed, a text)."""
+    for name in FAMILIES.values():
+        yield f'{name}: forward pass', lambda name=name: forward(name, device)
+    for precision in PRECISIONS:
+        text = ' '.join(precision) if precision else 'float32'
+        for family in FAMILIES if precision in (None, PRECISIONS[1], PRECISIONS[3]) else ['vit']:
+            yield f'{family}: training, {text}', lambda family=family, precision=precision: \
+                training(family, precision, device, 1)
+    if count_gpus() > 1:
+        for family in FAMILIES:
+            yield f'{family}: training on {count_gpus()} GPUs', lambda family=family: \
+                training(family, None, device, count_gpus())
+
+
+def main(argv=None):
+    parser = argparse.ArgumentParser(description=__doc__.splitlines()[0], allow_abbrev=False)
+    parser.add_argument('-device', choices=['gpu', 'cpu'], default='gpu')
+    device = parser.parse_args(argv).device
+    if device == 'gpu' and not count_gpus():
+        print('no GPU: this machine or this Paddle has none; nothing was checked')
+        return
+    failed = 0
+    for what, check in checks(device):
+        try:
+            passed, text = check()
+        except Exception as error:  # noqa: BLE001 - a line for each check
+            passed, text = False, f'{type(error).__name__}: {" ".join(str(error).split())[:200]}'
+        failed += not passed
+        print(f'{"pass" if passed else "FAIL"}  {what}: {text}', flush=True)
+    if device == 'gpu':
+        for amp in ([], ['-amp', 'float16']):
+            subprocess.run([sys.executable, '-W', 'ignore', '-m', 'common.benchmark', 'model',
+                            *TABLE, '-batch_size', '128', *amp], cwd=ROOT, check=False)
+    sys.exit(f'{failed} checks failed' if failed else 0)
+
+
+if __name__ == '__main__':
+    main()
