@@ -1,0 +1,249 @@
+"""Where a model looks: its attention weights as maps over an image.
+
+    from common.attention_maps import attention_maps, rollout
+    maps = attention_maps(model, pixels)      # [n, h, w], a map for each head
+    whole = rollout(model, pixels)            # [h, w], several layers together
+
+Every kind of attention is a weighted sum over the tokens of its layer: window attention over those
+of a window (shifted and padded as the layer does it), attention in learned windows over samples,
+each a bilinear mean of four tokens. So weights can be put back to the tokens exactly. What falls on
+padding, or on samples outside the map, is not in a map.
+
+Letters: N tokens (class token first, if there is one), h w map in tokens, n heads, s window side,
+M = s * s, nW windows.
+"""
+from typing import NamedTuple
+
+import numpy as np
+import paddle
+
+from common.apis import Preprocessing
+from common.errors import InputError
+from common.loader import Normalize
+from common.windows import missing, pad_map, window_partition
+
+
+def attention_maps(model, image, layer=-1, head=None, query=None):
+    """How much a layer's heads look at each place of an image.
+
+    Args:
+        model: of init_model or create_model; it is put into evaluation mode.
+        image: one image: uint8 [1, 3, H, W] (pixels, as pixel_batches gives them; normalised here)
+            or float [1, 3, H, W] (normalised already), numpy or tensor.
+        layer: index of `model.cells()`, negative from the end.
+        head: one head only, negative from the end; None is all.
+        query: (row, column) in pixels of the image: what this place looks at. None is what the
+            classifier reads: the class token, or the mean over all places.
+
+    Returns:
+        float32 [n, h, w] of numpy, [1, h, w] with `head`; h, w are the layer's map in tokens. A map
+        sums to at most 1: the rest is the class token's own, and what falls outside the map.
+
+    Raises:
+        InputError: an image of another shape; a layer, head or query that is not there.
+    """
+    image = model_input(model, image)
+    with paddle.no_grad():
+        attention = read_layers(model, image, [layer])[0]
+    share = first_share(model, attention, image.shape[2:], query)
+    maps = attention.on_map(attention.spread(share))                       # [n, h, w]
+    if head is None:
+        return maps
+    if not -len(maps) <= head < len(maps):
+        raise InputError(f'head: got {head}, expected {-len(maps)} to {len(maps) - 1}')
+    return maps[head][np.newaxis]
+
+
+def rollout(model, image, query=None):
+    """Attention rollout ("Quantifying Attention Flow in Transformers", arXiv 2005.00928).
+
+    The product of (A + I) / 2 over the layers, A a layer's mean over the heads; rows of (A + I) are
+    divided by their sum, which is 2 but where weights fall outside the map. It follows the tokens
+    through attention and skip connections only, not through convolutions or MLPs.
+
+    A product needs the same tokens in all layers: all layers of a model of one stage have them, and
+    those of the last stage of other models.
+
+    Args:
+        as attention_maps.
+
+    Returns:
+        float32 [h, w] of numpy; without a class token it sums to 1.
+
+    Raises:
+        InputError: as attention_maps; or the last stage has no attention.
+    """
+    image = model_input(model, image)
+    layers = layers_of_same_tokens(model, image)
+    return roll_out(layers, first_share(model, layers[-1], image.shape[2:], query))
+
+
+class Attention(NamedTuple):
+    """The attention of one layer in one image, all of numpy.
+
+    Tokens have the numbers 1 to N; 0 is what is not in the image.
+    """
+
+    weights: np.ndarray   # float [nW, n, M, M], rows of sum 1; one window if all see each other
+    queries: np.ndarray   # int [nW, M]: the token of each row
+    keys: np.ndarray      # int [nW, n, M, t]: the t tokens that each column is made of
+    shares: np.ndarray    # float [nW, n, M, t]: and their shares
+    size: tuple           # (h, w)
+    prefix: int           # tokens before those of the map
+
+    def spread(self, share):
+        """share [N] of each token as a query -> what the tokens get of it by each head, [n, N]."""
+        share = np.append(0.0, share)
+        got = np.einsum('wnqk,wq->wnk', self.weights, share[self.queries])  # [nW, n, M]
+        got = got[..., np.newaxis] * self.shares                            # [nW, n, M, t]
+        return np.stack([
+            np.bincount(self.keys[:, head].ravel(), got[:, head].ravel(), len(share))[1:]
+            for head in range(got.shape[1])])
+
+    def inside(self):
+        """The sum of each token's weights on tokens, [N]; the mean over the heads."""
+        kept = (self.shares * (self.keys > 0)).sum(axis=-1)                 # [nW, n, M]
+        sums = np.zeros(1 + self.prefix + self.size[0] * self.size[1])
+        sums[self.queries] = np.einsum('wnqk,wnk->wq', self.weights, kept) / kept.shape[1]
+        return sums[1:]
+
+    def on_map(self, tokens):
+        """[..., N] -> float32 [..., h, w]"""
+        patches = tokens[..., self.prefix:]
+        return patches.reshape(*patches.shape[:-1], *self.size).astype(np.float32)
+
+
+def roll_out(layers, share):
+    """Rollout of some Attentions, in the order of the layers, from share [N]: float32 [h, w].
+
+    The row is multiplied with the last layer's matrix first: no product of matrices is needed.
+    """
+    for attention in reversed(layers):
+        share = share / (1.0 + attention.inside())
+        share = share + attention.spread(share).mean(axis=0)
+    return layers[-1].on_map(share)
+
+
+def reads_class_token(model):
+    """Whether the classifier gets the class token. Models that pool, which may have one too, get
+    the mean over the map."""
+    return model.num_prefix_tokens > 0 and not hasattr(model, 'pool')
+
+
+def first_share(model, attention, image_size, query):
+    """The share of each token as a query, float [N], of sum 1; see attention_maps."""
+    h, w = attention.size
+    share = np.zeros(attention.prefix + h * w)
+    if query is None and reads_class_token(model):
+        share[0] = 1.0
+    elif query is None:
+        share[attention.prefix:] = 1.0 / (h * w)
+    else:
+        check_query(query, image_size)
+        (row, column), (height, width) = query, image_size
+        share[attention.prefix + int(row * h / height) * w + int(column * w / width)] = 1.0
+    return share
+
+
+def check_query(query, image_size):
+    """Raises InputError for a (row, column) that is not in an image of (height, width)."""
+    (row, column), (height, width) = query, image_size
+    if not (0 <= row < height and 0 <= column < width):
+        raise InputError(f'query: got {row},{column}, expected a row below {height} and a column '
+                         f'below {width}')
+
+
+def model_input(model, image):
+    """An image of attention_maps as the model's input; puts the model into evaluation mode."""
+    model.eval()
+    image = paddle.to_tensor(image)
+    if image.ndim != 4 or list(image.shape[:2]) != [1, 3]:
+        raise InputError(f'image: got shape {list(image.shape)}, expected [1, 3, H, W]')
+    if image.dtype == paddle.uint8:
+        preprocessing = Preprocessing.of(model.config)
+        image = Normalize(preprocessing.mean, preprocessing.std)(image)
+    return image.astype(next(iter(model.parameters())).dtype)
+
+
+def layers_of_same_tokens(model, image):
+    """The Attentions of all layers, or of the last stage's; see rollout. image: of model_input."""
+    with paddle.no_grad():
+        if not hasattr(model, 'stages'):
+            return read_layers(model, image, None)
+        last, stage = [], []
+        for _ in model.stages(image, lambda *place: stage.append(place)):
+            last = stage[:]
+            stage.clear()
+        if not last:
+            raise InputError('rollout: the last stage has no layer with attention')
+        return [read_cell(*place) for place in last]
+
+
+def read_layers(model, image, layers):
+    """The Attentions of some layers. image: of model_input."""
+    if hasattr(model, 'look'):
+        return model.look(image, layers, read_cell)
+    h, w = model.extract_feat(image, 'featmap')[-1].shape[2:]
+    return [full_attention(weights, h, w) for weights in model.get_attention(image, layers)]
+
+
+def read_cell(cell, x, h, w):
+    """The Attention of a cell of common/staged.py that reads the tokens x [1, N, C]."""
+    weights = cell.attention_weights(x, h, w)
+    if weights.ndim == 4:
+        return full_attention(weights, h, w)
+    weights = to_numpy(weights[0])                                         # [nW, n, M, M]
+    numbers = paddle.arange(1, h * w + 1, dtype='float32').reshape([1, h * w, 1])
+    if hasattr(cell.attn, 'coordinates'):  # learned windows
+        s = cell.attn.window_size
+        numbers = pad_map(numbers.reshape([1, h, w, 1]), 0, missing(h, s), 0, missing(w, s))
+        queries = to_numpy(window_partition(numbers, s)[:, :, 0])          # [nW, M]
+        x = cell.attention_input(x, h, w)
+        keys, shares = sampled_tokens(*cell.attn.coordinates(x.reshape([1, h, w, -1])), h, w)
+    else:
+        # the layer itself says which tokens are in which window, and pads with zeros
+        queries = to_numpy(cell.attn.partition(numbers, h, w)[0][:, :, 0])
+        keys = queries[:, np.newaxis, :, np.newaxis].repeat(weights.shape[1], axis=1)
+        shares = np.ones_like(keys)
+    return Attention(weights, queries.astype(np.int64), keys.astype(np.int64), shares, (h, w), 0)
+
+
+def full_attention(weights, h, w):
+    """[1, n, N, N] -> Attention of tokens that all see each other."""
+    weights = to_numpy(weights)
+    _, heads, tokens, _ = weights.shape
+    queries = np.arange(1, tokens + 1)[np.newaxis]                         # [1, N]
+    keys = queries[:, np.newaxis, :, np.newaxis].repeat(heads, axis=1)     # [1, n, N, 1]
+    return Attention(weights, queries, keys, np.ones(keys.shape), (h, w), tokens - h * w)
+
+
+def sampled_tokens(columns, rows, h, w):
+    """The four tokens around each sample, 0 outside the map, and their shares.
+
+    Args:
+        columns, rows: tensors [1, nh, nw, n, s]; a window's samples are their grid.
+
+    Returns:
+        int and float [nW, n, M, 4].
+    """
+    x, share_x = neighbours(to_numpy(columns), w)                          # [nW, n, s, 2]
+    y, share_y = neighbours(to_numpy(rows), h)
+    x, share_x = x[:, :, None, :, None, :], share_x[:, :, None, :, None, :]
+    y, share_y = y[:, :, :, None, :, None], share_y[:, :, :, None, :, None]
+    keys = np.where((x >= 0) & (y >= 0), y * w + x + 1, 0)                 # [nW, n, s, s, 2, 2]
+    shape = (*keys.shape[:2], -1, 4)
+    return keys.reshape(shape), (share_y * share_x).reshape(shape)
+
+
+def neighbours(places, side):
+    """The two indices around places [1, nh, nw, n, s], -1 outside [0, side), and their shares; both
+    [nW, n, s, 2]."""
+    places = places.reshape(-1, *places.shape[3:])
+    low = np.floor(places)
+    index = np.stack([low, low + 1], axis=-1)
+    share = np.stack([1 - (places - low), places - low], axis=-1)
+    return np.where((index >= 0) & (index < side), index, -1).astype(np.int64), share
+
+
+def to_numpy(tensor):
+    return tensor.astype('float32').numpy()
