@@ -218,6 +218,8 @@ def base_config():
     # O1: by operator; O2: the whole model, as paddle.amp.decorate does it, with float32 master
     # weights
     config.AMP_LEVEL = 'O1'
+    # also write the figures of metrics.jsonl for VisualDL, into the run's folder
+    config.VISUALDL = False
     # auto (GPU when there is one) | cpu | gpu
     config.DEVICE = 'auto'
     return config
@@ -428,6 +430,7 @@ FLAG_KEYS = {
     'last_epoch': ['TRAIN.LAST_EPOCH'],
     'eval': ['EVAL'],
     'amp': ['AMP'],
+    'visualdl': ['VISUALDL'],
 }
 
 

@@ -25,15 +25,16 @@ class RunLog:
     Args:
         folder: where the files go; None writes to the terminal only.
         active: whether this is rank 0.
+        visualdl: whether the figures are written for VisualDL too (package visualdl).
     """
 
-    def __init__(self, folder=None, active=True):
+    def __init__(self, folder=None, active=True, visualdl=False):
         self.active = active
         self.folder = folder
         self.logger = logging.getLogger(f'run{id(self)}')
         self.logger.setLevel(logging.INFO)
         self.logger.propagate = False
-        self.metrics = None
+        self.metrics = self.scalars = None
         self.last_curves = 0.0
         self.lost = False
         if not active:
@@ -44,6 +45,9 @@ class RunLog:
             file.handleError = lambda record: self.lose(sys.exc_info()[1])
             handlers.append(file)
             self.metrics = open(os.path.join(folder, 'metrics.jsonl'), 'a')  # noqa: SIM115
+            if visualdl:
+                from visualdl import LogWriter  # an optional extra
+                self.scalars = LogWriter(logdir=os.path.join(folder, 'visualdl'))
         for handler in handlers:
             handler.setFormatter(logging.Formatter('%(asctime)s %(message)s', '%m-%d %H:%M:%S'))
             self.logger.addHandler(handler)
@@ -55,14 +59,20 @@ class RunLog:
     def warning(self, text):
         self.info(f'WARNING: {text}')
 
-    def metric(self, kind, **figures):
-        """One line of metrics.jsonl: {"kind": ..., figures}; floats keep 6 significant digits."""
+    def metric(self, kind, at, **figures):
+        """One line of metrics.jsonl: {"kind": ..., figures}; floats keep 6 significant digits.
+
+        at: place on VisualDL's axis, a whole number.
+        """
         if self.metrics:
             rounded = {name: float(f'{value:.6g}') if isinstance(value, float) else value
                        for name, value in figures.items()}
             try:
                 self.metrics.write(json.dumps({'kind': kind, **rounded}) + '\n')
                 self.metrics.flush()
+                if self.scalars:
+                    for name, value in rounded.items():
+                        self.scalars.add_scalar(tag=f'{kind}/{name}', value=value, step=at)
             except OSError as error:
                 self.lose(error)
 
@@ -102,7 +112,7 @@ class RunLog:
             self.last_curves = time.monotonic()
 
     def close(self):
-        for stream in filter(None, [self.metrics, *self.logger.handlers]):
+        for stream in filter(None, [self.metrics, self.scalars, *self.logger.handlers]):
             with contextlib.suppress(OSError):  # what could not be written is still tried
                 stream.close()
 

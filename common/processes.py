@@ -51,7 +51,7 @@ def set_up_mkl():
     with contextlib.suppress(OSError), open('/proc/cpuinfo') as stream:
         text = stream.read(10_000)
         if 'AuthenticAMD' in text and 'avx2' in text:
-            os.environ.setdefault('MKL_DEBUG_CPU_TYPE', '7' if AVX512 <= set(text.split()) else '5')
+            os.environ.setdefault('MKL_DEBUG_CPU_TYPE', '7' if set(text.split()) >= AVX512 else '5')
 
 
 class StopSignal:

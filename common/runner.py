@@ -5,6 +5,7 @@ CUDA_VISIBLE_DEVICES names, and under `python -m paddle.distributed.launch` on s
 """
 import argparse
 import contextlib
+import importlib.util
 import os
 import shutil
 import signal
@@ -73,6 +74,7 @@ def make_parser():
     add('last_epoch', 'epochs that count as done', type=int, metavar='N')
     add('eval', 'evaluate and stop', action='store_true')
     add('amp', 'mixed precision, in training and evaluation', action='store_true')
+    add('visualdl', 'write the figures for VisualDL too', action='store_true')
     add('nprocs', 'processes on this machine: default every visible GPU, or 1 on a CPU',
         type=int, metavar='N')
     add('max_restarts', 'how often the run is started again and goes on when it has crashed',
@@ -168,6 +170,8 @@ def check_flags(config):
         raise InputError(f'-resume: no such file or folder: {model.RESUME}')
     if config.EVAL and model.RESUME == AUTO:
         raise InputError('-resume: got auto with -eval, expected a file or folder')
+    if config.VISUALDL and importlib.util.find_spec('visualdl') is None:
+        raise InputError("-visualdl: visualdl is missing; pip install -e '.[visualdl]'")
 
 
 def pick_device(config):
@@ -287,7 +291,7 @@ def worker(config, device, folder, build_model, train_set, val_set):
         held = processes.lock(folder)  # noqa: F841 - as long as this process lives
     if int(os.environ.get('PADDLE_TRAINERS_NUM', '1')) > 1:
         paddle_dist.init_parallel_env()
-    log = RunLog(folder, active=dist.is_master())
+    log = RunLog(folder, active=dist.is_master(), visualdl=config.VISUALDL)
     paddle.seed(config.SEED)
 
     # STEP 2: model and weights

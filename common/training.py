@@ -146,8 +146,8 @@ class Trainer:
 
     def report(self, figures):
         steps_per_epoch = self.sampler.steps_per_epoch
-        share = figures['epoch'] - 1 + figures['step'] / steps_per_epoch
-        self.log.metric('train', epoch_share=share, **figures)
+        done = (figures['epoch'] - 1) * steps_per_epoch + figures['step']
+        self.log.metric('train', at=done, epoch_share=done / steps_per_epoch, **figures)
         self.bar.set_postfix(loss=f'{figures["loss"]:.3f}')
         self.log.info(f'epoch {figures["epoch"]}/{self.schedule.num_epochs} '
                       f'step {figures["step"]}/{steps_per_epoch}  loss {figures["loss"]:.4f}  '
@@ -196,7 +196,7 @@ def count_bad_images(batches, log, epoch):
     count = dist.all_reduce_sum(paddle.to_tensor(float(len(batches.bad)), 'float64'))
     count = int(count)
     if count:
-        log.metric('bad_images', epoch=epoch, count=count)
+        log.metric('bad_images', at=epoch, epoch=epoch, count=count)
         example = f'; one of them: {batches.bad[0]}' if batches.bad else ''
         log.warning(f'epoch {epoch}: {count} bad images were replaced by others{example}')
     if count > batches.max_bad:
@@ -261,7 +261,7 @@ class Evaluation:
             result = evaluate(model, self.batches, self.precision, progress,
                               self.real_mask if self.real else None)
         result = {'epoch': epoch, **result}
-        self.log.metric('eval_ema' if averaged else 'eval', **result)
+        self.log.metric('eval_ema' if averaged else 'eval', at=epoch, **result)
         what = 'averaged weights' if averaged else 'evaluation'
         self.log.info(f'{what}{f" after epoch {epoch}" if epoch else ""}: {figures_of(result)}, '
                       f'{time.perf_counter() - start:.1f} s')

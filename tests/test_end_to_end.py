@@ -256,3 +256,23 @@ def test_the_other_families_train_evaluate_and_fine_tune(family, model, small_da
     assert code == 0, err
     assert 'head: new, [' in (run_folder(tmp_path / 'tune') / 'log.txt').read_text()
     assert result_of(tmp_path / 'tune')['seen'] == 8
+
+
+def test_figures_for_visualdl_are_those_of_metrics_jsonl(small_data, tmp_path):
+    from importlib.util import find_spec
+    flags = ['-batch_size=4', '-o', 'TRAIN.NUM_EPOCHS=2', '-o', 'TRAIN.WARMUP_EPOCHS=0', '-o',
+             'DATA.NUM_WORKERS=0', '-o', 'REPORT_FREQ=1', '-visualdl']
+    code, _, err = run_script(['main_multi_gpu.py', '-cfg=./configs/vit_digits.yaml',
+                               f'-data_path={small_data}', f'-output={tmp_path}', *flags])
+    if find_spec('visualdl') is None:
+        assert code == 1 and "-visualdl: visualdl is missing; pip install -e '.[visualdl]'" in err
+        return
+    assert code == 0, err
+    from visualdl import LogReader
+    run, = tmp_path.iterdir()
+    file, = (run / 'visualdl').iterdir()
+    scalars = LogReader(file_path=str(file)).get_data('scalar', 'train/loss')
+    lines = [json.loads(line) for line in (run / 'metrics.jsonl').read_text().splitlines()]
+    losses = [line['loss'] for line in lines if line['kind'] == 'train']
+    assert [scalar.id for scalar in scalars] == [1, 2, 3, 4, 5, 6, 7, 8] and len(losses) == 8
+    assert np.allclose([scalar.value for scalar in scalars], losses, rtol=1e-5)
