@@ -4,7 +4,9 @@ import random
 import resource
 import shutil
 import signal
+import tempfile
 import time
+from pathlib import Path
 
 import numpy as np
 import paddle
@@ -240,16 +242,17 @@ def test_temporary_files_of_dead_runs_are_swept_K7(data, tmp_path):
 
 
 @pytest.mark.long
-def test_cost_of_a_save_K8(tmp_path):
+def test_cost_of_a_save_K8():
     """ViT-B with AdamW, about 1 GB, against paddle.save; printed, and no time is asserted but the
-    ratio that is promised."""
+    ratio that is promised. In memory: a disk's own moods are ten times the difference."""
+    tmp_path = Path(tempfile.mkdtemp(dir='/dev/shm'))
     model = create_model('vit_base_patch16_224')
     optimizer = build_optimizer(base_config().TRAIN, model)
     for parameter in model.parameters():
         parameter.grad = paddle.ones_like(parameter)
     optimizer.step()
     ratios = []
-    for _ in range(3):
+    for _ in range(5):
         begin = time.perf_counter()
         paddle.save({'model': model.state_dict(), 'optimizer': optimizer.state_dict()},
                     str(tmp_path / 'plain'))
