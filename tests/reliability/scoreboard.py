@@ -79,7 +79,7 @@ def main(file):
     for line in table(counts):
         print(line)
     bad = [row for row, outcomes in counts.items()
-           if state_of(row, outcomes) in ('FAILED', 'NOT RUN')]
+           if state_of(outcomes) in ('FAILED', 'NOT RUN')]
     sys.exit(1 if bad else 0)
 
 
