@@ -9,6 +9,7 @@ The names and fields are MMClassification's. Different from it: an array is RGB,
 """
 import json
 import os
+import sys
 from typing import NamedTuple
 
 import numpy as np
@@ -162,7 +163,7 @@ def as_classifier(model):
     return model if isinstance(model, Classifier) else Eager(model)
 
 
-def inference_model(model, images, batch_size=32, workers=0):
+def inference_model(model, images, batch_size=32, workers=None):
     """Classifies images.
 
     Args:
@@ -170,7 +171,8 @@ def inference_model(model, images, batch_size=32, workers=0):
         images: path of an image or of a folder, Pillow image, uint8 array [H, W, 3] (RGB), or a
             list of images.
         batch_size: images in a forward pass.
-        workers: processes that read the files.
+        workers: processes that read the files; None is up to four, of cores that are free, for
+            more than two batches.
 
     Returns:
         A dict for one image; for a list or a folder a list of them, in the order of the list or
@@ -194,7 +196,7 @@ def inference_model(model, images, batch_size=32, workers=0):
     return found[0] if one else found
 
 
-def classify(model, images, batch_size=32, workers=0):
+def classify(model, images, batch_size=32, workers=None):
     """Yields (probabilities float32 [K], None), or (None, why it cannot be read), for each image.
 
     Args:
@@ -249,10 +251,13 @@ def read_image(image):
     return Image.fromarray(image)
 
 
-def pixel_batches(preprocessing, images, batch_size=32, workers=0):
+def pixel_batches(preprocessing, images, batch_size=32, workers=None):
     """Yields (uint8 [B, 3, H, W], list of B: '' or why it cannot be read); black if it cannot."""
+    batches = -(-len(images) // batch_size)
+    if workers is None:
+        workers = min(4, os.cpu_count() - 1) if batches > 2 and sys.platform == 'linux' else 0
     loader = Loader(Pictures(images, preprocessing), EvalSampler(len(images), batch_size),
-                    min(workers, -(-len(images) // batch_size)), stack_pictures)
+                    min(workers, batches), stack_pictures)
     for pixels, errors in loader:
         yield pixels, json.loads(errors.tobytes())
 

@@ -1,7 +1,7 @@
 """Classifies images.
 
 python -m common.predict -cfg vit_digits -pretrained best.pdparams IMAGE|FOLDER ... [-topk 5]
-    [-json FILE] [-csv FILE] [-batch_size 32] [-workers 0] [-runtime paddle-bf16]
+    [-json FILE] [-csv FILE] [-batch_size 32] [-workers 4] [-runtime paddle-bf16]
 python -m common.predict -exported FOLDER IMAGE|FOLDER ...
 """
 import argparse
@@ -41,7 +41,7 @@ def make_parser():
     add('json', 'writes the predictions there, too', metavar='FILE')
     add('csv', 'the same, as a table', metavar='FILE')
     add('batch_size', 'images at a time, default 32', type=int, default=32, metavar='N')
-    add('workers', 'processes that read images, default 0', type=int, default=0, metavar='N')
+    add('workers', 'processes that read images, default up to four', type=int, metavar='N')
     return parser
 
 
@@ -60,7 +60,7 @@ def classifier_of(args):
     return load_exported(args.exported, args.runtime)
 
 
-def predict(model, files, topk=5, batch_size=32, workers=0):
+def predict(model, files, topk=5, batch_size=32, workers=None):
     """Yields a dict for each file, in order, with what -json writes.
 
     `file`; and `classes`, a list of {label, name, score}, most probable first, or `error`.
@@ -106,8 +106,9 @@ def main(argv=None):
     args = make_parser().parse_args(argv)
     with errors_of_a_tool():
         for flag, least in (('topk', 1), ('batch_size', 1), ('workers', 0)):
-            if getattr(args, flag) < least:
-                raise InputError(f'-{flag}: got {getattr(args, flag)}, expected at least {least}')
+            value = getattr(args, flag)
+            if value is not None and value < least:
+                raise InputError(f'-{flag}: got {value}, expected at least {least}')
         set_up_cpu()
         files = list_images(args.images)
         model = classifier_of(args)
