@@ -1,4 +1,5 @@
 """Loader processes: results in order, memory that is used again, processes that fail."""
+import faulthandler
 import gc
 import os
 import signal
@@ -78,6 +79,7 @@ def test_dead_worker_is_named_by_its_end_M1(number):
         if task == 4:
             if number is None:
                 os._exit(7)
+            faulthandler.disable()  # pytest's would print the whole stack
             os.kill(os.getpid(), number)
         return (np.array(task),)
 
