@@ -10,6 +10,7 @@ The names and fields are MMClassification's. Different from it: an array is RGB,
 import json
 import os
 import sys
+from functools import partial
 from typing import NamedTuple
 
 import numpy as np
@@ -18,6 +19,7 @@ from PIL import Image
 
 from common.config import set_key, set_options
 from common.errors import InputError, one_line
+from common.flags import add_flag
 from common.folders import EXPECTED, EXTENSIONS, check_count, class_names
 from common.images import load_image
 from common.layers import to_pair
@@ -145,13 +147,18 @@ def class_names_of(config, facts, file):
     """The names of a model's classes: the checkpoint's, DATA.CLASS_NAMES, ImageNet's, or None."""
     classes, names = config.MODEL.NUM_CLASSES, facts.get('class_names')
     if names is not None:
-        if not isinstance(names, list) or not all(isinstance(name, str) for name in names):
-            raise InputError(f'{file}: class_names: expected a list of strings')
-        check_count(names, classes, file)
+        check_class_names(names, classes, file)
         return names
     if config.DATA.CLASS_NAMES:
         return class_names(config.DATA.CLASS_NAMES, classes)
     return imagenet_classes() if config.DATA.DATASET == 'imagenet2012' and classes == 1000 else None
+
+
+def check_class_names(names, classes, file):
+    """Raises InputError for class_names of a file that are not one string for each class."""
+    if not isinstance(names, list) or not all(isinstance(name, str) for name in names):
+        raise InputError(f'{file}: class_names: expected null or a list of strings')
+    check_count(names, classes, file)
 
 
 def imagenet_classes():
@@ -285,9 +292,7 @@ def list_images(paths):
 
 def add_model_flags(parser, needed=True):
     """The flags of the tools that say which model, for `model_of`."""
-    def add(flag, help_text, **options):
-        parser.add_argument(f'-{flag}', f'--{flag}', dest=flag, help=help_text, **options)
-
+    add = partial(add_flag, parser)
     add('cfg', 'name of a model, or a yaml file', required=needed, metavar='NAME')
     add('pretrained', 'weight file of any format', required=needed, metavar='FILE')
     add('device', 'cpu, gpu or gpu:N; default a GPU if there is one')

@@ -19,7 +19,6 @@ of FOLDER/train_list.txt (benchmark_data.py).
 import argparse
 import itertools
 import json
-import os
 import resource
 import statistics
 import time
@@ -32,11 +31,12 @@ from common.benchmark_peers import peers_table
 from common.engine import train_one_epoch
 from common.errors import InputError, errors_of_a_tool
 from common.export import runtime_of
+from common.flags import add_flag, check_least
 from common.layers import to_pair
 from common.macs import count_macs, count_parameters
 from common.precision import Precision
 from common.processes import set_up_cpu
-from common.runtimes import RUNTIMES
+from common.runtimes import RUNTIMES, core_count
 from common.zoo import build_model, create_model
 
 
@@ -44,43 +44,40 @@ def make_parser():
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0], allow_abbrev=False)
     tools = parser.add_subparsers(dest='tool', required=True)
 
-    def add(tool, flag, help_text, **options):
-        tool.add_argument(f'-{flag}', f'--{flag}', dest=flag, help=help_text, **options)
-
     model = tools.add_parser('model', help='throughput of models, side by side')
     model.add_argument('names', nargs='+', metavar='NAME', help='names or yaml files of models')
-    add(model, 'image_size', "pixels, several are possible; default each model's own", type=int,
-        nargs='+', metavar='N')
-    add(model, 'batch_size', 'images in a step, default 8; one for all sizes, or one for each',
-        type=int, nargs='+', default=[8], metavar='N')
-    add(model, 'runtime', f'of the forward pass, several are possible: {", ".join(RUNTIMES)}; '
-        f'default eager', nargs='+', choices=RUNTIMES, default=['eager'], metavar='NAME')
-    add(model, 'amp', 'mixed precision on a GPU: float16 or bfloat16',
-        choices=['float16', 'bfloat16'], metavar='TYPE')
-    add(model, 'json', 'writes the figures there, too', metavar='FILE')
-    add(model, 'train', 'forward, backward and AdamW instead of the forward pass',
-        action='store_true')
-    add(model, 'engine', 'the training loop over 50 steps, beside 50 bare steps of -train',
-        action='store_true')
-    add(model, 'rounds', 'measurements of each model, default 5', type=int, default=5,
-        metavar='N')
+    add_flag(model, 'image_size', "pixels, several are possible; default each model's own",
+             type=int, nargs='+', metavar='N')
+    add_flag(model, 'batch_size', 'images in a step, default 8; one for all sizes, or one for each',
+             type=int, nargs='+', default=[8], metavar='N')
+    add_flag(model, 'runtime', f'of the forward pass, several are possible: {", ".join(RUNTIMES)}; '
+             f'default eager', nargs='+', choices=RUNTIMES, default=['eager'], metavar='NAME')
+    add_flag(model, 'amp', 'mixed precision on a GPU: float16 or bfloat16',
+             choices=['float16', 'bfloat16'], metavar='TYPE')
+    add_flag(model, 'json', 'writes the figures there, too', metavar='FILE')
+    add_flag(model, 'train', 'forward, backward and AdamW instead of the forward pass',
+             action='store_true')
+    add_flag(model, 'engine', 'the training loop over 50 steps, beside 50 bare steps of -train',
+             action='store_true')
+    add_flag(model, 'rounds', 'measurements of each model, default 5', type=int, default=5,
+             metavar='N')
 
     peers = tools.add_parser('peers', help='a model beside one as textbooks write it')
     peers.add_argument('name', metavar='NAME', help='a model of blocks that are all alike')
-    add(peers, 'image_size', "pixels; default the model's own", type=int, metavar='N')
-    add(peers, 'batch_size', 'images in a step, default 8', type=int, default=8, metavar='N')
-    add(peers, 'train', 'training steps instead of forward passes', action='store_true')
-    add(peers, 'rounds', 'measurements of each, default 5', type=int, default=5, metavar='N')
+    add_flag(peers, 'image_size', "pixels; default the model's own", type=int, metavar='N')
+    add_flag(peers, 'batch_size', 'images in a step, default 8', type=int, default=8, metavar='N')
+    add_flag(peers, 'train', 'training steps instead of forward passes', action='store_true')
+    add_flag(peers, 'rounds', 'measurements of each, default 5', type=int, default=5, metavar='N')
 
     data = tools.add_parser('data', help='throughput of the training loader')
     data.add_argument('folder', metavar='FOLDER', help='folder with train_list.txt')
-    add(data, 'images', 'how many of its images are read, default 512', type=int, default=512,
-        metavar='N')
-    add(data, 'image_size', 'pixels, default 224', type=int, default=224, metavar='N')
-    add(data, 'batch_size', 'images in a batch, default 32', type=int, default=32, metavar='N')
-    add(data, 'workers', 'loader processes, default 0 1 2', type=int, nargs='+',
-        default=[0, 1, 2], metavar='N')
-    add(data, 'rounds', 'epochs of each pipeline, default 3', type=int, default=3, metavar='N')
+    add_flag(data, 'images', 'how many of its images are read, default 512', type=int, default=512,
+             metavar='N')
+    add_flag(data, 'image_size', 'pixels, default 224', type=int, default=224, metavar='N')
+    add_flag(data, 'batch_size', 'images in a batch, default 32', type=int, default=32, metavar='N')
+    add_flag(data, 'workers', 'loader processes, default 0 1 2', type=int, nargs='+',
+             default=[0, 1, 2], metavar='N')
+    add_flag(data, 'rounds', 'epochs of each pipeline, default 3', type=int, default=3, metavar='N')
     return parser
 
 
@@ -256,19 +253,14 @@ def environment():
         else resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * 1024
     return {'paddle': paddle.__version__,
             'device': paddle.device.cuda.get_device_name() if on_gpu else 'cpu',
-            'threads': int(os.environ.get('OMP_NUM_THREADS', 1)),
+            'threads': core_count(),
             'peak_memory_mb': peak / 2 ** 20}
 
 
 def main(argv=None):
     args = make_parser().parse_args(argv)
     with errors_of_a_tool():
-        for flag, least in (('batch_size', 1), ('rounds', 1), ('image_size', 1), ('images', 1),
-                            ('workers', 0)):
-            values = getattr(args, flag, None)
-            for value in values if isinstance(values, list) else [values]:
-                if value is not None and value < least:
-                    raise InputError(f'-{flag}: got {value}, expected at least {least}')
+        check_least(args, batch_size=1, rounds=1, image_size=1, images=1, workers=0)
         on_gpu = paddle.device.get_device().startswith('gpu')
         if getattr(args, 'amp', None) and not on_gpu:
             raise InputError('-amp: got it on a CPU, where Paddle computes in float32; '

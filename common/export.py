@@ -17,18 +17,26 @@ import json
 import os
 import re
 import shutil
-import signal
 import subprocess
 import sys
 import tempfile
+from functools import partial
 
 import numpy as np
 import paddle
 from PIL import Image
 
-from common.apis import Eager, add_model_flags, list_images, model_of, pixel_batches
+from common.apis import (
+    Eager,
+    Preprocessing,
+    add_model_flags,
+    list_images,
+    model_of,
+    pixel_batches,
+)
 from common.errors import InputError, errors_of_a_tool, one_line
-from common.processes import end_with_parent, set_up_cpu
+from common.flags import add_flag
+from common.processes import end_of, end_with_parent, set_up_cpu
 from common.runtimes import (
     FACTS,
     FORMAT_OF,
@@ -156,7 +164,7 @@ def check_onnx(model):
 def save_graph(model, folder):
     """Writes model.json (Paddle 2.6: model.pdmodel) and model.pdiparams."""
     model.eval()
-    height, width = Eager(model).preprocessing.image_size
+    height, width = Preprocessing.of(model.config).image_size
     spec = paddle.static.InputSpec([None, 3, height, width], 'float32', 'image')
     try:
         with quiet(sys.stderr):  # a remark for Paddle's developers
@@ -240,9 +248,8 @@ def in_another_process(folder, work):
         with np.load(result) as logits:
             return dict(logits)
     step = 'running the graph' if 'files' in read_json(folder) else 'converting the graph'
-    how = f'exit code {child.returncode}' if child.returncode >= 0 \
-        else signal.Signals(-child.returncode).name
-    raise InputError(f'export: {step} failed with {how}: {reason_in(child.stdout)}')
+    raise InputError(f'export: {step} failed with {end_of(child.returncode)}: '
+                     f'{reason_in(child.stdout)}')
 
 
 def reason_in(output):
@@ -321,9 +328,7 @@ def make_parser():
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0], allow_abbrev=False)
     add_model_flags(parser)
 
-    def add(flag, help_text, **options):
-        parser.add_argument(f'-{flag}', f'--{flag}', dest=flag, help=help_text, **options)
-
+    add = partial(add_flag, parser)
     add('format', 'paddle (the default) or onnx', choices=FORMATS, default='paddle')
     add('output', 'folder; an earlier export in it is replaced', required=True, metavar='FOLDER')
     add('images', 'images or folders to check the graph with, beside random pictures',

@@ -12,6 +12,7 @@ import shutil
 import sys
 import tempfile
 import zipfile
+from functools import partial
 
 import numpy as np
 import paddle
@@ -21,6 +22,7 @@ from common.apis import Preprocessing, add_model_flags, list_images, model_of, p
 from common.attention_maps import reads_class_token
 from common.checkpoint import replace_atomically
 from common.errors import InputError, errors_of_a_tool
+from common.flags import add_flag, check_least
 from common.layers import FEATURE_TYPES
 from common.loader import Normalize
 from common.processes import set_up_cpu
@@ -31,9 +33,7 @@ def make_parser():
     parser.add_argument('images', nargs='+', metavar='IMAGE', help='image file, or a folder')
     add_model_flags(parser)
 
-    def add(flag, help_text, **options):
-        parser.add_argument(f'-{flag}', f'--{flag}', dest=flag, help=help_text, **options)
-
+    add = partial(add_flag, parser)
     add('output', 'default features.npz', default='features.npz', metavar='FILE')
     add('type', f'{", ".join(FEATURE_TYPES)}; several are possible; default what the classifier '
                 f'gets: cls_token, or avg_featmap', action='append', choices=FEATURE_TYPES)
@@ -152,9 +152,7 @@ def write_features(model, files, output, types, stage, batch_size, workers):
 def main(argv=None):
     args = make_parser().parse_args(argv)
     with errors_of_a_tool():
-        for flag, least in (('batch_size', 1), ('workers', 0)):
-            if getattr(args, flag) < least:
-                raise InputError(f'-{flag}: got {getattr(args, flag)}, expected at least {least}')
+        check_least(args, batch_size=1, workers=0)
         if not args.output.endswith('.npz') or not os.path.isdir(
                 os.path.dirname(os.path.abspath(args.output))):
             raise InputError(f'-output: got {args.output}, expected a name that ends with .npz, in '

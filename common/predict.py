@@ -8,6 +8,7 @@ import argparse
 import csv
 import json
 import sys
+from functools import partial
 
 from tqdm import tqdm
 
@@ -22,6 +23,7 @@ from common.apis import (
 from common.checkpoint import replace_atomically
 from common.errors import InputError, errors_of_a_tool
 from common.export import runtime_of
+from common.flags import add_flag, check_least
 from common.processes import set_up_cpu
 from common.runtimes import RUNTIMES, load_exported
 
@@ -30,9 +32,7 @@ def make_parser():
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0], allow_abbrev=False)
     parser.add_argument('images', nargs='+', metavar='IMAGE', help='image file, or a folder')
 
-    def add(flag, help_text, **options):
-        parser.add_argument(f'-{flag}', f'--{flag}', dest=flag, help=help_text, **options)
-
+    add = partial(add_flag, parser)
     add_model_flags(parser, needed=False)
     add('exported', 'folder of python -m common.export, in place of a model', metavar='FOLDER')
     add('runtime', f'what computes: {", ".join(RUNTIMES)}; default eager, or what -exported is '
@@ -105,10 +105,7 @@ def write_csv(file, predictions, topk):
 def main(argv=None):
     args = make_parser().parse_args(argv)
     with errors_of_a_tool():
-        for flag, least in (('topk', 1), ('batch_size', 1), ('workers', 0)):
-            value = getattr(args, flag)
-            if value is not None and value < least:
-                raise InputError(f'-{flag}: got {value}, expected at least {least}')
+        check_least(args, topk=1, batch_size=1, workers=0)
         set_up_cpu()
         files = list_images(args.images)
         model = classifier_of(args)

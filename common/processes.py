@@ -17,6 +17,7 @@ PR_SET_PDEATHSIG = 1
 # Options of glibc's mallopt: from what size on a block is a mapping of its own, and how much free
 # memory at the heap's end goes back to the system.
 M_TRIM_THRESHOLD, M_MMAP_THRESHOLD = -1, -3
+CPU_INFO = '/proc/cpuinfo'
 # What MKL's kernels for AVX-512 need (Skylake's).
 AVX512 = {'avx512f', 'avx512cd', 'avx512bw', 'avx512dq', 'avx512vl'}
 # Exit codes beside 0: wrong input, which a restart would not mend; anything else that went wrong;
@@ -48,10 +49,16 @@ def set_up_mkl():
     Paddle's MKL of 2019 (2.6 and 3.x have it) looks at the maker's name, and at this variable: 5 is
     AVX2, 7 AVX-512. A value that the user has set stays.
     """
-    with contextlib.suppress(OSError), open('/proc/cpuinfo') as stream:
-        text = stream.read(10_000)
-        if 'AuthenticAMD' in text and 'avx2' in text:
-            os.environ.setdefault('MKL_DEBUG_CPU_TYPE', '7' if set(text.split()) >= AVX512 else '5')
+    words = cpu_info()
+    if {'AuthenticAMD', 'avx2'} <= words:
+        os.environ.setdefault('MKL_DEBUG_CPU_TYPE', '7' if words >= AVX512 else '5')
+
+
+def cpu_info():
+    """The words that Linux says about the first processor, its flags among them."""
+    with contextlib.suppress(OSError), open(CPU_INFO) as stream:
+        return set(stream.read().partition('\n\n')[0].split())
+    return set()
 
 
 class StopSignal:
@@ -97,6 +104,14 @@ def end_with_parent(number=signal.SIGKILL):
         LIBC.prctl(PR_SET_PDEATHSIG, int(number))
         if os.getppid() != parent:  # it ended before the call
             os.kill(os.getpid(), number)
+
+
+def end_of(exitcode):
+    """How a process has ended: the name of the signal, or 'exit code N'."""
+    if exitcode is not None and exitcode < 0:
+        with contextlib.suppress(ValueError):
+            return signal.Signals(-exitcode).name
+    return f'exit code {exitcode}'
 
 
 def is_running(pid):

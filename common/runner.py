@@ -13,6 +13,7 @@ import subprocess
 import sys
 import time
 import traceback
+from functools import partial
 from multiprocessing import connection
 
 import paddle
@@ -24,6 +25,7 @@ from common.checkpoint import BEST, LAST, find_run, replace_atomically, resume
 from common.config import differences, plain_config
 from common.ema import Ema, build_ema
 from common.errors import InputError, RunError, one_line
+from common.flags import add_flag
 from common.layers import recompute_cells
 from common.loader import Batches, Normalize, get_dataloader
 from common.log import RunLog
@@ -50,9 +52,7 @@ def make_parser():
         description='Trains, fine-tunes (-pretrained) or evaluates (-eval) a model.',
         allow_abbrev=False)
 
-    def add(flag, help_text, **options):
-        parser.add_argument(f'-{flag}', f'--{flag}', dest=flag, help=help_text, **options)
-
+    add = partial(add_flag, parser)
     add('cfg', 'yaml of the model and recipe, e.g. ./configs/vit_base_patch16_224.yaml',
         metavar='FILE')
     add('dataset', 'imagenet2012 | list | imagefolder | cifar10 | cifar100 | digits',
@@ -239,7 +239,7 @@ def wait_for(ranks, signals):
             deadline = time.monotonic() + GRACE
             if failed.exitcode < 0:
                 print(f'error: process {ranks.index(failed)} was ended by '
-                      f'{signal.Signals(-failed.exitcode).name}', file=sys.stderr, flush=True)
+                      f'{processes.end_of(failed.exitcode)}', file=sys.stderr, flush=True)
         if deadline is not None and time.monotonic() > deadline:
             for rank in running:
                 rank.kill()

@@ -16,11 +16,10 @@ import numpy as np
 import paddle
 from paddle import inference
 
-from common.apis import Classifier, Preprocessing
+from common.apis import Classifier, Preprocessing, check_class_names
 from common.config import base_config, set_key
 from common.errors import InputError, one_line
-from common.folders import check_count
-from common.processes import LIBC
+from common.processes import CPU_INFO, LIBC, cpu_info
 from common.safe_load import sha256
 
 FACTS = 'export.json'
@@ -29,7 +28,6 @@ GRAPHS = ('model.json', 'model.pdmodel')  # of Paddle 3, of Paddle 2
 # runtime -> format of the folder that it reads
 FORMAT_OF = {'paddle': 'paddle', 'paddle-bf16': 'paddle', 'onnx': 'onnx'}
 RUNTIMES = ('eager', *FORMAT_OF)
-CPU_INFO = '/proc/cpuinfo'
 # field of Preprocessing -> the config's key, which says what it may be
 KEY_OF = {'image_size': 'DATA.IMAGE_SIZE', 'crop_pct': 'DATA.CROP_PCT',
           'interpolation': 'DATA.INTERPOLATION', 'mean': 'DATA.IMAGENET_MEAN',
@@ -81,9 +79,7 @@ def read_facts(folder):
         raise InputError(f'{file}: format: got {facts["format"]!r}, expected paddle or onnx')
     names = facts.get('class_names')
     if names is not None:
-        if not isinstance(names, list) or not all(isinstance(name, str) for name in names):
-            raise InputError(f'{file}: class_names: expected null or a list of strings')
-        check_count(names, facts['num_classes'], file)
+        check_class_names(names, facts['num_classes'], file)
     config = base_config()
     for field, key in KEY_OF.items():
         set_key(config, key, facts['preprocessing'].get(field), file)
@@ -258,10 +254,7 @@ def check_bfloat16():
     """Raises InputError where bfloat16 would be slower than float32, or does not exist."""
     if not paddle.get_device().startswith('cpu'):
         raise InputError(f'bf16: got device {paddle.get_device()!r}, expected the CPU')
-    flags = ''
-    with contextlib.suppress(OSError), open(CPU_INFO) as stream:
-        flags = next((line for line in stream if line.startswith('flags')), '')
-    if not {'avx512_bf16', 'amx_bf16'} & set(flags.split()):
+    if not {'avx512_bf16', 'amx_bf16'} & cpu_info():
         raise InputError('bf16: this CPU does not multiply bfloat16, expected avx512_bf16 or '
                          f'amx_bf16 in {CPU_INFO}; use fp32')
 

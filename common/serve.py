@@ -25,12 +25,14 @@ import socket
 import sys
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
+from functools import partial
 
 from PIL import Image, UnidentifiedImageError
 
-from common.apis import Preprocessing, add_model_flags, as_classifier, model_of, pixel_batches
+from common.apis import add_model_flags, as_classifier, model_of, pixel_batches
 from common.attention_maps import attention_maps
 from common.errors import InputError, errors_of_a_tool, one_line
+from common.flags import add_flag
 from common.images import decode
 from common.predict import predict
 from common.processes import set_up_cpu
@@ -71,9 +73,7 @@ def make_parser():
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0], allow_abbrev=False)
     add_model_flags(parser)
 
-    def add(flag, help_text, **options):
-        parser.add_argument(f'-{flag}', f'--{flag}', dest=flag, help=help_text, **options)
-
+    add = partial(add_flag, parser)
     add('host', 'address to listen on, default 127.0.0.1: this machine only', default='127.0.0.1',
         metavar='ADDRESS')
     add('port', 'default 8000; 0 takes a free one', type=int, default=8000, metavar='N')
@@ -176,7 +176,7 @@ class Service:
     def __init__(self, model):
         self.model = model
         self.classifier = as_classifier(model)
-        self.preprocessing = Preprocessing.of(model.config)
+        self.preprocessing = self.classifier.preprocessing
         self.heads = [cell.attn.num_heads for cell in model.cells()]
         self.thread = ThreadPoolExecutor(1)
         self.turn = asyncio.Lock()

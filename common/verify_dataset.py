@@ -22,11 +22,13 @@ import sys
 import warnings
 from concurrent.futures import ProcessPoolExecutor
 from concurrent.futures.process import BrokenProcessPool
+from functools import partial
 
 import numpy as np
 from tqdm import tqdm
 
 from common.errors import InputError, one_line
+from common.flags import add_flag, check_least
 from common.folders import folder_labels, read_flat_val, read_folder
 from common.images import load_image
 from common.lists import read_list
@@ -217,9 +219,7 @@ def main(argv=None):
     parser = argparse.ArgumentParser(allow_abbrev=False, description=__doc__,
                                      formatter_class=argparse.RawDescriptionHelpFormatter)
 
-    def add(flag, help_text, **options):
-        parser.add_argument(f'-{flag}', f'--{flag}', dest=flag, help=help_text, **options)
-
+    add = partial(add_flag, parser)
     parser.add_argument('path', metavar='PATH', help='folder of the data set')
     add('decode', 'decode every image', action='store_true')
     add('workers', 'processes that decode; default: one for each core', type=int, metavar='N')
@@ -230,9 +230,7 @@ def main(argv=None):
     add('ids', 'with -val_labels: classes of the numbers there', metavar='FILE')
     args = parser.parse_args(argv)
     try:
-        for flag in ('workers', 'num_classes'):
-            if getattr(args, flag) is not None and getattr(args, flag) < 1:
-                raise InputError(f'-{flag}: got {getattr(args, flag)}, expected at least 1')
+        check_least(args, workers=1, num_classes=1)
         if args.write:
             write_lists(args.path, args.val_labels, args.ids, args.force)
         elif args.force or args.val_labels or args.ids:

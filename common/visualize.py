@@ -41,6 +41,7 @@ from common.curves import draw
 from common.datasets import get_dataset
 from common.erasing import build_erasing
 from common.errors import InputError, errors_of_a_tool
+from common.flags import add_flag, check_least
 from common.loader import Batches, Normalize, get_dataloader
 from common.processes import set_up_cpu
 from common.zoo import key_limits, model_config
@@ -55,38 +56,36 @@ def make_parser():
 
     def tool(name, help_text):
         found = tools.add_parser(name, help=help_text, description=help_text, allow_abbrev=False)
-        add(found, 'output', f'PNG file, or a folder for it; default {name}.png',
-            default=f'{name}.png', metavar='PATH')
+        add_flag(found, 'output', f'PNG file, or a folder for it; default {name}.png',
+                 default=f'{name}.png', metavar='PATH')
         return found
-
-    def add(parser, flag, help_text, **options):
-        parser.add_argument(f'-{flag}', f'--{flag}', dest=flag, help=help_text, **options)
 
     attention = tool('attention', 'what a layer looks at in images, and the attention rollout')
     windows = tool('windows', 'the windows that each head has learned, over images')
     for one in (attention, windows):
         one.add_argument('images', nargs='+', metavar='IMAGE', help='image file, or a folder')
         add_model_flags(one)
-        add(one, 'query', 'row and column in pixels of what the model sees: for this place only',
-            metavar='ROW,COLUMN')
-    add(attention, 'layer', 'from 0, negative from the end; default -1', type=int, default=-1,
-        metavar='N')
-    add(attention, 'head', 'one head only; default their mean, and each', type=int, metavar='N')
-    add(windows, 'layer', 'default the last one with several windows', type=int, metavar='N')
+        add_flag(one, 'query', 'row and column in pixels of what the model sees: for this place '
+                 'only', metavar='ROW,COLUMN')
+    add_flag(attention, 'layer', 'from 0, negative from the end; default -1', type=int, default=-1,
+             metavar='N')
+    add_flag(attention, 'head', 'one head only; default their mean, and each', type=int,
+             metavar='N')
+    add_flag(windows, 'layer', 'default the last one with several windows', type=int, metavar='N')
 
     add_model_flags(tool('embedding', 'filters of the first layer, and position embeddings'))
 
     augment = tool('augment', 'a batch of training samples as the training sees them')
-    add(augment, 'cfg', 'name of a model, or a yaml file', required=True, metavar='NAME')
-    add(augment, 'dataset', 'as in training', metavar='NAME')
-    add(augment, 'data_path', 'as in training', metavar='FOLDER')
-    add(augment, 'class_names', 'as in training', metavar='FILE')
-    add(augment, 'image_size', 'as in training', type=int, metavar='N')
-    add(augment, 'batch_size', 'images, default 32; the first batch of such a training', type=int,
-        default=32, metavar='N')
-    add(augment, 'epoch', 'of the training, default 1', type=int, default=1, metavar='N')
-    add(augment, 'o', 'a key of the config, e.g. SEED=1; several are possible', action='append',
-        metavar='KEY=VALUE')
+    add_flag(augment, 'cfg', 'name of a model, or a yaml file', required=True, metavar='NAME')
+    add_flag(augment, 'dataset', 'as in training', metavar='NAME')
+    add_flag(augment, 'data_path', 'as in training', metavar='FOLDER')
+    add_flag(augment, 'class_names', 'as in training', metavar='FILE')
+    add_flag(augment, 'image_size', 'as in training', type=int, metavar='N')
+    add_flag(augment, 'batch_size', 'images, default 32; the first batch of such a training',
+             type=int, default=32, metavar='N')
+    add_flag(augment, 'epoch', 'of the training, default 1', type=int, default=1, metavar='N')
+    add_flag(augment, 'o', 'a key of the config, e.g. SEED=1; several are possible',
+             action='append', metavar='KEY=VALUE')
 
     curves = tool('curves', 'loss and accuracy of a run, or of several runs in one picture')
     curves.add_argument('runs', nargs='+', metavar='RUN', help="a run's folder")
@@ -314,8 +313,7 @@ def filter_components(model):
 
 def draw_augment(args):
     output = Output(args.output)
-    if args.epoch < 1:
-        raise InputError(f'-epoch: got {args.epoch}, expected at least 1')
+    check_least(args, epoch=1)
     config = model_config(args.cfg)
     config = update_config(config, args, *key_limits(config))
     dataset = get_dataset(config)

@@ -15,11 +15,12 @@ import os
 import signal
 import sys
 import traceback
+from collections import deque
 
 import numpy as np
 
 from common.errors import RunError, one_line
-from common.processes import end_with_parent
+from common.processes import end_of, end_with_parent
 
 AHEAD = 2  # batches that each worker makes ahead
 ALIGNMENT = 64
@@ -58,26 +59,22 @@ class Workers:
         Raises:
             RunError: a worker has died, is stuck, or the function has raised an error.
         """
-        tasks, count = iter(tasks), len(self.workers)
-        sent = 0
-        done = False
+        tasks = iter(tasks)
+        waiting = deque()  # the workers that have tasks, in the tasks' order
         try:
-            for task in itertools.islice(tasks, AHEAD * count):
-                self.workers[sent % count].send(task)
-                sent += 1
-            for number in itertools.count():
-                if number == sent:
-                    break
-                worker = self.workers[number % count]
+            for worker, task in zip(AHEAD * self.workers, tasks, strict=False):
+                worker.send(task)
+                waiting.append(worker)
+            while waiting:
+                worker = waiting.popleft()
                 result = worker.receive(self.timeout)
-                for task in itertools.islice(tasks, 1):  # to the same one, as sent - number says
+                for task in itertools.islice(tasks, 1):
                     worker.send(task)
-                    sent += 1
+                    waiting.append(worker)
                 yield result
-            done = True
-        finally:
-            if not done:
-                self.close()
+        except BaseException:
+            self.close()
+            raise
 
     def close(self):
         """Ends the processes."""
@@ -96,7 +93,7 @@ class Worker:
     def __init__(self, function):
         context = multiprocessing.get_context('fork')
         self.slots = [Slot() for _ in range(AHEAD + 1)]
-        self.sent = self.received = 0
+        self.next_slot = itertools.cycle(self.slots)
         self.connection, theirs = context.Pipe()
         self.process = context.Process(target=serve, args=(function, theirs, self.slots),
                                        daemon=True)
@@ -112,7 +109,6 @@ class Worker:
     def send(self, task):
         with contextlib.suppress(OSError):  # it has died; `receive` says so
             self.connection.send(task)
-        self.sent += 1
 
     def receive(self, timeout):
         try:
@@ -129,8 +125,7 @@ class Worker:
         if isinstance(answer, str):
             print(answer, file=sys.stderr, end='')
             raise RunError(f'loader: an error in a worker: {answer.splitlines()[-1]}')
-        self.received += 1
-        return self.slots[(self.received - 1) % len(self.slots)].read(answer)
+        return next(self.next_slot).read(answer)
 
     def close(self):
         if self.process:
@@ -139,13 +134,6 @@ class Worker:
         self.connection.close()
         for slot in self.slots:
             slot.close()
-
-
-def end_of(exitcode):
-    if exitcode is not None and exitcode < 0:
-        with contextlib.suppress(ValueError):
-            return signal.Signals(-exitcode).name
-    return f'exit code {exitcode}'
 
 
 def serve(function, connection, slots):

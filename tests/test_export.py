@@ -11,7 +11,7 @@ import pytest
 from paddle import nn
 from PIL import Image
 
-from common import export, predict, runtimes
+from common import export, predict, processes
 from common.apis import Eager, Preprocessing, inference_model
 from common.checkpoint import write_atomically
 from common.export import (
@@ -304,7 +304,7 @@ def test_runtimes_that_do_not_fit(exported, tmp_path, monkeypatch):
     assert "runtime: got 'torch', expected one of eager" in refusal(runtime_of, model, 'torch')
     assert "format: got 'torch'" in refusal(export_model, model, tmp_path, 'torch')
     (tmp_path / 'cpuinfo').write_text('flags\t\t: fpu avx2 avx512f\n')
-    monkeypatch.setattr(runtimes, 'CPU_INFO', tmp_path / 'cpuinfo')
+    monkeypatch.setattr(processes, 'CPU_INFO', tmp_path / 'cpuinfo')
     assert 'this CPU does not multiply bfloat16' in refusal(load_exported, folder, 'paddle-bf16')
 
 

@@ -24,7 +24,7 @@ import pytest
 from PIL import Image
 
 from common import serve
-from common.apis import inference_model, init_model, pixel_batches
+from common.apis import Preprocessing, inference_model, init_model, pixel_batches
 from common.attention_maps import attention_maps
 from common.convert import save
 from common.zoo import create_model
@@ -196,7 +196,7 @@ def test_classes_are_those_of_the_python_interface(server, model):
 
 def test_maps_are_those_of_attention_maps(server, model):
     content, image = picture(32, 32)
-    pixels, _ = next(pixel_batches(serve.Preprocessing.of(model.config), [image], 1))
+    pixels, _ = next(pixel_batches(Preprocessing.of(model.config), [image], 1))
     expected = attention_maps(model, pixels, layer=1)                     # [4, 4, 4]
     for head, maps in (('all', expected), ('mean', expected.mean(axis=0, keepdims=True)),
                        ('2', expected[2:3]), ('-1', expected[3:])):
@@ -221,7 +221,7 @@ def test_model_and_description(server):
 @pytest.mark.smoke
 def test_box_is_what_the_preprocessing_leaves():
     """A white box on black, as large as is said, is all white to the model."""
-    preprocessing = serve.Preprocessing([32, 48], 0.8, 'bilinear', [0] * 3, [1] * 3)
+    preprocessing = Preprocessing([32, 48], 0.8, 'bilinear', [0] * 3, [1] * 3)
     for width, height in ((400, 300), (300, 400), (900, 300)):
         left, top, across, down = serve.seen_box(preprocessing, width, height)
         pixels = np.zeros((height, width, 3), np.uint8)
@@ -710,7 +710,7 @@ def test_picture_that_is_dropped_on_the_page_G2(server, model, browser, tmp_path
     assert browser.value('document.title') == 'What does vit_digits see?'  # no script has run
 
     # the map: its lightest place is the largest value, but for the rounding of colours
-    pixels, _ = next(pixel_batches(serve.Preprocessing.of(model.config), [image], 1))
+    pixels, _ = next(pixel_batches(Preprocessing.of(model.config), [image], 1))
     for layer, head in ((3, 'mean'), (2, 'mean'), (2, 1)):
         if layer == 2 and head == 'mean':
             browser.value("document.getElementById('layer').focus()")
