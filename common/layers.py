@@ -9,11 +9,11 @@ import math
 import paddle
 import paddle.nn.functional as F
 from paddle import nn
-from paddle.autograd import PyLayer
 from paddle.distributed.fleet.utils import recompute
 from paddle.nn.initializer import Constant, Normal, Orthogonal, Uniform
 
 from common.errors import InputError
+from common.fast_layers import Conv2D, LayerNorm, Linear
 
 # what extract_feat of every family can give
 FEATURE_TYPES = ('raw', 'featmap', 'cls_token', 'avg_featmap')
@@ -56,97 +56,6 @@ class DropPath(nn.Layer):
 
     def extra_repr(self):
         return f'p={self.p}'
-
-
-class Linear(nn.Linear):
-    """x W + b over the last axis, on a CPU by the operations that Paddle has fast ones for.
-
-    Forward, the bias goes into the product (addmm). Backward, Paddle sums the bias's gradient over
-    the rows forty times as slowly as a product with ones does. Equal to nn.Linear but for rounding;
-    that is what graphs and GPUs get, and everything with `plain`.
-    """
-
-    plain = False
-
-    def forward(self, x):
-        if self.plain or self.bias is None or not on_cpu(x):
-            return F.linear(x, self.weight, self.bias)
-        if paddle.is_grad_enabled():
-            return LinearFunction.apply(x, self.weight, self.bias)
-        return add_product(x, self.weight, self.bias)
-
-
-def add_product(x, weight, bias):
-    """[..., C], [C, D], [D] -> [..., D]"""
-    rows = paddle.addmm(bias.unsqueeze(0), x.reshape([-1, x.shape[-1]]), weight)
-    return rows.reshape([*x.shape[:-1], rows.shape[-1]])
-
-
-class LinearFunction(PyLayer):
-    """See Linear."""
-
-    @staticmethod
-    def forward(ctx, x, weight, bias):
-        ctx.save_for_backward(x, weight)
-        ctx.needs = [not tensor.stop_gradient for tensor in (x, weight, bias)]
-        return add_product(x, weight, bias)
-
-    @staticmethod
-    def backward(ctx, gradient):
-        x, weight = ctx.saved_tensor()
-        rows = gradient.reshape([-1, gradient.shape[-1]])                  # [M, D]
-        inputs = x.reshape([-1, x.shape[-1]])                              # [M, C]
-        of_x = of_weight = of_bias = None
-        if ctx.needs[0]:
-            of_x = paddle.matmul(rows, weight, transpose_y=True).reshape(x.shape)
-        if ctx.needs[1]:
-            of_weight = paddle.matmul(inputs, rows, transpose_x=True)
-        if ctx.needs[2]:
-            ones = paddle.ones([1, rows.shape[0]], rows.dtype)
-            of_bias = paddle.matmul(ones, rows).reshape([-1])
-        return of_x, of_weight, of_bias
-
-
-class Conv2D(nn.Conv2D):
-    """A convolution, whose bias is added on a CPU by the operator of BatchNorm.
-
-    Paddle's sum with [1, C, 1, 1] takes fifteen to sixty times as long, and its gradient ten times.
-    Equal to nn.Conv2D, which graphs and GPUs get, and everything with `plain`.
-    """
-
-    plain = False
-
-    def forward(self, x):
-        fast = self.bias is not None and on_cpu(x) and not self.plain
-        x = F.conv2d(x, self.weight, None if fast else self.bias, self._stride, self._padding,
-                     self._dilation, self._groups)
-        return AddToChannels.apply(x, self.bias) if fast else x
-
-
-class AddToChannels(PyLayer):
-    """[B, C, H, W] + [C]; see Conv2D."""
-
-    @staticmethod
-    def forward(ctx, x, bias):
-        ctx.needs = [not tensor.stop_gradient for tensor in (x, bias)]
-        one = paddle.ones_like(bias)
-        epsilon = 1e-9  # Paddle's smallest; mean 0, variance and weight 1 leave x as it is
-        return F.batch_norm(x, paddle.zeros_like(bias), one - epsilon, one, bias, epsilon=epsilon)
-
-    @staticmethod
-    def backward(ctx, gradient):
-        of_bias = None
-        if ctx.needs[1]:  # two products with ones, for the same reason as in LinearFunction
-            B, C, H, W = gradient.shape
-            sums = paddle.matmul(paddle.ones([1, B], gradient.dtype), gradient.reshape([B, -1]))
-            of_bias = paddle.matmul(sums.reshape([C, H * W]),
-                                    paddle.ones([H * W, 1], gradient.dtype)).reshape([C])
-        return gradient if ctx.needs[0] else None, of_bias
-
-
-def on_cpu(x):
-    """Whether x is a tensor in the CPU's memory, not a variable of a graph."""
-    return paddle.in_dynamic_mode() and x.place.is_cpu_place()
 
 
 class Mlp(nn.Layer):
@@ -435,11 +344,11 @@ class PerformerTokens(nn.Layer):
 
     def __init__(self, dim, out_dim, dropout=0.1):
         super().__init__()
-        self.norm1 = nn.LayerNorm(dim, epsilon=1e-5)
+        self.norm1 = LayerNorm(dim, epsilon=1e-5)
         self.kqv = Linear(dim, 3 * out_dim)
         self.proj = Linear(out_dim, out_dim)
         self.dropout = Dropout(dropout)
-        self.norm2 = nn.LayerNorm(out_dim, epsilon=1e-5)
+        self.norm2 = LayerNorm(out_dim, epsilon=1e-5)
         self.mlp = nn.Sequential(Linear(out_dim, out_dim), nn.GELU(),
                                  Linear(out_dim, out_dim), Dropout(dropout))
         self.num_features = out_dim // 2

@@ -10,6 +10,8 @@ import numpy as np
 import paddle
 from paddle import nn
 
+from common.fast_layers import Fast
+
 
 def count_parameters(model):
     """All numbers of all parameters, frozen ones too; not the running statistics of BatchNorm,
@@ -56,6 +58,7 @@ class Counter(contextlib.ExitStack):
                 hook = layer.register_forward_post_hook(self.convolution)
                 self.callback(hook.remove)
         self.replace(paddle, 'matmul', self.matmul(paddle.matmul))
+        self.replace(Fast, 'plain', True)  # no products in the place of other operations
         return self
 
     def replace(self, owner, name, function):
@@ -72,7 +75,7 @@ class Counter(contextlib.ExitStack):
 
     def convolution(self, layer, inputs, output):
         # [out, in / groups, kh, kw] once for each place of the result
-        places = output.shape[0] * output.shape[2] * output.shape[3]
+        places = math.prod(output.shape) // layer.weight.shape[0]
         self.total += places * math.prod(layer.weight.shape)
 
     def matmul(self, product):

@@ -4,7 +4,15 @@ import paddle
 import pytest
 from paddle import nn
 
-from common.layers import Conv2D, Linear, recompute_cells
+from common.conditional_position import TILE, ConditionalPosition
+from common.fast_layers import (
+    Conv2D,
+    Fast,
+    LayerNorm,
+    Linear,
+    mean_rows,
+)
+from common.layers import recompute_cells
 from common.processes import set_up_mkl
 from common.zoo import create_model
 
@@ -14,10 +22,18 @@ pytestmark = pytest.mark.smoke
 @pytest.fixture
 def plain(monkeypatch):
     """A function that switches the plain forms on."""
-    def switch():
-        for layer in (Linear, Conv2D):
-            monkeypatch.setattr(layer, 'plain', True)
-    return switch
+    return lambda: monkeypatch.setattr(Fast, 'plain', True)
+
+
+class Call(nn.Layer):
+    """A function, or a layer with more arguments, as a layer."""
+
+    def __init__(self, function, *arguments):
+        super().__init__()
+        self.function, self.arguments = function, arguments
+
+    def forward(self, x):
+        return self.function(x, *self.arguments)
 
 
 def values_and_gradients(layer, x, weight):
@@ -47,6 +63,9 @@ def assert_equal_but_for_rounding(found, expected, dtype):
     (lambda: Conv2D(6, 12, 3, 1, 2, dilation=2, groups=3), (2, 6, 9, 7), (2, 12, 9, 7)),
     (lambda: Conv2D(6, 6, 7, 1, 3, groups=6), (1, 6, 5, 5), (1, 6, 5, 5)),
     (lambda: Conv2D(6, 8, 1, bias_attr=False), (2, 6, 4, 4), (2, 8, 4, 4)),
+    (lambda: LayerNorm(12), (5, 12), (5, 12)),
+    (lambda: LayerNorm(12, epsilon=1e-3), (2, 3, 4, 12), (2, 3, 4, 12)),
+    (lambda: Call(mean_rows), (2, 7, 12), (2, 12)),
 ])
 def test_values_and_gradients_are_the_plain_layer_s(make, shape, out, dtype, plain):
     random = np.random.default_rng(0)
@@ -64,9 +83,41 @@ def test_values_and_gradients_are_the_plain_layer_s(make, shape, out, dtype, pla
     assert_equal_but_for_rounding([in_evaluation], expected[:1], dtype)
 
 
+@pytest.mark.parametrize('dtype', ['float32', 'float64'])
+@pytest.mark.parametrize('h, w', [(TILE - 1, TILE), (TILE, 2 * TILE), (2 * TILE + 3, TILE + 1),
+                                  (1, 5), (2, 2), (3 * TILE + 1, 1)])
+@pytest.mark.parametrize('channels, kernel', [(3, 7), (4, 3)])
+def test_position_embedding_is_a_depthwise_convolution(h, w, channels, kernel, dtype, plain,
+                                                       monkeypatch):
+    random = np.random.default_rng(0)
+    layer = ConditionalPosition(channels, kernel)
+    layer.to(dtype=dtype)
+    for parameter in layer.parameters():
+        parameter.set_value(random.standard_normal(parameter.shape).astype(dtype))
+    x, weight = (random.standard_normal((2, h * w, channels)).astype(dtype) for _ in range(2))
+    call = Call(layer, h, w)
+    found = values_and_gradients(call, x, weight)
+    for name, value in (('LARGE', 1), ('CHANNELS', 2)):  # the last part of three channels is one
+        monkeypatch.setattr(f'common.conditional_position.{name}', value)
+    in_parts = values_and_gradients(call, x, weight)
+    with paddle.no_grad():
+        in_evaluation = call(paddle.to_tensor(x)).numpy()
+    plain()
+    expected = values_and_gradients(call, x, weight)
+    assert_equal_but_for_rounding(found, expected, dtype)
+    assert_equal_but_for_rounding(in_parts, expected, dtype)
+    assert_equal_but_for_rounding([in_evaluation], expected[:1], dtype)
+    convolution = nn.functional.conv2d(
+        paddle.to_tensor(x.transpose(0, 2, 1).reshape(2, channels, h, w)), layer.weight, layer.bias,
+        padding=kernel // 2, groups=channels).numpy()
+    assert_equal_but_for_rounding(
+        found[:1], [x + convolution.reshape(2, channels, -1).transpose(0, 2, 1)], dtype)
+
+
+@pytest.mark.parametrize('make', [lambda: Linear(4, 4), lambda: LayerNorm(4)])
 @pytest.mark.parametrize('frozen', ['x', 'weight', 'bias'])
-def test_what_is_frozen_gets_no_gradient(frozen):
-    layer = Linear(4, 3)
+def test_what_is_frozen_gets_no_gradient(frozen, make):
+    layer = make()
     x = paddle.randn([2, 4])
     parts = {'x': x, 'weight': layer.weight, 'bias': layer.bias}
     for name, part in parts.items():
@@ -105,14 +156,29 @@ def test_model_s_gradients_are_the_plain_layers(name, recompute, plain, float64)
         assert np.abs(found[key] - value).max() <= 1e-11 * scale, key
 
 
+@pytest.mark.parametrize('make, shape', [
+    (lambda: nn.Sequential(Conv2D(3, 4, 2, 2), nn.Flatten(), Linear(16, 5), LayerNorm(5)),
+     (2, 3, 4, 4)),
+    (lambda: create_model('vit_digits', DROPPATH=0.0), (2, 3, 32, 32))])
+def test_they_may_be_in_code_that_is_made_static_by_pieces(make, shape):
+    model = make()
+    random = np.random.default_rng(0)
+    x, weight = (random.standard_normal(size).astype('float32') for size in (shape, (1, 1)))
+    expected = values_and_gradients(model, x, weight)
+    found = values_and_gradients(paddle.jit.to_static(model, full_graph=False), x, weight)
+    assert_equal_but_for_rounding(found, expected, 'float32')
+
+
 def test_graph_has_the_plain_operations(tmp_path):
     """Paddle Inference and ONNX fuse those."""
-    model = nn.Sequential(Conv2D(3, 4, 2, 2), nn.Flatten(), Linear(16, 5))
+    model = nn.Sequential(Conv2D(3, 4, 2, 2), nn.Flatten(), Linear(16, 5), LayerNorm(5))
     graph = paddle.jit.to_static(model, full_graph=True,
                                  input_spec=[paddle.static.InputSpec([None, 3, 4, 4])])
     text = str(graph.forward.concrete_program.main_program)
-    assert 'conv2d' in text and 'matmul' in text
-    assert 'batch_norm' not in text and 'addmm' not in text and 'py_layer' not in text
+    for name in ('conv2d', 'matmul', 'layer_norm'):
+        assert name in text, name
+    for name in ('batch_norm', 'addmm', 'py_layer'):
+        assert name not in text, name
 
 
 def test_mkl_is_told_only_on_amd_and_never_against_the_user(monkeypatch):

@@ -14,9 +14,9 @@ from paddle import nn
 
 from common.dialects import Dialect
 from common.errors import InputError
+from common.fast_layers import Conv2D, LayerNorm
 from common.layers import (
     Attention,
-    Conv2D,
     Dropout,
     DropPath,
     Mlp,
@@ -213,10 +213,10 @@ class TransformerLayer(nn.Layer):
     def __init__(self, embed_dim, num_heads, attn_head_size, qkv_bias, mlp_ratio,
                  dropout, attention_dropout, drop_path):
         super().__init__()
-        self.attn_norm = nn.LayerNorm(embed_dim, epsilon=NORM_EPS)
+        self.attn_norm = LayerNorm(embed_dim, epsilon=NORM_EPS)
         self.attn = Attention(embed_dim, num_heads, qkv_bias, dropout, attention_dropout,
                               head_dim=attn_head_size, out_name='out')
-        self.mlp_norm = nn.LayerNorm(embed_dim, epsilon=NORM_EPS)
+        self.mlp_norm = LayerNorm(embed_dim, epsilon=NORM_EPS)
         self.mlp = Mlp(embed_dim, int(embed_dim * mlp_ratio), dropout)
         self.drop_path = DropPath(drop_path)
 
@@ -235,7 +235,7 @@ class Encoder(nn.Layer):
             TransformerLayer(embed_dim, num_heads, attn_head_size, qkv_bias, mlp_ratio,
                              dropout, attention_dropout, rate)
             for rate in drop_path_rates(drop_path, depth)])
-        self.encoder_norm = nn.LayerNorm(embed_dim, epsilon=NORM_EPS)
+        self.encoder_norm = LayerNorm(embed_dim, epsilon=NORM_EPS)
 
     def forward(self, x):
         for layer in self.layers:

@@ -15,10 +15,10 @@ from paddle import nn
 
 from common.dialects import Dialect
 from common.errors import InputError
+from common.fast_layers import Conv2D, LayerNorm
 from common.layers import (
     PRM,
     Attention,
-    Conv2D,
     DropPath,
     Mlp,
     PerformerTokens,
@@ -114,10 +114,10 @@ class NormalCell(nn.Layer):
                  attention_dropout, drop_path):
         super().__init__()
         hidden = int(dim * mlp_ratio)
-        self.norm1 = nn.LayerNorm(dim, epsilon=1e-6)
+        self.norm1 = LayerNorm(dim, epsilon=1e-6)
         self.attn = Attention(dim, num_heads, qkv_bias, dropout, attention_dropout)
         self.drop_path = DropPath(drop_path)
-        self.norm2 = nn.LayerNorm(dim, epsilon=1e-6)
+        self.norm2 = LayerNorm(dim, epsilon=1e-6)
         self.mlp = Mlp(dim, hidden, dropout)
         layers = [Conv2D(dim, hidden, 3, 1, 1, groups=group), nn.BatchNorm2D(hidden), nn.Silu(),
                   Conv2D(hidden, dim, 3, 1, 1, groups=group)]
@@ -199,7 +199,7 @@ class ViTAE(StagedModel):
         self.layers = nn.LayerList(stages)
         self.num_features = token_dims[-1]
         if self.num_prefix_tokens:
-            self.fc_norm = nn.LayerNorm(self.num_features, epsilon=1e-6)
+            self.fc_norm = LayerNorm(self.num_features, epsilon=1e-6)
         self.num_classes = num_classes
         self.head = nn.Linear(self.num_features, num_classes) if num_classes else None
         init_weights(self)

@@ -15,7 +15,8 @@ from paddle import nn
 
 from common.dialects import Dialect
 from common.errors import InputError
-from common.layers import Conv2D, DropPath, Mlp, drop_path_rates, init_layers, to_pair, to_tokens
+from common.fast_layers import Conv2D, LayerNorm
+from common.layers import DropPath, Mlp, drop_path_rates, init_layers, to_pair, to_tokens
 from common.staged import StagedModel
 from common.windows import WindowAttention, missing, pad_map, window_partition, window_reverse
 from common.zoo import load_family_file
@@ -88,7 +89,7 @@ class SwinBlock(nn.Layer):
     def __init__(self, dim, num_heads, kind, window_size, shift, mlp_ratio, dropout,
                  attention_dropout, drop_path):
         super().__init__()
-        self.norm1 = nn.LayerNorm(dim, epsilon=1e-5)
+        self.norm1 = LayerNorm(dim, epsilon=1e-5)
         self.pos = cells.make_position(kind, dim)
         if kind == 'vsa':
             self.attn = cells.TokenVSA(dim, num_heads, window_size, dropout=dropout,
@@ -97,7 +98,7 @@ class SwinBlock(nn.Layer):
             self.attn = ShiftedWindowAttention(dim, num_heads, window_size, shift, dropout,
                                                attention_dropout)
         self.drop_path = DropPath(drop_path)
-        self.norm2 = nn.LayerNorm(dim, epsilon=1e-5)
+        self.norm2 = LayerNorm(dim, epsilon=1e-5)
         self.mlp = Mlp(dim, int(dim * mlp_ratio), dropout)
 
     def attention_input(self, x, h, w):
@@ -117,7 +118,7 @@ class PatchMerging(nn.Layer):
 
     def __init__(self, dim):
         super().__init__()
-        self.norm = nn.LayerNorm(4 * dim, epsilon=1e-5)
+        self.norm = LayerNorm(4 * dim, epsilon=1e-5)
         self.reduction = nn.Linear(4 * dim, 2 * dim, bias_attr=False)
 
     def forward(self, x, h, w):
@@ -134,7 +135,7 @@ class PatchEmbed(nn.Layer):
     def __init__(self, patch_size, in_channels, dim):
         super().__init__()
         self.proj = Conv2D(in_channels, dim, patch_size, patch_size)
-        self.norm = nn.LayerNorm(dim, epsilon=1e-5)
+        self.norm = LayerNorm(dim, epsilon=1e-5)
 
     def forward(self, x):
         return self.norm(to_tokens(self.proj(x)))
@@ -192,7 +193,7 @@ class Swin(StagedModel):
                 None if last else PatchMerging(dims[index])))
         self.layers = nn.LayerList(stages)
         self.num_features = dims[-1]
-        self.norm = nn.LayerNorm(self.num_features, epsilon=1e-5)
+        self.norm = LayerNorm(self.num_features, epsilon=1e-5)
         self.num_classes = num_classes
         self.head = nn.Linear(self.num_features, num_classes) if num_classes else None
         init_weights(self)

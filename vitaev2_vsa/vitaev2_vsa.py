@@ -13,12 +13,13 @@ import math
 import paddle
 from paddle import nn
 
+from common.conditional_position import ConditionalPosition
 from common.dialects import Dialect
 from common.errors import InputError
+from common.fast_layers import Conv2D, LayerNorm
 from common.layers import (
     PRM,
     Attention,
-    Conv2D,
     DropPath,
     Mlp,
     drop_path_rates,
@@ -127,12 +128,12 @@ def make_pcm(channels, strides, group, key='MODEL.GROUPS'):
 
 def make_position(kind, dim):
     """The conditional position embedding of VSA, a depthwise convolution; None for the others."""
-    return Conv2D(dim, dim, 7, 1, 3, groups=dim) if kind == 'vsa' else None
+    return ConditionalPosition(dim, 7) if kind == 'vsa' else None
 
 
-def with_position(convolution, x, h, w):
+def with_position(position, x, h, w):
     """x [B, h * w, C] plus its conditional position embedding, if there is one."""
-    return x if convolution is None else x + to_tokens(convolution(to_map(x, h, w)))
+    return x if position is None else position(x, h, w)
 
 
 class ReductionCell(nn.Layer):
@@ -155,7 +156,7 @@ class ReductionCell(nn.Layer):
         if any(width % num_heads for width in widths):
             raise InputError(f'MODEL.REDUCTION_HEADS: got {num_heads}, expected a divisor of the '
                              f'{" and the ".join(map(str, widths))} channels')
-        self.norm1 = nn.LayerNorm(dim, epsilon=1e-5)
+        self.norm1 = LayerNorm(dim, epsilon=1e-5)
         self.pos = make_position(kind, dim)
         if kind == 'transformer':
             self.attn = FullAttention(dim, num_heads, False, out_dim=token_dim, value_skip=True)
@@ -163,7 +164,7 @@ class ReductionCell(nn.Layer):
             self.attn = TokenWindowAttention(dim, num_heads, window_size, token_dim)
         else:
             self.attn = TokenVSA(dim, num_heads, window_size, token_dim)
-        self.norm2 = nn.LayerNorm(token_dim, epsilon=1e-5)
+        self.norm2 = LayerNorm(token_dim, epsilon=1e-5)
         self.mlp = Mlp(token_dim, int(token_dim * mlp_ratio))
 
     def forward(self, x):
@@ -185,7 +186,7 @@ class NormalCell(nn.Layer):
                  attention_dropout, drop_path):
         super().__init__()
         hidden = int(dim * mlp_ratio)
-        self.norm1 = nn.LayerNorm(dim, epsilon=1e-6)
+        self.norm1 = LayerNorm(dim, epsilon=1e-6)
         self.pos = make_position(kind, dim)
         if kind == 'transformer':
             self.attn = FullAttention(dim, num_heads, qkv_bias, dropout, attention_dropout)
@@ -196,7 +197,7 @@ class NormalCell(nn.Layer):
             self.attn = TokenVSA(dim, num_heads, window_size, dropout=dropout,
                                  attention_dropout=attention_dropout)
         self.drop_path = DropPath(drop_path)
-        self.norm2 = nn.LayerNorm(dim, epsilon=1e-6)
+        self.norm2 = LayerNorm(dim, epsilon=1e-6)
         self.mlp = Mlp(dim, hidden, dropout)
         self.PCM = make_pcm((dim, hidden, dim, dim), (1, 1, 1), group)
 

@@ -24,8 +24,12 @@ from paddle import nn
 from paddle.nn.initializer import Uniform
 
 from common.errors import InputError
+from common.fast_layers import Linear, mean_rows
 from common.layers import Dropout, normal_
 from common.windows import add_bias, add_bias_table, missing, pad_map, relative_position_bias
+
+# How many numbers are gathered at a time: what fits a cache.
+GATHERED = 1 << 20
 
 
 class Windows(NamedTuple):
@@ -37,7 +41,7 @@ class Windows(NamedTuple):
     scale: paddle.Tensor   # of the side to the default window's, negative if mirrored
 
 
-class Pointwise(nn.Linear):
+class Pointwise(Linear):
     """A 1x1 convolution on a channels-last map; starts as PyTorch's convolutions do."""
 
     def __init__(self, in_channels, out_channels):
@@ -53,7 +57,7 @@ class Pointwise(nn.Linear):
         """[..., in] -> [..., out], in the type of x: the regression stays in float32 at O2."""
         if self.weight.dtype == x.dtype:
             # not super().forward: to_static of Paddle 2.6 does not know super()
-            return F.linear(x, self.weight, self.bias)
+            return Linear.forward(self, x)
         return F.linear(x, self.weight.astype(x.dtype), self.bias.astype(x.dtype))
 
 
@@ -150,8 +154,8 @@ class VSAWindowAttention(nn.Layer):
                     0, missing(H, s), 0, missing(W, s))
         _, padded_h, padded_w, _ = x.shape
         nh, nw = padded_h // s, padded_w // s
-        x = x.reshape([-1, s, padded_w * C]).mean(axis=1)                  # [B * nh, nw * s * C]
-        x = x.reshape([-1, s, C]).mean(axis=1)                             # [B * nW, C]
+        x = mean_rows(x.reshape([-1, s, padded_w * C]))                    # [B * nh, nw * s * C]
+        x = mean_rows(x.reshape([-1, s, C]))                               # [B * nW, C]
         # LeakyReLU in two parts: Paddle2ONNX writes a wrong slope for the operator
         x = F.relu(x) - 0.01 * F.relu(-x)
         with full_precision():
@@ -233,7 +237,8 @@ def gather_samples(features, columns, rows, H, W):
     Returns:
         [B * nW * n * s * s, D]
     """
-    B, _, _, n, s = columns.shape
+    B, nh, nw, n, s = columns.shape
+    D = features.shape[1]
     head = paddle.arange(n, dtype='int32').reshape([n, 1, 1])
     first = paddle.arange(B, dtype='int32').reshape([B, 1, 1, 1, 1, 1]) * H
     x, weight_x = neighbours(columns, W)                                   # [B, nh, nw, n, s, 2]
@@ -241,9 +246,12 @@ def gather_samples(features, columns, rows, H, W):
     x, y = x * n + head, (first + y) * (W * n)
     index = y.reshape([-1, s, 1, 2, 1]) + x.reshape([-1, 1, s, 1, 2])      # [B nW n, s, s, 2, 2]
     weight = weight_y.reshape([-1, s, 1, 2, 1]) * weight_x.reshape([-1, 1, s, 1, 2])
-    values = paddle.gather(features, index.reshape([-1])).reshape([-1, 4, features.shape[1]])
-    weight = weight.reshape([-1, 1, 4]).astype(values.dtype)
-    return paddle.bmm(weight, values)                                      # [B nW n s s, 1, D]
+    index, weight = index.reshape([-1]), weight.reshape([-1, 1, 4]).astype(features.dtype)
+    count = max(1, GATHERED // (4 * D))
+    samples = [paddle.bmm(weight[i:i + count],
+                          paddle.gather(features, index[4 * i:4 * (i + count)]).reshape([-1, 4, D]))
+               for i in range(0, len(weight), count)]
+    return samples[0] if len(samples) == 1 else paddle.concat(samples)     # [B nW n s s, 1, D]
 
 
 def neighbours(place, side):
