@@ -151,6 +151,17 @@ class Exported(Classifier):
         raise NotImplementedError
 
 
+# Passes over a graph in which Paddle 3.3 with oneDNN makes mistakes. No time is lost without them.
+WRONG_PASSES = (
+    # merges a reshape into the transpose before it, also where that has more axes than the result
+    'operator_reshape_onednn_fuse_pass',
+    # applies the factor of a sum of integers to one of the terms only
+    'operator_scale_onednn_fuse_pass',
+    # overwrites what oneDNN computed, where another operator still needs it
+    'inplace_pass',
+)
+
+
 class PaddleInference(Exported):
     """Paddle's predictor, on Paddle's device; on a CPU with oneDNN, which fuses most operators.
 
@@ -193,9 +204,8 @@ class PaddleInference(Exported):
         config.set_cpu_math_library_num_threads(self.threads)
         config.enable_mkldnn()
         if graph.endswith('.json'):
-            # This pass merges a reshape into the transpose before it, also where the transpose has
-            # more axes than the result: a mistake of Paddle 3.3, and no time is lost without it.
-            config.delete_pass('operator_reshape_onednn_fuse_pass')
+            for name in WRONG_PASSES:
+                config.delete_pass(name)
         if precision == 'bf16':
             config.enable_mkldnn_bfloat16()
             if graph.endswith('.pdmodel'):

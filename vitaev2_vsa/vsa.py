@@ -74,8 +74,9 @@ class VSAWindowAttention(nn.Layer):
         out_dim: channels out, and of q, k and v; default dim.
         dropout: after the output projection, in [0, 1).
         attention_dropout: on the attention weights, in [0, 1).
-        sampling: auto | gather | grid_sample. 'gather' is the fast form of a CPU; 'grid_sample' is
-            Paddle's operator, for a GPU and for export. Both give the same up to rounding.
+        sampling: auto | gather | grid_sample. 'gather' is the fast form of a CPU, eager and
+            exported; 'grid_sample' is Paddle's operator, for a GPU. Both give the same up to
+            rounding. 'auto' looks at Paddle's device.
     """
 
     def __init__(self, dim, num_heads, window_size=7, out_dim=None, dropout=0.0,
@@ -203,12 +204,8 @@ class VSAWindowAttention(nn.Layer):
         """
         B, H, W, _ = kv.shape
         n, d = self.num_heads, self.out_dim // self.num_heads
-        dynamic = paddle.in_dynamic_mode()
-        fast = dynamic and paddle.get_device() == 'cpu' if self.sampling == 'auto' \
+        fast = paddle.get_device() == 'cpu' if self.sampling == 'auto' \
             else self.sampling == 'gather'
-        if fast and not dynamic:
-            raise InputError("VSA: sampling: got 'gather' in an exported graph, expected 'auto' or "
-                             "'grid_sample'")
         kv = kv.reshape([-1, 2, n, d])                                     # [B * H * W, 2, n, d]
         if fast:
             kv = kv.transpose([0, 2, 1, 3]).reshape([-1, 2 * d])           # [B * H * W * n, 2 d]
@@ -237,20 +234,28 @@ def gather_samples(features, columns, rows, H, W):
     Returns:
         [B * nW * n * s * s, D]
     """
-    B, nh, nw, n, s = columns.shape
-    D = features.shape[1]
+    n, s = columns.shape[3:]
     head = paddle.arange(n, dtype='int32').reshape([n, 1, 1])
-    first = paddle.arange(B, dtype='int32').reshape([B, 1, 1, 1, 1, 1]) * H
+    image = paddle.arange(paddle.shape(columns)[0], dtype='int32').reshape([-1, 1, 1, 1, 1, 1])
     x, weight_x = neighbours(columns, W)                                   # [B, nh, nw, n, s, 2]
     y, weight_y = neighbours(rows, H)
-    x, y = x * n + head, (first + y) * (W * n)
-    index = y.reshape([-1, s, 1, 2, 1]) + x.reshape([-1, 1, s, 1, 2])      # [B nW n, s, s, 2, 2]
-    weight = weight_y.reshape([-1, s, 1, 2, 1]) * weight_x.reshape([-1, 1, s, 1, 2])
-    index, weight = index.reshape([-1]), weight.reshape([-1, 1, 4]).astype(features.dtype)
-    count = max(1, GATHERED // (4 * D))
-    samples = [paddle.bmm(weight[i:i + count],
-                          paddle.gather(features, index[4 * i:4 * (i + count)]).reshape([-1, 4, D]))
-               for i in range(0, len(weight), count)]
+    # no factor after a sum: oneDNN's pass of Paddle 3.3 applies it to one of the terms only
+    y = (image * (H * W * n) + y * (W * n)).reshape([-1, 2 * s, 1])
+    x = (x * n + head).reshape([-1, 1, 2 * s])
+    weight = paddle.bmm(weight_y.reshape([-1, 2 * s, 1]), weight_x.reshape([-1, 1, 2 * s]))
+
+    def corners(pairs):
+        """[B nW n, 2 s, 2 s] -> [B nW n s s, 4], the neighbours of each sample together"""
+        pairs = pairs.reshape([-1, s, 2, s, 2]).transpose([0, 1, 3, 2, 4])
+        return pairs.reshape([-1, 4])
+
+    index = corners(y + x).unsqueeze(2)                                    # [B nW n s s, 4, 1]
+    weight = corners(weight).unsqueeze(1).astype(features.dtype)           # [B nW n s s, 1, 4]
+    if not paddle.in_dynamic_mode():
+        return paddle.bmm(weight, paddle.gather_nd(features, index))
+    step = max(1, GATHERED // (4 * features.shape[1]))
+    samples = [paddle.bmm(weight[i:i + step], paddle.gather_nd(features, index[i:i + step]))
+               for i in range(0, len(weight), step)]
     return samples[0] if len(samples) == 1 else paddle.concat(samples)     # [B nW n s s, 1, D]
 
 
