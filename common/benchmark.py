@@ -3,9 +3,10 @@
 python -m common.benchmark model NAME [NAME ...] [-image_size 224 [N ...]] [-batch_size 8 [N ...]]
     [-train | -engine] [-runtime eager paddle paddle-bf16 onnx] [-amp float16] [-json FILE]
 python -m common.benchmark peers NAME [-train]
+python -m common.benchmark memory NAME
 python -m common.benchmark data FOLDER [-images 512] [-image_size 224] [-batch_size 32]
     [-workers 0 1 2]
-each with [-rounds N]
+each but memory with [-rounds N]
 
 What is compared takes turns, so that a busy machine slows all of it; a ratio is the median of the
 rounds' ratios. Weights are random: they do not change the time. On a GPU a measurement ends when
@@ -13,13 +14,13 @@ the device is done, and a batch that does not fit is halved; on a CPU OMP_NUM_TH
 threads there are.
 
 -engine measures the training loop with its log and counters beside the bare step. `peers` compares
-a model with a textbook's (benchmark_peers.py), `data` the loader with other ways to read the files
+a model with a textbook's (benchmark_peers.py), `memory` both, and gradient checkpointing, by the
+peak memory of training (benchmark_memory.py), `data` the loader with other ways to read the files
 of FOLDER/train_list.txt (benchmark_data.py).
 """
 import argparse
 import itertools
 import json
-import resource
 import statistics
 import time
 
@@ -27,6 +28,7 @@ import paddle
 import paddle.nn.functional as F
 
 from common.benchmark_data import data_table
+from common.benchmark_memory import memory_table, peak_memory
 from common.benchmark_peers import peers_table
 from common.engine import train_one_epoch
 from common.errors import InputError, errors_of_a_tool
@@ -69,6 +71,11 @@ def make_parser():
     add_flag(peers, 'train', 'training steps instead of forward passes', action='store_true')
     add_flag(peers, 'rounds', 'measurements of each, default 5', type=int, default=5, metavar='N')
 
+    memory = tools.add_parser('memory', help='peak memory of training, beside a textbook\'s model')
+    memory.add_argument('name', metavar='NAME', help='a model of blocks that are all alike')
+    add_flag(memory, 'image_size', "pixels; default the model's own", type=int, metavar='N')
+    add_flag(memory, 'batch_size', 'images in a step, default 8', type=int, default=8, metavar='N')
+
     data = tools.add_parser('data', help='throughput of the training loader')
     data.add_argument('folder', metavar='FOLDER', help='folder with train_list.txt')
     add_flag(data, 'images', 'how many of its images are read, default 512', type=int, default=512,
@@ -91,8 +98,12 @@ def inference(model, images, amp=None):
     return step
 
 
-def training(model, images, amp=None):
-    """A function that runs one training step."""
+def training(model, images, amp=None, zero_gradients=False):
+    """A function that runs one training step.
+
+    zero_gradients: whether to keep the gradients' memory, filled with zeros, as Paddle does without
+        being told otherwise; the training loop frees it.
+    """
     model.train()
     optimizer = paddle.optimizer.AdamW(1e-4, parameters=model.parameters())
     labels = paddle.arange(images.shape[0]) % model.num_classes
@@ -102,7 +113,7 @@ def training(model, images, amp=None):
             loss = F.cross_entropy(model(images), labels)
         loss.backward()
         optimizer.step()
-        optimizer.clear_grad()
+        optimizer.clear_grad(set_to_zero=zero_gradients)
     return step
 
 
@@ -249,12 +260,10 @@ def environment():
     """What the figures depend on: {name: value}."""
     device = paddle.device.get_device()
     on_gpu = device.startswith('gpu')
-    peak = paddle.device.cuda.max_memory_allocated() if on_gpu \
-        else resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * 1024
     return {'paddle': paddle.__version__,
             'device': paddle.device.cuda.get_device_name() if on_gpu else 'cpu',
             'threads': core_count(),
-            'peak_memory_mb': peak / 2 ** 20}
+            'peak_memory_mb': peak_memory()}
 
 
 def main(argv=None):
@@ -267,7 +276,8 @@ def main(argv=None):
                              '-runtime paddle-bf16 is what is fast there')
         if not on_gpu:
             set_up_cpu()  # as the training program does
-        {'model': measure_models, 'peers': measure_peers, 'data': measure_data}[args.tool](args)
+        {'model': measure_models, 'peers': measure_peers, 'memory': measure_memory,
+         'data': measure_data}[args.tool](args)
 
 
 def measure_models(args):
@@ -290,6 +300,10 @@ def measure_models(args):
 def measure_peers(args):
     print(peers_table(args.name, args.image_size, args.batch_size,
                       training if args.train else inference, measure, args.rounds))
+
+
+def measure_memory(args):
+    print(memory_table(args.name, args.image_size, args.batch_size, training))
 
 
 def measure_data(args):

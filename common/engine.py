@@ -72,7 +72,7 @@ def train_one_epoch(model, batches, criterion, optimizer, schedule, precision, *
                 raise InputError(f'epoch {epoch}, step {step + 1}: got {skipped} steps in a row '
                                  f'with a gradient that is not finite, expected at most '
                                  f'TRAIN.MAX_SKIPPED {max_skipped}')
-            optimizer.clear_grad()
+            optimizer.clear_grad(set_to_zero=False)
         else:
             skipped = 0
             update(optimizer, parameters, grad_clip, precision)
@@ -128,7 +128,7 @@ def update(optimizer, parameters, grad_clip, precision):
         scaler.update()
     else:
         optimizer.step()
-    optimizer.clear_grad()
+    optimizer.clear_grad(set_to_zero=False)
 
 
 @paddle.no_grad()

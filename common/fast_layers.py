@@ -37,11 +37,18 @@ class Linear(Fast, nn.Linear):
     the rows forty times as slowly as a product with ones does.
     """
 
-    def forward(self, x):
+    def forward(self, x, activation=None):
+        """[..., C] -> [..., D]
+
+        activation: applied to x first. In training on a CPU it is not kept, but computed again in
+            the backward pass.
+        """
+        if self.bias is not None and is_fast(self) and paddle.is_grad_enabled():
+            return LinearFunction.apply(x, self.weight, self.bias, activation)
+        if activation is not None:
+            x = activation(x)
         if self.bias is None or not is_fast(self):
             return F.linear(x, self.weight, self.bias)
-        if paddle.is_grad_enabled():
-            return LinearFunction.apply(x, self.weight, self.bias)
         return add_product(x, self.weight, self.bias)
 
 
@@ -56,20 +63,30 @@ class LinearFunction(PyLayer):
     """See Linear."""
 
     @staticmethod
-    def forward(ctx, x, weight, bias):
+    def forward(ctx, x, weight, bias, activation):
         ctx.save_for_backward(x, weight)
         ctx.needs = [not tensor.stop_gradient for tensor in (x, weight, bias)]
-        return add_product(x, weight, bias)
+        ctx.activation = activation
+        return add_product(x if activation is None else activation(x), weight, bias)
 
     @staticmethod
     def backward(ctx, gradient):
         x, weight = ctx.saved_tensor()
+        activated = x
+        if ctx.activation is not None:
+            x = x.detach()
+            x.stop_gradient = False
+            with paddle.enable_grad():
+                activated = ctx.activation(x)
         rows = gradient.reshape([-1, gradient.shape[-1]])                  # [M, D]
-        inputs = x.reshape([-1, x.shape[-1]])                              # [M, C]
         of_x = of_weight = of_bias = None
         if ctx.needs[0]:
             of_x = paddle.matmul(rows, weight, transpose_y=True).reshape(x.shape)
+            if ctx.activation is not None:
+                paddle.autograd.backward([activated], [of_x])
+                of_x = x.grad
         if ctx.needs[1]:
+            inputs = activated.detach().reshape([-1, x.shape[-1]])         # [M, C]
             of_weight = paddle.matmul(inputs, rows, transpose_x=True)
         if ctx.needs[2]:
             of_bias = sum_rows(rows)

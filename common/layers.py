@@ -26,10 +26,11 @@ class Dropout(nn.Layer):
         super().__init__()
         self.p = check_probability('dropout', p)
 
+    def is_idle(self):
+        return not self.training or self.p == 0.0
+
     def forward(self, x):
-        if not self.training or self.p == 0.0:
-            return x
-        return F.dropout(x, self.p)
+        return x if self.is_idle() else F.dropout(x, self.p)
 
     def extra_repr(self):
         return f'p={self.p}'
@@ -71,8 +72,10 @@ class Mlp(nn.Layer):
         self.dropout = Dropout(dropout)
 
     def forward(self, x):
-        x = self.dropout(F.gelu(self.fc1(x)))  # [B, N, hidden]
-        return self.dropout(self.fc2(x))       # [B, N, C]
+        x = self.fc1(x)                                                    # [B, N, hidden]
+        if self.dropout.is_idle():
+            return self.fc2(x, F.gelu)                                     # [B, N, C]
+        return self.dropout(self.fc2(self.dropout(F.gelu(x))))
 
 
 def check_probability(what, p):

@@ -48,6 +48,16 @@ def test_model_beside_the_textbook_s(flags):
     assert rows == ['| textbook', '| textbook without strided views', '| vit_digits']
 
 
+def test_memory_beside_the_textbook_s():
+    code, out, err = run_script(['-m', 'common.benchmark', 'memory', 'vit_digits', '-batch_size',
+                                 '512'], folder='.')
+    assert code == 0, err
+    rows = [line.strip('| ').split(' | ') for line in out.strip().splitlines()[2:]]
+    assert [row[0] for row in rows] == ['textbook', 'own', 'own, recompute']
+    textbook, own, recompute = (float(row[1]) - float(row[3]) for row in rows)
+    assert recompute < own < textbook
+
+
 @pytest.mark.smoke
 def test_textbook_computes_what_the_model_computes():
     """With the same weights; else it would be no peer."""
