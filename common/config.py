@@ -147,6 +147,8 @@ def base_config():
     config.TRAIN.FREEZE = []
     # gradient checkpointing: blocks run again in the backward pass instead of keeping activations
     config.TRAIN.RECOMPUTE = False
+    # the forward and backward pass as a graph (paddle.jit.to_static); on a CPU slower than without
+    config.TRAIN.TO_STATIC = False
     # micro-batches that are summed before one optimiser step
     config.TRAIN.ACCUM_ITER = 1
     # steps in a row that are left out when a gradient is not finite; one more stops the run
@@ -437,6 +439,8 @@ FLAG_KEYS = {
 def check_together(config):
     """What no single key can say."""
     train = config.TRAIN
+    if train.TO_STATIC and train.RECOMPUTE:
+        raise InputError('TRAIN.TO_STATIC, TRAIN.RECOMPUTE: got both, expected one of them')
     if train.NUM_STEPS is train.WARMUP_STEPS is None and train.WARMUP_EPOCHS > train.NUM_EPOCHS:
         raise InputError(f'TRAIN.WARMUP_EPOCHS: got {train.WARMUP_EPOCHS}, expected at most '
                          f'TRAIN.NUM_EPOCHS {train.NUM_EPOCHS}')

@@ -14,6 +14,7 @@ from paddle.nn.initializer import Constant, Normal, Orthogonal, Uniform
 
 from common.errors import InputError
 from common.fast_layers import Conv2D, LayerNorm, Linear
+from common.flash_attention import flash_attention, has_flash_attention
 
 # what extract_feat of every family can give
 FEATURE_TYPES = ('raw', 'featmap', 'cls_token', 'avg_featmap')
@@ -290,25 +291,32 @@ class Attention(nn.Layer):
         self.attn_dropout = Dropout(attention_dropout)
         self.proj_dropout = Dropout(dropout)
 
-    def scores_and_values(self, x):
-        """[B, N, C] -> q k^T / sqrt(d) [B, n, N, N] and v [B, n, N, d]."""
-        B, N, _ = x.shape
-        qkv = self.qkv(x).reshape([B, N, 3, self.num_heads, self.head_dim])
+    def scores_and_values(self, qkv):
+        """[B, N, 3 * n * d] -> q k^T / sqrt(d) [B, n, N, N] and v [B, n, N, d]."""
+        B, N, _ = qkv.shape
+        qkv = qkv.reshape([B, N, 3, self.num_heads, self.head_dim])
         q, k, v = qkv.transpose([2, 0, 3, 1, 4]).unbind(0)                 # each [B, n, N, d]
         return paddle.matmul(q * self.head_dim ** -0.5, k, transpose_y=True), v
 
     def weights_and_values(self, x):
         """[B, N, C] -> softmax of the scores [B, n, N, N] and v [B, n, N, d]."""
-        scores, v = self.scores_and_values(x)
+        scores, v = self.scores_and_values(self.qkv(x))
         return F.softmax(scores, axis=-1), v
 
     def forward(self, x):
-        weights, v = self.weights_and_values(x)
-        return self.mix(weights, v)
+        qkv = self.qkv(x)                                                  # [B, N, 3 * n * d]
+        if has_flash_attention(qkv.dtype, self.head_dim):
+            dropout = 0.0 if self.attn_dropout.is_idle() else self.attn_dropout.p
+            return self.project(flash_attention(qkv, self.num_heads, dropout))
+        scores, v = self.scores_and_values(qkv)
+        return self.mix(F.softmax(scores, axis=-1), v)
 
     def mix(self, weights, v):
         """[B, n, N, N] and [B, n, N, d] -> [B, N, C]"""
-        x = merge_heads(paddle.matmul(self.attn_dropout(weights), v))      # [B, N, n * d]
+        return self.project(merge_heads(paddle.matmul(self.attn_dropout(weights), v)))
+
+    def project(self, x):
+        """[B, N, n * d] -> [B, N, C]"""
         return self.proj_dropout(getattr(self, self.out_name)(x))
 
 

@@ -331,6 +331,8 @@ def worker(config, device, folder, build_model, train_set, val_set):
     model, optimizer = precision.decorate(model, optimizer)
     if config.TRAIN.RECOMPUTE:
         recompute_cells(model)
+    if config.TRAIN.TO_STATIC:
+        model = paddle.jit.to_static(model, full_graph=True)
     ema = build_ema(config, model, sampler.global_batch)
     describe_training(log, config, model, sampler, schedule, ema)
     position = {'epoch': config.TRAIN.LAST_EPOCH, 'step': 0, 'sums': None, 'best': None,

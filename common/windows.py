@@ -108,7 +108,7 @@ class WindowAttention(Attention):
 
         regions: int [nW, s * s] or None; places of different numbers do not see each other.
         """
-        scores, v = self.scores_and_values(windows)
+        scores, v = self.scores_and_values(self.qkv(windows))
         if self.relative_position_bias_table is not None:
             scores = add_bias(scores, relative_position_bias(self).astype(scores.dtype))
         if regions is not None:

@@ -2,10 +2,10 @@
 
 python -m tests.gpu_check [-device cpu]
 
-Forward passes on the GPU beside the CPU's; short trainings on scikit-learn's digits in float32, and
-in float16 and bfloat16 at O1 and O2, by the real scripts; the same on all GPUs if there are
-several; the throughput table. Without a GPU it says so and its exit code is 0. `-device cpu` tries
-the checks themselves: mixed precision has no effect there.
+Forward passes on the GPU beside the CPU's; flash attention beside the plain one; short trainings on
+scikit-learn's digits in float32, and in float16 and bfloat16 at O1 and O2, by the real scripts; the
+same on all GPUs if there are several; the throughput table. Without a GPU it says so and its exit
+code is 0. `-device cpu` tries the checks themselves: mixed precision has no effect there.
 """
 import argparse
 import json
@@ -18,6 +18,8 @@ from pathlib import Path
 import numpy as np
 import paddle
 
+from common.fast_layers import Fast
+from common.flash_attention import has_flash_attention
 from common.zoo import create_model
 
 ROOT = Path(__file__).resolve().parent.parent
@@ -44,6 +46,29 @@ def forward(name, device):
     error = np.abs(model(paddle.to_tensor(images)).numpy() - expected).max()
     error /= np.abs(expected).max()
     return error < 5e-3, f'difference from the CPU {error:.1e}'  # TF32 has three digits
+
+
+def flash(dtype):
+    """A gradient through FlashAttention beside one through the plain attention, at O1."""
+    model = create_model('vit_small_patch16_224', DROPOUT=0.0, ATTENTION_DROPOUT=0.0, DROPPATH=0.0)
+    images = paddle.randn([4, 3, 224, 224])
+
+    def gradient(plain):
+        Fast.plain = plain
+        try:
+            with paddle.amp.auto_cast(dtype=dtype):
+                loss = (model(images).astype('float32') ** 2).mean()
+            loss.backward()
+        finally:
+            Fast.plain = False
+        found = model.encoder.layers[0].attn.qkv.weight.grad.numpy()
+        model.clear_gradients()
+        return found
+
+    found, expected = gradient(False), gradient(True)
+    error = np.abs(found - expected).max() / np.abs(expected).max()
+    used = has_flash_attention(getattr(paddle, dtype), 64)
+    return error < 0.05, f'{"" if used else "not on this device; "}gradients differ by {error:.1e}'
 
 
 def training(family, precision, device, gpus):
@@ -81,6 +106,8 @@ def checks(device):
     """(what, function) of each check; a function gives (whether it has passed, a text)."""
     for name in FAMILIES.values():
         yield f'{name}: forward pass', lambda name=name: forward(name, device)
+    for dtype in ('float16', 'bfloat16'):
+        yield f'flash attention, {dtype}', lambda dtype=dtype: flash(dtype)
     for precision in PRECISIONS:
         text = ' '.join(precision) if precision else 'float32'
         for family in FAMILIES if precision in (None, PRECISIONS[1], PRECISIONS[3]) else ['vit']:

@@ -142,6 +142,7 @@ def test_good_value_has_the_type_of_its_key(tmp_path, key, text, expected):
     {'o': ['TRAIN.WARMUP_EPOCHS=5', 'TRAIN.NUM_EPOCHS=4']},
     {'o': ['AUG.SCALE=[0.9, 0.1]']},
     {'o': ['AUG.RATIO=[2, 1]']},
+    {'o': ['TRAIN.TO_STATIC=True', 'TRAIN.RECOMPUTE=True']},
 ])
 def test_values_that_do_not_go_together_are_refused(flags):
     assert flags['o'][0].partition('=')[0] in refusal(lambda: with_flags(**flags))

@@ -56,6 +56,18 @@ def test_folders_with_names_and_a_share_of_each_class(tmp_path):
     assert code == 1 and 'got 2 class names, expected 3 (MODEL.NUM_CLASSES)' in err
 
 
+def test_training_as_a_graph_is_training(tmp_path, small_data):
+    flags = [f'-data_path={small_data}', '-o', 'TRAIN.EMA.DECAY=0.9', '-o', 'MODEL.DROPPATH=0.0',
+             '-o', 'MODEL.DROPOUT=0.0']
+    eager, graph = (train(tmp_path / str(static), *flags, '-o', f'TRAIN.TO_STATIC={static}')[0]
+                    for static in (False, True))
+    for line, other in zip(*((folder / 'metrics.jsonl').read_text().splitlines()
+                             for folder in (eager, graph)), strict=True):
+        line, other = json.loads(line), json.loads(other)
+        assert {'kind', 'epoch', 'loss'} <= line.keys() == other.keys()
+        assert other['loss'] == pytest.approx(line['loss'], rel=1e-4)
+
+
 @pytest.mark.smoke
 def test_real_labels_are_evaluated_beside_the_labels(tmp_path):
     """Image k has ReaL label k % 3 alone, 7 and 8 have none; the labels are all 5."""

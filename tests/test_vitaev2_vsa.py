@@ -160,7 +160,7 @@ def test_regions_mask_as_swin_s_mask_does(h, w, s, shift):
     mask = plain_mask(h, w, s, shift)
     windows = paddle.randn([3 * len(mask), s * s, 8])
     regions = paddle.to_tensor(shift_regions(h, w, s, shift))
-    scores, _ = layer.scores_and_values(windows)
+    scores, _ = layer.scores_and_values(layer.qkv(windows))
     scores = (scores + relative_position_bias(layer)).reshape([3, len(mask), 2, s * s, s * s])
     expected = F.softmax(scores + paddle.to_tensor(mask).unsqueeze(1), axis=-1)
     got, _ = layer.weights_and_values(windows, regions)

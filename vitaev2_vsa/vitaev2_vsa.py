@@ -60,9 +60,10 @@ class FullAttention(Attention):
 
     def forward(self, x, h, w):
         """[B, N, C] -> [B, N, out_dim]"""
+        if not self.value_skip:
+            return Attention.forward(self, x)  # to_static of Paddle 2.6 does not know super()
         weights, v = self.weights_and_values(x)
-        x = self.mix(weights, v)
-        return x + merge_heads(v) if self.value_skip else x
+        return self.mix(weights, v) + merge_heads(v)
 
 
 class TokenWindowAttention(WindowAttention):

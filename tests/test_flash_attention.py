@@ -1,0 +1,92 @@
+"""FlashAttention, by the form of it that Paddle runs on a CPU: equal to the plain attention.
+
+What a GPU has, and gives, is a part of `make gpu-check`.
+"""
+import numpy as np
+import paddle
+import pytest
+
+from common import flash_attention, layers
+from common.fast_layers import Fast
+from common.layers import Attention
+
+pytestmark = pytest.mark.smoke
+
+
+@pytest.fixture
+def used(monkeypatch):
+    """Switches it on; the list gets the dropout of each call."""
+    calls = []
+
+    def record(qkv, num_heads, dropout):
+        calls.append(dropout)
+        return flash_attention.flash_attention(qkv, num_heads, dropout)
+
+    monkeypatch.setattr(layers, 'flash_attention', record)
+    monkeypatch.setattr(layers, 'has_flash_attention', lambda dtype, head_dim: True)
+    return calls
+
+
+@pytest.mark.parametrize('options', [{}, {'head_dim': 6, 'out_dim': 10}, {'qkv_bias': False}])
+def test_values_and_gradients_are_the_plain_attention_s(options, request):
+    paddle.seed(0)
+    layer = Attention(12, 3, **options)
+    found = []
+    for turn in range(2):
+        if turn:
+            calls = request.getfixturevalue('used')
+        x = paddle.to_tensor(np.random.RandomState(1).standard_normal((2, 5, 12)).astype('float32'),
+                             stop_gradient=False)
+        y = layer(x)
+        (y ** 2).sum().backward()
+        found.append([y.numpy(), x.grad.numpy(), *(p.grad.numpy() for p in layer.parameters())])
+        layer.clear_gradients()
+    assert calls == [0.0]
+    for plain, own in zip(*found, strict=True):
+        np.testing.assert_allclose(own, plain, rtol=0, atol=2e-6 * np.abs(plain).max())
+
+
+def test_dropout_is_for_training_only(used):
+    layer = Attention(12, 3, attention_dropout=0.5)
+    x = paddle.randn([2, 5, 12])
+    layer(x)
+    layer.eval()
+    np.testing.assert_array_equal(layer(x).numpy(), layer(x).numpy())
+    assert used == [0.5, 0.0, 0.0]
+
+
+def test_attention_maps_do_without_it(used):
+    Attention(12, 3).weights_and_values(paddle.randn([2, 5, 12]))
+    assert used == []
+
+
+@pytest.mark.parametrize('device, dtype, head_dim, plain, expected', [
+    ('gpu:0', paddle.float16, 64, False, True), ('gpu:0', paddle.bfloat16, 64, False, True),
+    ('gpu:0', paddle.float32, 64, False, False), ('cpu', paddle.float16, 64, False, False),
+    ('gpu:0', paddle.float16, 12, False, False), ('gpu:0', paddle.float16, 264, False, False),
+    ('gpu:0', paddle.float16, 64, True, False)])
+def test_where_it_is_used(device, dtype, head_dim, plain, expected, monkeypatch):
+    monkeypatch.setattr(Fast, 'plain', plain)
+    for name, function in (('get_device', lambda: device), ('get_cuda_rng_state', list),
+                           ('set_cuda_rng_state', lambda state: None)):
+        monkeypatch.setattr(paddle, name, function)
+    monkeypatch.setattr(flash_attention, 'flash_attention', lambda *arguments: None)
+    flash_attention.works.cache_clear()
+    assert flash_attention.has_flash_attention(dtype, head_dim) == expected
+
+
+def test_gpu_without_it_gets_the_plain_attention(monkeypatch):
+    restored = []
+    for name, function in (('get_device', lambda: 'gpu:0'),
+                           ('get_cuda_rng_state', lambda: ['state']),
+                           ('set_cuda_rng_state', restored.append)):
+        monkeypatch.setattr(paddle, name, function)
+
+    def fail(*arguments):
+        raise RuntimeError('FlashAttention only supports Ampere GPUs or newer')
+
+    monkeypatch.setattr(flash_attention, 'flash_attention', fail)
+    flash_attention.works.cache_clear()
+    assert not flash_attention.has_flash_attention(paddle.float16, 64)
+    assert restored == [['state']]
+    flash_attention.works.cache_clear()
