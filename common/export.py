@@ -217,7 +217,7 @@ def read_pictures(preprocessing, images):
     for batch, errors in pixel_batches(preprocessing, list(images)[::step]):
         if any(errors):
             raise InputError(next(error for error in errors if error))
-        pixels.append(batch)
+        pixels.append(batch.copy())  # its memory is used again
     return np.concatenate(pixels)
 
 
