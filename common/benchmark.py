@@ -303,7 +303,7 @@ def measure_peers(args):
 
 
 def measure_memory(args):
-    print(memory_table(args.name, args.image_size, args.batch_size, training))
+    print(memory_table(args.name, args.image_size, args.batch_size, training, seconds))
 
 
 def measure_data(args):

@@ -1,7 +1,6 @@
 """Peak memory of training: what `python -m common.benchmark memory` measures."""
 import multiprocessing
 import resource
-import time
 from concurrent.futures import ProcessPoolExecutor
 
 import paddle
@@ -15,7 +14,7 @@ STEPS = 3
 KINDS = ('textbook', 'own', 'own, recompute')
 
 
-def memory_table(name, image_size, batch_size, make_step):
+def memory_table(name, image_size, batch_size, make_step, seconds):
     """Peak memory of a process that trains, and its time, as a markdown table: for a textbook's
     model, for this project's, and for that with gradient checkpointing (TRAIN.RECOMPUTE).
 
@@ -24,19 +23,20 @@ def memory_table(name, image_size, batch_size, make_step):
 
     Args:
         make_step: (model, images, zero_gradients) -> function that runs one training step.
+        seconds: function -> the time of its call.
     """
     lines = ['| | Peak MB | Ratio | Before the first step | Seconds a step |', '|---' * 5 + '|']
     first = None
     for kind in KINDS:
         with ProcessPoolExecutor(1, multiprocessing.get_context('spawn')) as processes:
-            before, peak, seconds = processes.submit(
-                train, kind, name, image_size, batch_size, make_step).result()
+            before, peak, time = processes.submit(
+                train, kind, name, image_size, batch_size, make_step, seconds).result()
         first = first or peak
-        lines.append(f'| {kind} | {peak:.0f} | {peak / first:.2f} | {before:.0f} | {seconds:.2f} |')
+        lines.append(f'| {kind} | {peak:.0f} | {peak / first:.2f} | {before:.0f} | {time:.2f} |')
     return '\n'.join(lines)
 
 
-def train(kind, name, image_size, batch_size, make_step):
+def train(kind, name, image_size, batch_size, make_step, seconds):
     """Trains a model for some steps: MB before the first step and at the peak, seconds a step."""
     if not paddle.device.get_device().startswith('gpu'):
         # Paddle's strided views, its default, need less memory in a textbook's model
@@ -49,11 +49,8 @@ def train(kind, name, image_size, batch_size, make_step):
     elif kind == 'own, recompute':
         recompute_cells(model)
     step = make_step(model, images, zero_gradients=kind == 'textbook')
-    before, times = peak_memory(), []
-    for _ in range(STEPS):
-        start = time.perf_counter()
-        step()
-        times.append(time.perf_counter() - start)
+    before = peak_memory()
+    times = [seconds(step) for _ in range(STEPS)]
     return before, peak_memory(), min(times)
 
 

@@ -1,8 +1,9 @@
 """FlashAttention (arXiv 2205.14135) on a GPU: attention that keeps no matrix of weights.
 
-Used by itself where it is there: in float16 or bfloat16 (at AMP), on a GPU, in eager mode. Not by
-attention maps, which need the weights; not by windows, whose bias it has no fast form for; not in
-exported graphs, which may run elsewhere; and not where Fast.plain is set.
+Used by itself where it is there: in float16 or bfloat16 (at AMP; with Paddle 2.6 at O2 only, since
+its linear layers give float32 at O1), on a GPU, in eager mode. Not by attention maps, which need
+the weights; not by windows, whose bias it has no fast form for; not in graphs, which may run
+elsewhere; and not where Fast.plain is set.
 """
 import functools
 
@@ -22,9 +23,9 @@ def has_flash_attention(dtype, head_dim):
 
 @functools.cache
 def works(dtype, head_dim):
-    """Whether this GPU and this Paddle have it, tried on a small example: it needs Ampere or newer,
-    and head_dim to be a multiple of 8, at most 256."""
-    if head_dim % 8 or head_dim > 256:
+    """Whether this GPU and this Paddle have it, tried on a small example: Paddle 2.6 raises if not,
+    Paddle 3 goes over to a slower form. head_dim must be a multiple of 8, at most 256."""
+    if head_dim % 8 or head_dim > 256 or not is_ampere():
         return False
     state = paddle.get_cuda_rng_state()  # a resumed run must draw what an unbroken one does
     try:
@@ -34,6 +35,11 @@ def works(dtype, head_dim):
     finally:
         paddle.set_cuda_rng_state(state)
     return True
+
+
+def is_ampere():
+    """Whether the GPU is of the Ampere generation or newer."""
+    return paddle.device.cuda.get_device_capability() >= (8, 0)
 
 
 def flash_attention(qkv, num_heads, dropout):

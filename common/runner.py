@@ -332,6 +332,10 @@ def worker(config, device, folder, build_model, train_set, val_set):
     if config.TRAIN.RECOMPUTE:
         recompute_cells(model)
     if config.TRAIN.TO_STATIC:
+        if precision.enabled and precision.dtype == 'bfloat16' \
+                and paddle.__version__.startswith('2.'):
+            raise InputError('TRAIN.TO_STATIC: Paddle 2.6 makes a float16 graph of a bfloat16 '
+                             'training; expected -o AMP_DTYPE=float16, or Paddle 3')
         model = paddle.jit.to_static(model, full_graph=True)
     ema = build_ema(config, model, sampler.global_batch)
     describe_training(log, config, model, sampler, schedule, ema)

@@ -71,8 +71,12 @@ def test_where_it_is_used(device, dtype, head_dim, plain, expected, monkeypatch)
                            ('set_cuda_rng_state', lambda state: None)):
         monkeypatch.setattr(paddle, name, function)
     monkeypatch.setattr(flash_attention, 'flash_attention', lambda *arguments: None)
-    flash_attention.works.cache_clear()
-    assert flash_attention.has_flash_attention(dtype, head_dim) == expected
+    for capability in ((7, 5), (8, 0)):
+        monkeypatch.setattr(paddle.device.cuda, 'get_device_capability',
+                            lambda capability=capability: capability)
+        flash_attention.works.cache_clear()
+        found = flash_attention.has_flash_attention(dtype, head_dim)
+        assert found == (expected and capability == (8, 0))
 
 
 def test_gpu_without_it_gets_the_plain_attention(monkeypatch):
@@ -81,6 +85,8 @@ def test_gpu_without_it_gets_the_plain_attention(monkeypatch):
                            ('get_cuda_rng_state', lambda: ['state']),
                            ('set_cuda_rng_state', restored.append)):
         monkeypatch.setattr(paddle, name, function)
+
+    monkeypatch.setattr(paddle.device.cuda, 'get_device_capability', lambda: (8, 6))
 
     def fail(*arguments):
         raise RuntimeError('FlashAttention only supports Ampere GPUs or newer')
