@@ -40,7 +40,8 @@ def train(kind, name, image_size, batch_size, make_step, seconds):
     """Trains a model for some steps: MB before the first step and at the peak, seconds a step."""
     if not paddle.device.get_device().startswith('gpu'):
         # Paddle's strided views, its default, need less memory in a textbook's model
-        set_up_mkl() if kind == 'textbook' else set_up_cpu()
+        set_up = set_up_mkl if kind == 'textbook' else set_up_cpu
+        set_up()
     model = create_model(name, image_size=image_size, dropout=0.0, attention_dropout=0.0,
                          droppath=0.0)
     images = paddle.randn([batch_size, 3, *to_pair(model.config.DATA.IMAGE_SIZE)])

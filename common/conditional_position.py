@@ -87,6 +87,7 @@ class Tiling:
     The places of a patch are those of the map and one more, whose value is 1, for the bias.
 
     Attributes:
+        patch, tile: p q + 1 and t u.
         inputs: int [n m (p q + 1)], the token of each place of each patch; h * w stands for the
             0 outside the map, h * w + 1 for the 1.
         outputs: int [n m t u], the same of the tiles.

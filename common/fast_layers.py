@@ -43,13 +43,12 @@ class Linear(Fast, nn.Linear):
         activation: applied to x first. In training on a CPU it is not kept, but computed again in
             the backward pass.
         """
-        if self.bias is not None and is_fast(self) and paddle.is_grad_enabled():
+        fast = self.bias is not None and is_fast(self)
+        if fast and paddle.is_grad_enabled():
             return LinearFunction.apply(x, self.weight, self.bias, activation)
         if activation is not None:
             x = activation(x)
-        if self.bias is None or not is_fast(self):
-            return F.linear(x, self.weight, self.bias)
-        return add_product(x, self.weight, self.bias)
+        return (add_product if fast else F.linear)(x, self.weight, self.bias)
 
 
 def add_product(x, weight, bias):
