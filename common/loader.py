@@ -7,6 +7,7 @@ and micro-batch a slice of that run.
 import json
 import logging
 import sys
+from collections import deque
 
 import cv2
 import numpy as np
@@ -221,6 +222,7 @@ class Batches:
         erasing: common.erasing.RandomErasing or None.
         seed: of the erased boxes' noise.
         max_bad: how many bad images (replaced by the data set) there may be in an epoch.
+        remembered: how many of the last batches `recent_indices` tells the images of.
 
     Iterating raises InputError at one bad image more.
 
@@ -229,20 +231,21 @@ class Batches:
         bad: error texts of this epoch, on this rank.
     """
 
-    def __init__(self, loader, normalize, erasing=None, seed=0, max_bad=0):
+    def __init__(self, loader, normalize, erasing=None, seed=0, max_bad=0, remembered=1):
         self.loader = loader
         self.normalize = normalize
         self.erasing = erasing
         self.seed = seed
         self.max_bad = max_bad
-        self.indices, self.taken = None, []
+        self.indices = None
+        self.recent = deque(maxlen=remembered)  # bounded: a run evaluates hundreds of times
         self.bad = []
 
     def __iter__(self):
         self.bad, last = [], None
         for images, target, boxes, place, errors in self.loader:
             epoch, first, *self.indices = place.tolist()
-            self.taken += self.indices
+            self.recent.append(self.indices)
             if epoch != last:
                 self.bad, last = [], epoch
             errors = json.loads(errors.tobytes())
@@ -258,10 +261,9 @@ class Batches:
                 images = self.erasing.erase(images, boxes)
             yield images, on_device(target)
 
-    def take_indices(self):
-        """The indices of all batches since the last call."""
-        taken, self.taken = self.taken, []
-        return taken
+    def recent_indices(self):
+        """The indices of the last `remembered` batches, in one list."""
+        return [index for indices in self.recent for index in indices]
 
     def name(self, index):
         return self.loader.dataset.images.name(index)

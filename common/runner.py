@@ -357,7 +357,7 @@ def worker(config, device, folder, build_model, train_set, val_set):
     if folder is not None and isinstance(train_set.images, Subset):
         write_names(os.path.join(folder, 'train_subset.txt'), train_set.images, log)
     batches = Batches(train_loader, normalize, train_set.erasing, config.SEED,
-                      config.DATA.MAX_BAD_IMAGES)
+                      config.DATA.MAX_BAD_IMAGES, remembered=config.TRAIN.ACCUM_ITER)
     keeper = Keeper(folder, config, train_set.class_names, data, log)
     with StopSignal() as signals:
         Trainer(config, dist.data_parallel(model), optimizer, schedule, precision, ema, batches,

@@ -98,7 +98,7 @@ class Trainer:
 
     def after_update(self, step, sums):
         """All ranks agree on what follows from this step: an error, the end, a checkpoint."""
-        self.recent.append((step, self.batches.take_indices()))
+        self.recent.append((step, self.batches.recent_indices()))
         due = dist.is_master() and self.is_due(step)
         broken, self.stop, self.due = self.agree(
             ~paddle.isfinite(sums[0]), self.signals.number is not None, due)

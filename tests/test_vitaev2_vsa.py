@@ -5,6 +5,7 @@ import numpy as np
 import paddle
 import paddle.nn.functional as F
 import pytest
+from paddle import nn
 
 from common.errors import InputError
 from common.optim import decayed_parameters
@@ -61,20 +62,28 @@ def test_any_size_also_in_training(kind, height, width):
         np.testing.assert_allclose(weights.numpy().sum(-1), 1, atol=1e-5)
 
 
+def biases_before_batch_norm(model):
+    """Their gradient is zero but for rounding: BatchNorm takes the mean away."""
+    return {f'{name}.{index}.bias' for name, layers in model.named_sublayers()
+            if isinstance(layers, nn.Sequential) for index in range(len(layers) - 1)
+            if isinstance(layers[index + 1], nn.BatchNorm2D)}
+
+
 @pytest.mark.parametrize('name', [*list_models('*v2_*'), *list_models('swin*')])
 def test_every_model_trains_a_step(name):
     paddle.seed(0)
     model = create_model(name, num_classes=10, image_size=64, droppath=0.0)
     optimizer = paddle.optimizer.SGD(1.0, parameters=model.parameters())
     parameters = {key: p for key, p in model.named_parameters() if not p.stop_gradient}
-    before = {key: p.numpy().copy() for key, p in parameters.items()}
     image, label = paddle.randn([2, 3, 64, 64]), paddle.to_tensor([1, 2])
     F.cross_entropy(model(image), label).backward()
     optimizer.step()
+    still = biases_before_batch_norm(model)
+    assert still <= parameters.keys()
     for key, parameter in parameters.items():
         assert np.isfinite(parameter.grad.numpy()).all(), key
         assert np.isfinite(parameter.numpy()).all(), key
-        assert not np.array_equal(parameter.numpy(), before[key]), key
+        assert key in still or parameter.grad.numpy().any(), key
 
 
 @pytest.mark.parametrize('name', ['vitaev2_window_s', 'vitaev2_vsa_s', 'swin_tiny'])

@@ -51,8 +51,24 @@ def steps(folder):
     return found
 
 
+def wait_for_saves(process, output, saves):
+    """Waits until a run has replaced its newest checkpoint so many times, or has ended."""
+    for _ in range(saves):
+        before = inode_of_last(output)
+        while inode_of_last(output) == before and process.poll() is None:
+            time.sleep(0.001)
+
+
+def inode_of_last(output):
+    return [file.stat().st_ino for file in output.glob(f'*/{LAST}')]
+
+
 def kill_and_go_on(family, data, output, kills, seed):
-    """Runs with -resume=auto that get SIGKILL at random times; the last one ends by itself."""
+    """Runs with -resume=auto that get SIGKILL at random times; the last one ends by itself.
+
+    The times are counted in checkpoints, with a random moment between two of them: on a fast
+    machine the run would else be over before most of the kills.
+    """
     rng = random.Random(seed)
     flags = ['-resume=auto', '-o', 'SAVE_STEPS=2', '-o', 'TRAIN.NUM_EPOCHS=12']
     last, in_training = 0, 0
@@ -61,10 +77,9 @@ def kill_and_go_on(family, data, output, kills, seed):
         for line in process.stdout:  # until it trains
             if 'weight decay' in line:
                 break
-        try:
-            process.wait(rng.uniform(0.0, 1.2))
-        except Exception:  # noqa: BLE001 - it is still running, as it should
-            in_training += 1
+        wait_for_saves(process, output, rng.randint(0, 2))
+        time.sleep(rng.uniform(0.0, 0.03))
+        in_training += process.poll() is None
         process.kill()
         process.communicate()
         if list(output.glob('*/*.pdparams')):
