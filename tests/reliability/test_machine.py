@@ -1,5 +1,6 @@
 """The machine over days: logs, memory, file descriptors, threads, folders, and other machines."""
 import errno
+import gc
 import io
 import os
 import signal
@@ -122,6 +123,7 @@ def test_nothing_is_kept_of_an_evaluated_image_M6(tmp_path, monkeypatch):
 
     def measured(self, epoch):
         real(self, epoch)
+        gc.collect()
         seen.append(tracemalloc.get_traced_memory()[0])
 
     monkeypatch.setattr(Trainer, 'finish_epoch', measured)
@@ -132,8 +134,8 @@ def test_nothing_is_kept_of_an_evaluated_image_M6(tmp_path, monkeypatch):
     finally:
         tracemalloc.stop()
     assert len(seen) == 7
-    bytes_an_image = slope(seen[2:]) / 2000
-    assert bytes_an_image < 8  # a number in a list takes as much, and a large one 28 more
+    # the median: what is made once, such as a cache, does not count
+    assert np.median(np.diff(seen)) / 2000 < 8  # a number in a list takes 8, a large one 28 more
 
 
 @pytest.mark.parametrize('workers', [0, pytest.param(2, marks=pytest.mark.long)])
