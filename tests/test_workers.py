@@ -83,21 +83,22 @@ def test_dead_worker_is_named_by_its_end_M1(number):
             os.kill(os.getpid(), number)
         return (np.array(task),)
 
-    workers = Workers(end_at_four, 2)
-    begin = time.monotonic()
-    with pytest.raises(RunError, match=number.name if number else 'exit code 7'):
+    workers = Workers(end_at_four, 2, timeout=100.0)
+    end = number.name if number else 'exit code 7'
+    # its end is noticed, not that nothing came for 100 s
+    with pytest.raises(RunError, match=f'a worker has died .{end}'):
         list(workers.run(range(9)))
-    assert time.monotonic() - begin < 5
 
 
 def test_stuck_worker_is_waited_for_and_no_longer_M1():
-    workers = Workers(lambda task: time.sleep(60 if task == 3 else 0.7) or (), 1, timeout=1.0)
+    """The first three tasks together take longer than the timeout, each of them does not."""
+    workers = Workers(lambda task: time.sleep(600 if task == 3 else 1.2) or (), 1, timeout=3.0)
     pids = [worker.process.pid for worker in workers.workers]
-    begin, seen = time.monotonic(), 0
-    with pytest.raises(RunError, match='no batch for 1.0 s'):
+    seen = 0
+    with pytest.raises(RunError, match='no batch for 3.0 s'):
         for _ in workers.run(range(9)):
             seen += 1
-    assert seen == 3 and time.monotonic() - begin < 6
+    assert seen == 3
     assert not any(os.path.exists(f'/proc/{pid}') for pid in pids)
 
 
