@@ -18,9 +18,10 @@ import numpy as np
 from PIL import Image
 from tqdm import tqdm
 
+from common.bounds import Budget, Refused
 from common.errors import InputError, one_line
 from common.lists import ImageList
-from common.safe_load import NAMES, BoundedStream, DataUnpickler, Refused
+from common.safe_load import DataUnpickler
 
 BASE_URL = 'https://www.cs.toronto.edu/~kriz/'
 MAX_UNPACKED, MAX_MEMBERS = 1 << 28, 100  # of an archive; the real ones have 186 MB, 9 members
@@ -36,6 +37,20 @@ LAYOUTS = {
         'cifar-100-python.tar.gz', 'eb9058c3a382ffc7106e4002c42a8d85', 'cifar-100-python',
         ['train'], ['test'], 'meta', 'fine_labels', 'fine_label_names', 100),
 }
+
+
+class BoundedStream:
+    """The first `size` bytes of a stream; a read beyond them is an error."""
+
+    def __init__(self, stream, size):
+        self.stream = stream
+        self.left = size
+
+    def read(self, size):
+        if size > self.left:
+            raise EOFError('the file ends too early')
+        self.left -= size
+        return self.stream.read(size)
 
 
 class CifarImages:
@@ -161,7 +176,7 @@ def open_members(archive, layout, wanted):
 def read_content(stream, size, where):
     """The dict of one file, its keys as text: Python 2 wrote strings, later copies have bytes."""
     try:
-        content = DataUnpickler(BoundedStream(stream, size), NAMES).load_operations()
+        content = DataUnpickler(stream, size, Budget(size)).load_operations()
         return {text_of(key): value for key, value in content.items()}
     except Exception as error:  # noqa: BLE001 - whatever a damaged program of opcodes runs into
         what = 'refused' if isinstance(error, Refused) else 'not a CIFAR file, or a damaged one'

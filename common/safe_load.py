@@ -4,54 +4,102 @@ unpickles.
 A pickle is a program: it may name any Python function and have it called, and `paddle.load` lets
 it. Here
 - the pure Python unpickler is used, cut down to the opcodes that Paddle, numpy and PyTorch write;
-- the few names that a file may mention stand for inert objects of this file, never for numpy's or
-  PyTorch's own: a forged array state would otherwise reach memory that is not its own;
-- sizes are bounded: what is read, how many operations, how many values;
-- arrays are made at the end, from bytes whose number is compared with the shape.
+- the few names that a file may mention (NAMES) stand for functions of this file, never for
+  numpy's or PyTorch's own: a forged array state would otherwise reach memory that is not its own;
+- names of training programs (INERT_NAMES, INERT_PACKAGES) stand for inert objects: whatever is
+  done with one gives itself, nothing is imported, and it is left out. An epoch_N.pth of
+  mmpretrain has such things beside its weights. All other names are refused: os, builtins,
+  subprocess, functools and so on have no business in a weight file, nor has what is in no list;
+- arrays are made at the end, from bytes whose number is compared with the shape;
+- time and memory are bounded by the file's size, see bounds.py.
 There is no fallback for a file that asks for more.
 """
 import hashlib
 import io
-import math
 import os
 import pickle
 import re
+import struct
+import sys
 from concurrent.futures import ThreadPoolExecutor
 
 import numpy as np
 
-from common.errors import InputError, one_line
+from common.bounds import MAX_NAME, Budget, Refused, check_key, check_shape, reading
+from common.errors import InputError, printable, shown
 
-MAX_OPERATIONS = 2_000_000
 MAX_DEPTH = 64
+MAX_ARGUMENTS = 100
+MAX_TEXT = 1 << 20  # longer texts are the arrays of protocol 2, which have no letters but Latin-1
 # What this project's own files have behind the pickle, before their sha256.
 CHECKSUM_MARK = b'\nsha256:'
-OPCODES = {getattr(pickle, name) for name in (
-    'PROTO', 'FRAME', 'STOP', 'MARK', 'NONE', 'NEWTRUE', 'NEWFALSE', 'INT', 'BININT', 'BININT1',
-    'BININT2', 'LONG', 'LONG1', 'FLOAT', 'BINFLOAT', 'STRING', 'BINSTRING', 'SHORT_BINSTRING',
-    'UNICODE', 'BINUNICODE', 'SHORT_BINUNICODE', 'BINUNICODE8', 'BINBYTES', 'SHORT_BINBYTES',
-    'BINBYTES8', 'EMPTY_TUPLE', 'TUPLE', 'TUPLE1', 'TUPLE2', 'TUPLE3', 'EMPTY_LIST', 'LIST',
-    'APPEND', 'APPENDS', 'EMPTY_DICT', 'DICT', 'SETITEM', 'SETITEMS', 'PUT', 'BINPUT',
-    'LONG_BINPUT', 'MEMOIZE', 'GET', 'BINGET', 'LONG_BINGET', 'GLOBAL', 'STACK_GLOBAL',
-    'REDUCE', 'BUILD', 'NEWOBJ', 'BINPERSID')}
+
+# The opcodes that may come, by the bytes that each costs at most (its object, its place on the
+# stack or in the memo); what depends on a length is paid by the functions below.
+COSTS = {
+    16: 'PROTO FRAME STOP NONE NEWTRUE NEWFALSE GET BINGET LONG_BINGET EMPTY_TUPLE BUILD APPENDS '
+        'GLOBAL STACK_GLOBAL',
+    48: 'INT BININT BININT1 BININT2 LONG LONG1 FLOAT BINFLOAT APPEND',
+    64: 'STRING BINSTRING SHORT_BINSTRING UNICODE BINUNICODE SHORT_BINUNICODE BINUNICODE8 BINBYTES '
+        'SHORT_BINBYTES BINBYTES8',
+    96: 'EMPTY_LIST EMPTY_DICT LIST TUPLE TUPLE1 TUPLE2 TUPLE3 MARK',
+    144: 'PUT BINPUT LONG_BINPUT MEMOIZE SETITEM SETITEMS DICT',
+    256: 'REDUCE NEWOBJ BINPERSID',
+}
 
 
-class Refused(pickle.UnpicklingError):
-    """The file asks for more than data."""
+
+def names_in(modules, names):
+    return {f'{module}.{name}' for module in modules.split() for name in names.split()}
+
+
+# Things of training programs that may lie beside the weights, and say nothing about them.
+INERT_NAMES = {
+    *names_in('argparse', 'Namespace'), *names_in('types', 'SimpleNamespace'),
+    *names_in('copyreg copy_reg', '_reconstructor'),
+    *names_in('datetime', 'date datetime time timedelta timezone'),
+    *names_in('pathlib pathlib._local', 'Path PosixPath WindowsPath PurePath PurePosixPath '
+                                        'PureWindowsPath'),
+    *names_in('builtins __builtin__', 'bool bytearray complex dict float frozenset int list long '
+                                      'object range set slice str type unicode xrange'),
+    *names_in('numpy torch', 'bool bool_ int8 int16 int32 int64 uint8 uint16 uint32 uint64 float16 '
+                             'float32 float64 complex64 complex128'),
+    *names_in('torch', 'device Generator bfloat16 half float double strided contiguous_format '
+                       'channels_last preserve_format'),
+}
+INERT_PACKAGES = (
+    'mmengine.', 'mmcv.', 'mmcls.', 'mmpretrain.', 'mmselfsup.', 'mmdet.', 'mmseg.', 'timm.',
+    'torchvision.', 'torchmetrics.', 'apex.', 'deepspeed.', 'fairscale.', 'accelerate.',
+    'transformers.', 'detectron2.', 'fvcore.', 'iopath.', 'yacs.', 'omegaconf.', 'addict.',
+    'easydict.', 'ml_collections.', 'pytorch_lightning.', 'lightning.', 'lightning_fabric.',
+    'lightning_utilities.', 'torch.nn.', 'torch.optim.', 'torch.amp.', 'torch.cuda.amp.',
+    'torch.distributed.', 'torch.utils.data.', 'numpy.random.', '__main__.')
 
 
 class Name:
-    """A function or class that a file may name; calling it makes data."""
+    """A function or class that a file may name; calling it makes data, by make(budget, ...)."""
 
     __slots__ = ('make',)
 
     def __init__(self, make=None):
         self.make = make
 
-    def __call__(self, *arguments):
+    def __call__(self, budget, arguments):
         if self.make is None:
             raise Refused('a call of what is a value')
-        return self.make(*arguments)
+        if len(arguments) > MAX_ARGUMENTS:
+            raise Refused(f'a call with {len(arguments)} arguments')
+        return self.make(budget, *arguments)
+
+
+class Inert:
+    """Stands for a class, function or object of a training program. What is called on it, taken
+    from it or put into it has no effect."""
+
+    __slots__ = ('name',)
+
+    def __init__(self, name):
+        self.name = name
 
 
 class ArrayRecord:
@@ -63,12 +111,12 @@ class ArrayRecord:
         self.state = None
 
     def array(self):
-        if not isinstance(self.state, tuple) or len(self.state) != 5:
+        if type(self.state) is not tuple or len(self.state) != 5:
             raise Refused('an array without data')
         _, shape, dtype, fortran_order, data = self.state
-        if not isinstance(dtype, DtypeRecord) or not isinstance(data, bytes):
+        if type(dtype) is not DtypeRecord or type(data) is not bytes:
             raise Refused('an array of objects, not of numbers')
-        return make_array(data, dtype.dtype(), shape, 'F' if fortran_order else 'C')
+        return make_array(data, dtype.dtype(), shape, 'F' if fortran_order is True else 'C')
 
 
 class DtypeRecord:
@@ -81,177 +129,269 @@ class DtypeRecord:
         self.state = None
 
     def dtype(self):
-        if not isinstance(self.code, str) or not re.fullmatch('[biufc][0-9]{1,2}', self.code):
-            raise Refused(f'an array of type {self.code!r}, expected numbers')
+        if type(self.code) is not str or not re.fullmatch('[biufc][0-9]{1,2}', self.code):
+            raise Refused(f'an array of type {shown(self.code)}, expected numbers')
         if self.state is None:
             return np.dtype(self.code)
         # (version, byte order, and what only types of several fields or of objects have)
-        if type(self.state) is not tuple or self.state[2:] != (None, None, None, -1, -1, 0) \
+        if type(self.state) is not tuple or len(self.state) != 8 \
+                or self.state[2:] != (None, None, None, -1, -1, 0) \
                 or self.state[:2] not in ((3, '<'), (3, '>'), (3, '|'), (3, '=')):
             raise Refused('an array of a type that numpy does not write for numbers')
         return np.dtype(self.state[1] + self.code)
 
 
-class Inert:
-    """An object of a class whose content does not matter here, e.g. argparse.Namespace."""
-
-    __slots__ = ('state',)
-
-
 def make_array(data, dtype, shape, order='C'):
-    """A numpy array from bytes; their number must be what the shape needs."""
-    if not isinstance(shape, tuple) or not all(type(n) is int and n >= 0 for n in shape):
-        raise Refused(f'an array of shape {shape!r}')
-    if math.prod(shape) * dtype.itemsize != len(data):
-        raise Refused(f'an array of shape {shape} with {len(data)} bytes of {dtype}')
+    """A numpy array, a view of bytes; their number must be what the shape needs."""
+    if check_shape(shape, dtype.itemsize) * dtype.itemsize != len(data):
+        raise Refused(f'an array of the shape {list(shape)} with {len(data)} bytes of {dtype}')
     return np.frombuffer(data, dtype).reshape(shape, order=order)
 
 
-def reconstruct(kind, shape, typecode):
+def reconstruct(budget, kind, shape, typecode):
     """numpy's array constructor, with the arguments that numpy writes."""
     if kind is not ND_ARRAY or shape != (0,) or typecode not in (b'b', 'b'):
-        raise Refused(f'an array constructor with arguments {shape}, {typecode}')
+        raise Refused('an array constructor with other arguments than numpy writes: '
+                      f'{shown(shape)}, {shown(typecode)}')
     return ArrayRecord()
 
 
-def encode(text, encoding='utf-8'):
+def encode(budget, text, encoding='utf-8'):
     """The bytes of an array in pickle protocol 2."""
-    if encoding != 'latin1' or not isinstance(text, str):
-        raise Refused(f'the text encoding {encoding!r}')
+    if encoding != 'latin1' or type(text) is not str:
+        raise Refused(f'the text encoding {shown(encoding)}')
+    budget.spend(len(text))
     return text.encode('latin1')
 
 
-def scalar(dtype, data):
-    """A numpy scalar."""
-    if not isinstance(dtype, DtypeRecord) or not isinstance(data, bytes):
+def scalar(budget, dtype, data):
+    """A numpy scalar, as Python's."""
+    if type(dtype) is not DtypeRecord or type(data) is not bytes:
         raise Refused('a numpy scalar of objects')
     return make_array(data, dtype.dtype(), ()).item()
 
 
+def items_of(budget, items):
+    """The items of a list or tuple, which a new one will hold."""
+    if type(items) not in (list, tuple):
+        raise Refused(f'a list of {shown(items)}')
+    budget.spend(8 * len(items))
+    return items
+
+
+def make_dict(budget, items=()):
+    """A dict of a dict or of pairs (an OrderedDict of Python 2)."""
+    pairs = items.items() if type(items) is dict else items_of(budget, items)
+    made = {}
+    for pair in pairs:
+        if type(pair) not in (list, tuple) or len(pair) != 2:
+            raise Refused('a dictionary of what are no pairs')
+        set_items(budget, made, pair)
+    return made
+
+
+def set_items(budget, target, items):
+    """Puts [key, value, key, value, ...] into a dict."""
+    budget.spend(160 + 52 * len(items))
+    for key, value in zip(items[::2], items[1::2], strict=True):
+        if type(key) is not Inert:
+            check_key(key)
+        target[key] = value
+
+
+def attribute(budget, thing, name):
+    """getattr, of inert things only: how pickle 2 names the methods of a class."""
+    if type(thing) is not Inert:
+        raise Refused('it asks for builtins.getattr, which is not data')
+    return thing
+
+
 ND_ARRAY = Name()
 NAMES = {
-    'collections.OrderedDict': Name(lambda items=(): dict(items)),
-    '__builtin__.bytes': Name(lambda: b''),  # an empty array in protocol 2
-    'builtins.tuple': Name(tuple),
-    '__builtin__.tuple': Name(tuple),
+    'collections.OrderedDict': Name(make_dict),
+    'collections.Counter': Name(make_dict),
+    'collections.defaultdict': Name(lambda budget, *_: {}),
+    'collections.deque': Name(lambda budget, items=(), *_: list(items_of(budget, items))),
+    '__builtin__.bytes': Name(lambda budget: b''),  # an empty array in protocol 2
+    'builtins.tuple': Name(lambda budget, items=(): tuple(items_of(budget, items))),
+    'builtins.getattr': Name(attribute),
     'numpy.ndarray': ND_ARRAY,
-    'numpy.dtype': Name(lambda code, *_: DtypeRecord(code)),
+    'numpy.dtype': Name(lambda budget, code, *_: DtypeRecord(code)),
     '_codecs.encode': Name(encode),
     **{f'numpy.{core}.multiarray.{name}': Name(make) for core in ('core', '_core')
        for name, make in (('_reconstruct', reconstruct), ('scalar', scalar))},
 }
+NAMES.update({f'__builtin__.{name}': NAMES[f'builtins.{name}'] for name in ('tuple', 'getattr')})
 
 
-class BoundedStream:
-    """A stream of `size` bytes that allocates nothing for bytes that are not there."""
-
-    def __init__(self, stream, size):
-        self.stream = stream
-        self.left = size
-
-    def read(self, size):
-        if size > self.left:
-            raise EOFError('the file ends too early')
-        self.left -= size
-        return self.stream.read(size)
-
-    def readline(self):
-        line = self.stream.readline(min(self.left, 1 << 16))
-        self.left -= len(line)
-        return line
+def paid(load):
+    """An operation of pickle's own that pushes a text, with that text paid for."""
+    def operation(self):
+        load(self)
+        self.budget.spend(sys.getsizeof(self.stack[-1]))
+    return operation
 
 
 class DataUnpickler(pickle._Unpickler):  # the pure Python one: its memo is a dict, not an array
-    """Unpickles records; `names` are the globals that a file may mention."""
+    """Unpickles records.
 
-    dispatch = {code[0]: pickle._Unpickler.dispatch[code[0]] for code in OPCODES}
+    Args:
+        stream: binary, at the start of the pickle; left at its end.
+        size: of the file in bytes; no more is read at a time.
+        budget: see bounds.py.
+        names: {'module.name': Name} that the pickle may mention.
+        persistent: persistent id -> object, or None if there may be none.
+    """
 
-    def __init__(self, stream, names, persistent=None):
+    def __init__(self, stream, size, budget, names=NAMES, persistent=None):
         super().__init__(stream, fix_imports=False, encoding='latin1')
-        self.names = names
-        self.persistent = persistent
-        self.operations = 0
+        self.stream, self.size, self.budget = stream, size, budget
+        self.names, self.persistent = names, persistent
+        self.inert = {}
+
+    def read(self, size):
+        """Exactly `size` bytes; no memory is asked for beyond the file's size."""
+        data = self.stream.read(size) if size <= self.size else b''
+        if len(data) < size:
+            raise EOFError('the file ends too early')
+        return data
+
+    def readline(self):
+        line = self.stream.readline(MAX_NAME)
+        if not line.endswith(b'\n'):
+            raise EOFError('a line without an end')
+        return line
 
     def find_class(self, module, name):
-        if f'{module}.{name}' not in self.names:
-            raise Refused(f'it asks for {module}.{name}, which is not data')
-        return self.names[f'{module}.{name}']
+        if len(module) + len(name) > MAX_NAME:
+            raise Refused(f'it asks for a name of {len(module) + len(name)} characters')
+        full = f'{module}.{name}'
+        if full in self.names:
+            return self.names[full]
+        if full not in INERT_NAMES and not full.startswith(INERT_PACKAGES):
+            raise Refused(f'it asks for {printable(full)}, which is not data')
+        if full not in self.inert:
+            self.budget.spend(sys.getsizeof(full) + 256)
+            self.inert[full] = Inert(full)
+        return self.inert[full]
 
     def persistent_load(self, pid):
         if self.persistent is None:
             raise Refused('it refers to an object outside of it')
         return self.persistent(pid)
 
+    def load_frame(self):
+        """FRAME: only says how much could be read ahead."""
+        if struct.unpack('<Q', self.read(8))[0] > self.size:
+            raise EOFError('the file ends too early')
+
+    def load_text(self, size):
+        data = self.read(size)
+        # One letter beyond Latin-1 (from the byte 0xC4 on) makes four bytes of each other one.
+        if size > MAX_TEXT and np.frombuffer(data, np.uint8).max() > 0xC3:
+            raise Refused(f'a text of {size} bytes')
+        text = str(data, 'utf-8', 'surrogatepass')
+        self.budget.spend(sys.getsizeof(text))
+        self.append(text)
+
+    def load_binunicode(self):
+        self.load_text(struct.unpack('<I', self.read(4))[0])
+
+    def load_binunicode8(self):
+        self.load_text(struct.unpack('<Q', self.read(8))[0])
+
+    def load_append(self):
+        self.extend([self.stack.pop()])
+
+    def load_appends(self):
+        self.extend(self.pop_mark())
+
+    def extend(self, items):
+        target = self.stack[-1]
+        if type(target) is list:
+            self.budget.spend(16 * len(items))
+            target.extend(items)
+        elif type(target) is not Inert:
+            raise Refused('items for what is no list')
+
+    def load_setitem(self):
+        value, key = self.stack.pop(), self.stack.pop()
+        self.set_items([key, value])
+
+    def load_setitems(self):
+        self.set_items(self.pop_mark())
+
+    def set_items(self, items):
+        target = self.stack[-1]
+        if type(target) is dict:
+            set_items(self.budget, target, items)
+        elif type(target) is not Inert:
+            raise Refused('items for what is no dictionary')
+
+    def load_dict(self):
+        items = self.pop_mark()
+        self.append({})
+        self.set_items(items)
+
     def load_build(self):
         """BUILD: sets the state of a record, and of nothing else."""
         state = self.stack.pop()
         target = self.stack[-1]
-        if type(target) in (ArrayRecord, DtypeRecord, Inert):
+        if type(target) in (ArrayRecord, DtypeRecord):
             target.state = state
-        elif type(target) is not dict:  # an OrderedDict's attributes do not matter
+        elif type(target) not in (dict, Inert):  # an OrderedDict's attributes do not matter
             raise Refused('a state for what has none')
 
-    dispatch[pickle.BUILD[0]] = load_build
-
     def load_reduce(self):
-        """REDUCE: calls a Name, and nothing else."""
+        """REDUCE, and NEWOBJ, which makes an object of a class: call a Name, and nothing else."""
         arguments = self.stack.pop()
         function = self.stack[-1]
-        if type(function) is not Name or type(arguments) is not tuple:
+        if type(arguments) is not tuple or type(function) not in (Name, Inert):
             raise Refused('a call of what is no function')
-        self.stack[-1] = function(*arguments)
-
-    # NEWOBJ: makes an object of a class; here the same as a call.
-    dispatch[pickle.REDUCE[0]] = dispatch[pickle.NEWOBJ[0]] = load_reduce
+        if type(function) is Name:
+            self.stack[-1] = function(self.budget, arguments)
 
     def load_operations(self):
-        """pickle's own loop, with a bound on the number of operations."""
-        self._unframer = pickle._Unframer(self._file_read, self._file_readline)
-        self.read = self._unframer.read
-        self.readinto = self._unframer.readinto
-        self.readline = self._unframer.readline
+        """The value that the pickle makes: pickle's own loop, with the budget."""
         self.metastack, self.stack, self.proto = [], [], 0
         self.append = self.stack.append
+        budget, next_byte = self.budget, self.stream.read
         try:
             while True:
-                key = self.read(1)
-                if not key:
-                    raise EOFError('the file ends too early')
-                self.operations += 1
-                if self.operations > MAX_OPERATIONS:
-                    raise Refused(f'it has more than {MAX_OPERATIONS} operations')
-                operation = self.dispatch.get(key[0])
-                if operation is None:
-                    raise Refused(f'the operation {key!r}')
+                key = next_byte(1)
+                if key not in OPERATIONS:
+                    raise Refused(f'the operation {key!r}') if key else EOFError(
+                        'the file ends too early')
+                operation, cost = OPERATIONS[key]
+                budget.steps -= 1
+                budget.left -= cost
+                if budget.left < 0 or budget.steps < 0:
+                    budget.spend(0)
+                    budget.step()
                 operation(self)
         except pickle._Stop as stop:
             return stop.value
 
 
-def unpickle(stream, size, file, names=NAMES, persistent=None):
-    """One pickle of a stream as nested dicts, lists, numbers, strings and records.
-
-    Args:
-        stream: binary, at the start of the pickle; left at its end.
-        size: bytes that may be read.
-        file: for messages.
-        names: {'module.name': Name} that the pickle may mention.
-        persistent: persistent id -> object, or None if there may be none.
-
-    Raises:
-        InputError: see load_pickle.
-    """
-    try:
-        return DataUnpickler(BoundedStream(stream, size), names, persistent).load_operations()
-    except Refused as error:
-        raise refused(file, error) from None
-    except Exception as error:  # noqa: BLE001 - whatever a damaged program of opcodes runs into
-        raise InputError(f'{file}: not a weight file, or a damaged one ({one_line(error)})'
-                         ) from None
+def operations():
+    """{opcode: (function, cost)}: pickle's own function, but where one is written above."""
+    own = {name: function for name, function in vars(DataUnpickler).items()
+           if name.startswith('load_')}
+    own['load_newobj'] = own['load_reduce']
+    table = {}
+    for cost, names in COSTS.items():
+        for name in names.split():
+            code = getattr(pickle, name)
+            function = pickle._Unpickler.dispatch[code[0]]
+            if function.__name__ in own:
+                function = own[function.__name__]
+            elif name in ('STRING', 'BINSTRING', 'SHORT_BINSTRING', 'UNICODE', 'SHORT_BINUNICODE'):
+                function = paid(function)
+            table[code] = (function, cost)
+    return table
 
 
-def refused(file, error):
-    return InputError(f'{file}: refused: {one_line(error)}; expected weights, which are data')
+OPERATIONS = operations()
 
 
 def load_pickle(file):
@@ -260,14 +400,17 @@ def load_pickle(file):
     Raises:
         InputError: the file is missing, not such a pickle, damaged, or asks for more than data.
     """
-    if not os.path.isfile(file):
-        raise InputError(f'{file}: no such weight file')
-    with open(file, 'rb') as stream:
-        size = check_checksum(stream, os.path.getsize(file), file)
-        content = unpickle(stream, size, file)
-        if stream.tell() != size:
-            raise InputError(f'{file}: damaged: there are bytes after the end of the data')
-    return plain(content, file)
+    with reading(file) as stream:
+        return read_pickle(stream, os.path.getsize(file), file)
+
+
+def read_pickle(stream, whole, file):
+    """The content of an opened .pdparams file of `whole` bytes."""
+    size, budget = check_checksum(stream, whole, file), Budget(whole)
+    content = DataUnpickler(stream, size, budget).load_operations()
+    if stream.tell() != size:
+        raise InputError(f'{file}: damaged: there are bytes after the end of the data')
+    return plain(content, budget)
 
 
 class ChecksumFile(io.BytesIO):
@@ -325,43 +468,57 @@ def sha256(stream, size):
     return digest.digest()
 
 
-def plain(value, file):
+def plain(content, budget):
     """Records become arrays, Paddle's (name, array) pairs their array, tuples lists."""
-    try:
-        return Plain().convert(value, '', 0)
-    except Refused as error:
-        raise refused(file, error) from None
+    if type(content) is Inert:
+        raise Refused(f'a whole object of the class {printable(content.name)}, not a state dict; '
+                      f'save what its state_dict() gives')
+    return Plain(budget).convert(content, '', 0)
 
 
 class Plain:
-    """One conversion, with a bound on the number of values: a file may refer to one many times."""
+    """One conversion. A file may refer to one value many times: lists and dictionaries are paid
+    for each time, an array is made once."""
 
-    def __init__(self):
-        self.values = 0
+    def __init__(self, budget):
+        self.budget = budget
+        self.arrays = {}  # id of a record -> its array; the content keeps the records alive
 
     def convert(self, value, key, depth):
-        self.values += 1
-        if self.values > MAX_OPERATIONS or depth > MAX_DEPTH:
-            raise Refused(f'{key}: too many or too deeply nested values')
-        if isinstance(value, dict):
+        self.budget.step()
+        if depth > MAX_DEPTH:
+            raise Refused(f'{printable(key)}: too deeply nested values')
+        kind = type(value)
+        if kind is dict:
+            self.budget.spend(240 + 104 * len(value))
             return {name: self.convert(item, f'{key}.{name}'.lstrip('.')[:200], depth + 1)
-                    for name, item in value.items()}
+                    for name, item in value.items() if type(name) is not Inert}
         if is_named_array(value):
             value = value[1]
-        if isinstance(value, (list, tuple)):
+        elif kind in (list, tuple):
+            self.budget.spend(64 + 8 * len(value))
             return [self.convert(item, key, depth + 1) for item in value]
-        if isinstance(value, Inert):
-            return None
         if hasattr(value, 'array'):
-            try:
-                return value.array()
-            except Refused as error:
-                raise Refused(f'{key}: {error}') from None
-        if value is None or type(value) in (bool, int, float, str, bytes):
+            return self.array(value, key)
+        if value is None or kind in (bool, int, float, str, bytes):
             return value
-        raise Refused(f'{key}: an object that is not data')
+        if kind is Inert:
+            return None
+        raise Refused(f'{printable(key)}: an object that is not data')
+
+    def array(self, record, key):
+        if id(record) not in self.arrays:
+            self.budget.spend(512)
+            try:
+                self.arrays[id(record)] = record.array()
+            except Refused as error:
+                raise Refused(f'{printable(key)}: {error}') from None
+        array = self.arrays[id(record)]
+        # Paddle's bfloat16 numbers come as uint16, and become float32.
+        self.budget.name_array(array.nbytes * (2 if array.dtype == np.uint16 else 1))
+        return array
 
 
 def is_named_array(value):
-    return (isinstance(value, tuple) and len(value) == 2 and isinstance(value[0], str)
-            and isinstance(value[1], ArrayRecord))
+    return (type(value) is tuple and len(value) == 2 and type(value[0]) is str
+            and type(value[1]) is ArrayRecord)
