@@ -74,15 +74,16 @@ def check_key(key):
     kind = type(key)
     if not (kind in (str, bytes) and len(key) <= MAX_NAME or kind in (bool, float, type(None))
             or kind is int and key.bit_length() <= 64):
-        raise Refused(f'a dictionary with the key {shown(key)}, expected a name of at most '
+        raise Refused(f'a dictionary key that is {shown(key)}, expected a name of at most '
                       f'{MAX_NAME} characters or a number')
 
 
 def check_shape(shape, itemsize):
     """The number of values of an array; raises Refused for what is no shape of one in memory."""
-    if type(shape) is not tuple or len(shape) > MAX_DIMS or not all(
-            type(size) is int and 0 <= size < 1 << 63 for size in shape):
-        raise Refused(f'an array of the shape {shown(shape)}, expected at most {MAX_DIMS} sizes')
+    if type(shape) is not tuple or len(shape) > MAX_DIMS:
+        raise Refused(f'an array whose shape is {shown(shape)}, expected at most {MAX_DIMS} sizes')
+    if not all(type(size) is int and 0 <= size < 1 << 63 for size in shape):
+        raise Refused(f'an array of the shape [{", ".join(map(shown, shape))}]')
     if math.prod(max(size, 1) for size in shape) * itemsize >= 1 << 63:
         raise Refused(f'an array of the shape {list(shape)}, which no memory holds')
     return math.prod(shape)

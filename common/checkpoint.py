@@ -11,7 +11,7 @@ import os
 import numpy as np
 import paddle
 
-from common.errors import InputError
+from common.errors import InputError, shown
 from common.optim import optimizer_state, prepare_optimizer_state
 from common.safe_load import ChecksumFile, load_pickle
 from common.weights import assign, check_state, state_dict_of
@@ -164,13 +164,14 @@ def resume(path, model, optimizer, scaler, ema=None):
                          f'of a run; to start from weights use -pretrained')
     version = content.get('format_version', 0)
     if version not in (1, FORMAT_VERSION):
-        raise InputError(f'{path}: got checkpoint format {version}, expected {FORMAT_VERSION} or 1')
+        raise InputError(f'{path}: got checkpoint format {shown(version)}, expected '
+                         f'{FORMAT_VERSION} or 1')
     content = {'step': 0, 'sums': [0.0, 0.0, 0.0], **content, 'file': path, 'note': note}
     for key, kinds in (('epoch', int), ('step', int), ('sums', list),
                        ('best', (dict, type(None))), ('amp_grad_scaler', dict),
                        ('config', dict)):
         if not isinstance(content.get(key, ...), kinds):
-            raise InputError(f'{path}: {key}: got {content.get(key)!r}, which no run writes')
+            raise InputError(f'{path}: {key}: got {shown(content.get(key))}, which no run writes')
     state = state_dict_of(content.get('model'), path)
     values, _ = check_state(state, model.state_dict(), set(), path)
     if optimizer is not None:

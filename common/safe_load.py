@@ -39,7 +39,7 @@ CHECKSUM_MARK = b'\nsha256:'
 COSTS = {
     16: 'PROTO FRAME STOP NONE NEWTRUE NEWFALSE GET BINGET LONG_BINGET EMPTY_TUPLE BUILD APPENDS '
         'GLOBAL STACK_GLOBAL',
-    48: 'INT BININT BININT1 BININT2 LONG LONG1 FLOAT BINFLOAT APPEND',
+    40: 'INT BININT BININT1 BININT2 LONG LONG1 FLOAT BINFLOAT APPEND',
     64: 'STRING BINSTRING SHORT_BINSTRING UNICODE BINUNICODE SHORT_BINUNICODE BINUNICODE8 BINBYTES '
         'SHORT_BINBYTES BINBYTES8',
     96: 'EMPTY_LIST EMPTY_DICT LIST TUPLE TUPLE1 TUPLE2 TUPLE3 MARK',
@@ -309,7 +309,7 @@ class DataUnpickler(pickle._Unpickler):  # the pure Python one: its memo is a di
     def extend(self, items):
         target = self.stack[-1]
         if type(target) is list:
-            self.budget.spend(16 * len(items))
+            self.budget.spend(8 * len(items))
             target.extend(items)
         elif type(target) is not Inert:
             raise Refused('items for what is no list')

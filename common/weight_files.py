@@ -27,7 +27,7 @@ from common.safe_load import NAMES, DataUnpickler, Name, items_of, plain, read_p
 
 TORCH_NUMBER = b'\x80\x02\x8a\nl\xfc\x9cF\xf9 j\xa8P\x19.'  # the first pickle of an older .pth
 MAX_DIRECTORY = 2 << 20  # bytes of a zip's table of contents, some 20,000 members
-MAX_HEADER = 100_000_000
+MAX_HEADER = 4 << 20  # bytes of a .safetensors file's JSON, some 30,000 arrays
 
 STORAGE_TYPES = {
     'Float': 'float32', 'Double': 'float64', 'Half': 'float16', 'BFloat16': 'bfloat16',

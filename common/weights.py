@@ -6,12 +6,13 @@ import numpy as np
 import paddle
 
 from common.dialects import translate
-from common.errors import InputError
+from common.errors import InputError, shown
 from common.layers import resize_position_embedding
 from common.weight_files import from_bfloat16, read_file
 
 # Paddle's own entry in a saved state dict; it holds no weights.
 NAME_TABLE = 'StructuredToParameterName@@'
+MAX_WEIGHTS = 10_000  # the largest model here has 750; each name is compared with every model's
 
 
 # Where checkpoints keep the weights: the first of these that is there. The averaged weights come
@@ -51,10 +52,15 @@ def state_dict_of(content, file):
     if not isinstance(content, dict):
         raise InputError(f'{file}: got a {type(content).__name__}, expected a state dict')
     content = {name: value for name, value in content.items() if name != NAME_TABLE}
+    if len(content) > MAX_WEIGHTS:
+        raise InputError(f'{file}: got {len(content)} names, expected a state dict of at most '
+                         f'{MAX_WEIGHTS}')
     for name, value in content.items():
         if not isinstance(name, str) or not isinstance(value, np.ndarray):
-            raise InputError(f'{file}: {name!r}: got a {type(value).__name__}, expected a name '
-                             f'with an array')
+            raise InputError(f'{file}: {shown(name)}: got a {type(value).__name__}, expected a '
+                             f'name with an array')
+        if not name.isprintable():  # names go to terminals and logs
+            raise InputError(f'{file}: {shown(name)}: got a name with control characters')
     return {name: from_bfloat16(value) if value.dtype == np.uint16 else value
             for name, value in content.items()}
 
