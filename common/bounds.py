@@ -85,7 +85,7 @@ def check_shape(shape, itemsize):
     if not all(type(size) is int and 0 <= size < 1 << 63 for size in shape):
         raise Refused(f'an array of the shape [{", ".join(map(shown, shape))}]')
     if math.prod(max(size, 1) for size in shape) * itemsize >= 1 << 63:
-        raise Refused(f'an array of the shape {list(shape)}, which no memory holds')
+        raise Refused(f'an array of the shape {list(shape)}, which is too large')
     return math.prod(shape)
 
 

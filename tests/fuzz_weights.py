@@ -1,12 +1,20 @@
-"""Mutates weight files of every format and loads them: never a crash, a hang or code that runs.
+"""Loads mutated and built weight files of every format: never a crash, a hang, code that runs, an
+error that is no InputError of one printable line, or more memory than the rule of bounds.py.
 
-python -m tests.fuzz_weights [COUNT [SEED]]    2,000 files unless said; `make fuzz`
+python -m tests.fuzz_weights [COUNT [SEED]]    5,000 files unless said; `make fuzz`
+
+The files are loaded in a child process, whose address space may grow by 4 x the file + 64 MB for
+each; a child that dies or takes longer than SECONDS is reported with the file, and another one goes
+on behind it.
 """
+import contextlib
 import os
+import re
 import resource
+import select
+import subprocess
 import sys
 import tempfile
-import time
 from pathlib import Path
 
 import numpy as np
@@ -15,10 +23,12 @@ from safetensors.numpy import save_file
 
 from common.errors import InputError
 from common.weights import read_weights
+from tests.fuzz_grammar import build
 from tests.torch_files import write_pth
 
-SECONDS_PER_FILE = 5
-MEMORY = 6 << 30  # a child that asks for more gets a MemoryError
+SECONDS = 20
+OUT_OF_MEMORY = 'not enough memory|MemoryError|Unable to allocate'
+ROOT = Path(__file__).resolve().parent.parent
 
 
 def seeds(folder):
@@ -66,43 +76,122 @@ def mutate(content, random):
     return bytes(content)
 
 
+def file_number(index, seed, contents):
+    """(content, what it is) of a file: every second one is built, the others are mutants."""
+    random = np.random.RandomState([seed, index])
+    if index % 2:
+        return build(random)
+    return mutate(contents[index // 2 % len(contents)], random), 'mutant'
+
+
+def load(file):
+    """'loaded', 'refused', or what is wrong with how it was read."""
+    try:
+        weights = read_weights(file)[1]
+    except InputError as error:
+        message = str(error)
+        if not message.isprintable():
+            return 'a message that is not printable'
+        return 'out of memory' if re.search(OUT_OF_MEMORY, message) else 'refused'
+    except MemoryError:
+        return 'out of memory'
+    except Exception as error:  # noqa: BLE001 - that is the fault to find
+        return f'raised {type(error).__name__} {ascii(str(error))[:100]}'
+    return 'loaded' if all(name.isprintable() for name in weights) else 'a name with controls'
+
+
+@contextlib.contextmanager
+def memory_limit(size):
+    """Lets the address space grow by 4 x `size` + 64 MB, and by no more."""
+    pages = int(Path('/proc/self/statm').read_text().split()[0])
+    limits = resource.getrlimit(resource.RLIMIT_AS)
+    allowed = pages * resource.getpagesize() + 4 * size + (64 << 20)
+    resource.setrlimit(resource.RLIMIT_AS, (allowed, limits[1]))
+    try:
+        yield
+    finally:
+        resource.setrlimit(resource.RLIMIT_AS, limits)
+
+
+def child(first, count, seed):
+    """Loads the files `first` to `count`; prints a line before and after each."""
+    with tempfile.TemporaryDirectory() as folder:
+        contents = seeds(Path(folder))
+        os.chdir(folder)
+        for index in range(first, count):
+            content, what = file_number(index, seed, contents)
+            Path('file').write_bytes(content)
+            size = len(content)
+            del content
+            print(ascii(what)[1:300], flush=True)
+            with memory_limit(size):
+                outcome = load('file')
+            print('ran code' if os.path.exists('canary') else outcome, flush=True)
+        os.chdir('/')
+
+
+class Child:
+    """A process that loads files; `line` reads what it prints, or says why there is nothing."""
+
+    def __init__(self, first, count, seed):
+        self.process = subprocess.Popen(
+            [sys.executable, '-W', 'ignore', '-m', 'tests.fuzz_weights', str(count), str(seed),
+             str(first)], cwd=ROOT, env={**os.environ, 'PYTHONPATH': str(ROOT)},
+            stdout=subprocess.PIPE, bufsize=0)
+        self.buffer, self.ended = b'', False
+
+    def line(self, seconds):
+        """The next line, or None at the end, or after `seconds` without one."""
+        while b'\n' not in self.buffer:
+            if not select.select([self.process.stdout], [], [], seconds)[0]:
+                return None
+            more = os.read(self.process.stdout.fileno(), 1 << 16)
+            if not more:
+                self.ended = True
+                return None
+            self.buffer += more
+        line, _, self.buffer = self.buffer.partition(b'\n')
+        return line.decode()
+
+    def end(self):
+        """Ends it; 'hang', or how it died by itself."""
+        self.process.kill()  # nothing, to one that has died
+        code = self.process.wait()
+        self.process.stdout.close()
+        return f'exit code {code}' if self.ended else 'hang'
+
+
+def outcomes(count, seed=0, seconds=SECONDS):
+    """Yields (index, what the file is, outcome) of each file."""
+    process = None
+    for index in range(count):
+        process = process or Child(index, count, seed)
+        what = process.line(10 * SECONDS)  # starting and building take their time too
+        outcome = process.line(seconds) if what is not None else None
+        if outcome is None:
+            outcome, process = process.end(), None
+        yield index, what, outcome
+    if process:
+        process.end()
+
+
 def fuzz(count, seed=0):
-    """Loads `count` mutants; returns how many loaded and how many were refused.
+    """Loads `count` files; returns how many loaded and how many were refused.
 
     Raises:
-        AssertionError: a mutant ran code, took too long, or raised anything but InputError.
+        AssertionError: with a line for each file that did harm.
     """
-    random = np.random.RandomState(seed)
-    loaded = refused = 0
-    limits = resource.getrlimit(resource.RLIMIT_AS)
-    before = os.getcwd()
-    with tempfile.TemporaryDirectory() as folder:
-        os.chdir(folder)
-        used = int(Path('/proc/self/statm').read_text().split()[0]) * resource.getpagesize()
-        resource.setrlimit(resource.RLIMIT_AS, (used + MEMORY, limits[1]))
-        try:
-            contents = seeds(Path(folder))
-            for index in range(count):
-                file = Path(folder) / 'mutant'
-                file.write_bytes(mutate(contents[index % len(contents)], random))
-                start = time.monotonic()
-                try:
-                    read_weights(str(file))
-                    loaded += 1
-                except InputError as error:
-                    refused += 1
-                    assert '\n' not in str(error), f'seed {seed}, mutant {index}: {error}'
-                except Exception as error:
-                    raise AssertionError(f'seed {seed}, mutant {index}: {error!r}') from error
-                assert time.monotonic() - start < SECONDS_PER_FILE, f'seed {seed}, mutant {index}'
-                assert not os.path.exists('canary'), f'seed {seed}, mutant {index} ran code'
-        finally:
-            resource.setrlimit(resource.RLIMIT_AS, limits)
-            os.chdir(before)
-    return loaded, refused
+    found = list(outcomes(count, seed))
+    faults = [f'seed {seed}, file {index}: {outcome}: {what}' for index, what, outcome in found
+              if outcome not in ('loaded', 'refused')]
+    assert not faults, '\n'.join(faults)
+    loaded = sum(outcome == 'loaded' for _, _, outcome in found)
+    return loaded, count - loaded
 
 
 if __name__ == '__main__':
-    number = int(sys.argv[1]) if len(sys.argv) > 1 else 2000
-    print('{} mutants loaded, {} refused, none did harm'.format(
-        *fuzz(number, int(sys.argv[2]) if len(sys.argv) > 2 else 0)))
+    number, seed, first = ([int(word) for word in sys.argv[1:]] + [5000, 0, -1][len(sys.argv) - 1:])
+    if first >= 0:
+        child(first, number, seed)
+    else:
+        print('{} files loaded, {} refused, none did harm'.format(*fuzz(number, seed)))
