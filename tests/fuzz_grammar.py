@@ -45,6 +45,20 @@ def get(place):
     return b'j' + struct.pack('<I', place)
 
 
+# Functions with the arguments that a writer gives them.
+CALLS = {
+    'numpy.core.multiarray._reconstruct': (named('numpy.ndarray'), part((0,)), part(b'b')),
+    'numpy.core.multiarray.scalar': (
+        named('numpy.dtype') + part(('f4', False, True)) + b'R', part('abcd')),
+    'numpy.dtype': (part('f4'), b'\x89', b'\x88'),
+    '_codecs.encode': (part('ab'), part('latin1')),
+    'collections.OrderedDict': (part([['a', 1]]),),
+    'collections.deque': (part([1]), part(5)),
+    'builtins.tuple': (part([1]),),
+    'builtins.getattr': (named('mmengine.logging.HistoryBuffer'), part('mean')),
+}
+
+
 class Programs:
     """Random programs; `label` says what is special about the last one."""
 
@@ -57,8 +71,9 @@ class Programs:
     def extreme(self):
         """The opcodes that push a value that is hard on what walks, copies or prints it."""
         size = self.choose(*SIZES)
+        doubled = ('doubled tuple', lambda: self.doubled(b')', b'', b'\x86', size))
         kind, opcodes = self.choose(
-            ('doubled tuple', lambda: self.doubled(b')', b'', b'\x86', size)),
+            doubled, doubled, doubled, doubled,
             ('doubled list', lambda: self.doubled(b']', b'](', b'e', size)),
             ('text', lambda: text(size)),
             ('text beyond Latin-1', lambda: text(size)[:-1] + b'\x7f' if size < 5 else
@@ -112,11 +127,16 @@ class Programs:
                 + parts['key'] + part('cpu') + parts['count'] + b'tQ' + parts['offset']
                 + parts['shape'] + parts['strides'] + b'\x89}tR')
 
-    def call(self, name=None):
-        """A call with ordinary or extreme arguments."""
-        name = name or self.choose(*NAMES)
+    def call(self):
+        """A call with arguments of any kind, or with the right ones but for one of them."""
+        if self.choose(0, 0, 1):
+            name = self.choose(*NAMES)
+            values = [self.value() for _ in range(self.random.randint(4))]
+        else:
+            name = self.choose(*CALLS)
+            values = list(CALLS[name])
+            values[self.random.randint(len(values))] = self.extreme()
         self.label.append(name)
-        values = [self.value() for _ in range(self.random.randint(4))]
         return named(name) + b'(' + b''.join(values) + b't' + self.choose(b'R', b'\x81')
 
     def again(self, times):
@@ -144,8 +164,8 @@ class Programs:
 
     def program(self):
         """Opcodes that push one value."""
-        kind = self.choose('key', 'array', 'tensor', 'call', 'call', 'again', 'again', 'build',
-                           'persistent', 'repeat', 'noise', 'global')
+        kind = self.choose('key', 'array', 'array', 'tensor', 'tensor', 'call', 'call', 'again',
+                           'again', 'again', 'build', 'persistent', 'repeat', 'noise', 'global')
         self.label.append(kind)
         if kind == 'key':
             return b'}' + self.extreme() + self.ordinary() + b's'
@@ -286,7 +306,7 @@ def safetensors(random):
             f'safetensors {kind} {len(header)}')
 
 
-BUILDERS = (pdparams, pdparams, pdparams, pth, pth, legacy, npz, npz, safetensors)
+BUILDERS = (pdparams, pdparams, pdparams, pth, pth, pth, legacy, npz, safetensors)
 
 
 def build(random):

@@ -91,8 +91,8 @@ def load(file):
     except InputError as error:
         message = str(error)
         if not message.isprintable():
-            return 'a message that is not printable'
-        return 'out of memory' if re.search(OUT_OF_MEMORY, message) else 'refused'
+            return f'a message that is not printable: {ascii(message)[:100]}'
+        return 'out of memory' if re.search(OUT_OF_MEMORY, message) else f'refused {message}'
     except MemoryError:
         return 'out of memory'
     except Exception as error:  # noqa: BLE001 - that is the fault to find
@@ -113,35 +113,47 @@ def memory_limit(size):
         resource.setrlimit(resource.RLIMIT_AS, limits)
 
 
-def child(first, count, seed):
-    """Loads the files `first` to `count`; prints a line before and after each."""
+def child(first, *source):
+    """Loads files from number `first` on, and prints a line before and after each.
+
+    source: a folder, or a number of files and a seed, to make them of.
+    """
     with tempfile.TemporaryDirectory() as folder:
         contents = seeds(Path(folder))
         os.chdir(folder)
-        for index in range(first, count):
-            content, what = file_number(index, seed, contents)
-            Path('file').write_bytes(content)
-            size = len(content)
-            del content
-            print(ascii(what)[1:300], flush=True)
-            with memory_limit(size):
-                outcome = load('file')
-            print('ran code' if os.path.exists('canary') else outcome, flush=True)
+        if len(source) == 1:
+            files = ((path, path.name) for path in sorted(Path(source[0]).iterdir())[first:])
+        else:
+            count, seed = map(int, source)
+            files = (write_file(index, seed, contents) for index in range(first, count))
+        for path, what in files:
+            print(f'| {ascii(what)[1:-1]:.300}', flush=True)
+            with memory_limit(path.stat().st_size):
+                outcome = load(str(path))
+            print('| ran code' if os.path.exists('canary') else f'| {outcome}', flush=True)
         os.chdir('/')
+
+
+def write_file(index, seed, contents):
+    """(path, what it is) of a file that was made."""
+    content, what = file_number(index, seed, contents)
+    Path('file').write_bytes(content)
+    return Path('file'), what
 
 
 class Child:
     """A process that loads files; `line` reads what it prints, or says why there is nothing."""
 
-    def __init__(self, first, count, seed):
+    def __init__(self, first, *source):
         self.process = subprocess.Popen(
-            [sys.executable, '-W', 'ignore', '-m', 'tests.fuzz_weights', str(count), str(seed),
-             str(first)], cwd=ROOT, env={**os.environ, 'PYTHONPATH': str(ROOT)},
+            [sys.executable, '-W', 'ignore', '-m', 'tests.fuzz_weights', '--child', str(first),
+             *map(str, source)], cwd=ROOT, env={**os.environ, 'PYTHONPATH': str(ROOT)},
             stdout=subprocess.PIPE, bufsize=0)
         self.buffer, self.ended = b'', False
 
     def line(self, seconds):
-        """The next line, or None at the end, or after `seconds` without one."""
+        """The next line that starts with '| ' (a crash prints others), without that; None at the
+        end, or after `seconds` without one."""
         while b'\n' not in self.buffer:
             if not select.select([self.process.stdout], [], [], seconds)[0]:
                 return None
@@ -151,7 +163,7 @@ class Child:
                 return None
             self.buffer += more
         line, _, self.buffer = self.buffer.partition(b'\n')
-        return line.decode()
+        return line[2:].decode() if line.startswith(b'| ') else self.line(seconds)
 
     def end(self):
         """Ends it; 'hang', or how it died by itself."""
@@ -161,11 +173,11 @@ class Child:
         return f'exit code {code}' if self.ended else 'hang'
 
 
-def outcomes(count, seed=0, seconds=SECONDS):
-    """Yields (index, what the file is, outcome) of each file."""
+def outcomes(count, *source, seconds=SECONDS):
+    """Yields (index, what the file is, outcome) of `count` files; source: see `child`."""
     process = None
     for index in range(count):
-        process = process or Child(index, count, seed)
+        process = process or Child(index, *source)
         what = process.line(10 * SECONDS)  # starting and building take their time too
         outcome = process.line(seconds) if what is not None else None
         if outcome is None:
@@ -181,17 +193,17 @@ def fuzz(count, seed=0):
     Raises:
         AssertionError: with a line for each file that did harm.
     """
-    found = list(outcomes(count, seed))
+    found = list(outcomes(count, count, seed))
     faults = [f'seed {seed}, file {index}: {outcome}: {what}' for index, what, outcome in found
-              if outcome not in ('loaded', 'refused')]
+              if outcome != 'loaded' and not outcome.startswith('refused ')]
     assert not faults, '\n'.join(faults)
     loaded = sum(outcome == 'loaded' for _, _, outcome in found)
     return loaded, count - loaded
 
 
 if __name__ == '__main__':
-    number, seed, first = ([int(word) for word in sys.argv[1:]] + [5000, 0, -1][len(sys.argv) - 1:])
-    if first >= 0:
-        child(first, number, seed)
+    if sys.argv[1:2] == ['--child']:
+        child(int(sys.argv[2]), *sys.argv[3:])
     else:
+        number, seed = map(int, (sys.argv[1:] + ['5000', '0'][len(sys.argv) - 1:]))
         print('{} files loaded, {} refused, none did harm'.format(*fuzz(number, seed)))

@@ -106,6 +106,7 @@ def test_hostile_size_costs_little_W4(name, tmp_path):
     assert answer.startswith(f'{file}: ') or (name == 'memo' and answer == 'loaded []')
 
 
-def test_fuzz_200_files_W9():
-    loaded, refused = fuzz(200)
-    assert loaded + refused == 200 and refused > 150
+def test_fuzz_400_files_W9_W10():
+    """200 mutated and 200 built ones."""
+    loaded, refused = fuzz(400)
+    assert loaded + refused == 400 and refused > 350
