@@ -1,7 +1,14 @@
 """Published weight formats, each written by the test as its own program writes it."""
 import argparse
+import collections
+import contextlib
+import datetime
+import enum
 import json
 import struct
+import sys
+import tracemalloc
+import types
 import zipfile
 from pathlib import Path
 
@@ -11,8 +18,11 @@ import pytest
 from safetensors.numpy import save_file
 
 from common.errors import InputError
-from common.weight_files import read_file
+from common.weight_files import TORCH_NUMBER, read_file
+from common.weights import read_weights
 from common.zoo import create_model
+from tests import fuzz_grammar
+from tests.fuzz_grammar import Programs
 from tests.reference import Case
 from tests.torch_files import Tensor, write_pth
 
@@ -148,6 +158,283 @@ def test_zip_bomb_and_strange_zips_are_refused_W4_W5(tmp_path):
     np.savez(tmp_path / 'objects.npz', a=np.array([{}], dtype=object))
     with pytest.raises(InputError, match='a.npy: an array of object'):
         read_file(str(tmp_path / 'objects.npz'))
+
+
+# Costs: bounded by the size of the file.
+
+@pytest.mark.smoke
+@pytest.mark.parametrize('legacy', [False, True])
+def test_tensors_of_one_storage_share_its_memory_W10(legacy, tmp_path):
+    array = np.arange(1000, dtype=np.float32)
+    state = {f'x{number}': array for number in range(2001)}
+    write_pth(tmp_path / 'a.pth', {**state, 'part': array.reshape(20, 50)[3:5, ::7]}, legacy)
+    got = read_file(str(tmp_path / 'a.pth'))[1]
+    assert len(got) == 2002 and all(np.shares_memory(got['x0'], value) for value in got.values())
+    same(got, {**state, 'part': array.reshape(20, 50)[3:5, ::7]})
+
+
+@pytest.mark.smoke
+def test_large_tensor_under_many_names_is_refused_W10(tmp_path):
+    array = np.zeros(1 << 20, np.float32)
+    write_pth(tmp_path / 'a.pth', {f'x{number}': array for number in range(12)})
+    with pytest.raises(InputError, match='names arrays of more than 44 MB in all'):
+        read_file(str(tmp_path / 'a.pth'))
+
+
+def torch_zip(path, program, storage=b''):
+    """A .pth of a program of opcodes and one storage, '0'."""
+    with zipfile.ZipFile(path, 'w', zipfile.ZIP_DEFLATED) as archive:
+        archive.writestr('archive/data.pkl', b'\x80\x02' + program + b'.')
+        archive.writestr('archive/data/0', storage)
+
+
+@pytest.mark.smoke
+def test_storages_of_strange_keys_and_views_are_refused_W10(tmp_path):
+    programs = Programs(np.random.RandomState(0))
+    deep = programs.doubled(b')', b'', b'\x86', 40)
+    programs.extreme = lambda: deep
+    for wrong in ('kind', 'key', 'count', 'offset', 'shape', 'strides'):
+        torch_zip(tmp_path / 'a.pth', programs.tensor(wrong), bytes(16))
+        with pytest.raises(InputError, match='a.pth: refused: '):
+            read_file(str(tmp_path / 'a.pth'))
+    # a view of 2^40 numbers, which are one; and one of none, with a size that no array has
+    for shape, said in (((1 << 20, 1 << 20), 'outside of its 4 numbers'),
+                        ((0, 1 << 73), 'shape .0, an integer of 74 bits'),
+                        ((1,) * 70, 'whose shape is a tuple of 70')):
+        programs.extreme = lambda shape=shape: fuzz_grammar.part(shape)
+        opcodes = programs.tensor('shape').replace(
+            fuzz_grammar.part((1,)), fuzz_grammar.part((0,) * len(shape)))
+        torch_zip(tmp_path / 'a.pth', opcodes, bytes(16))
+        with pytest.raises(InputError, match=said):
+            read_file(str(tmp_path / 'a.pth'))
+
+
+@pytest.mark.smoke
+def test_keys_of_an_older_file_are_texts_W10(tmp_path):
+    deep = Programs(None)
+    pickles = [fuzz_grammar.part(1001), fuzz_grammar.part({'little_endian': True}), b'}',
+               b'](' + deep.doubled(b')', b'', b'\x86', 40) + b'e']
+    (tmp_path / 'a.pth').write_bytes(
+        TORCH_NUMBER + b''.join(b'\x80\x02' + program + b'.' for program in pickles))
+    with pytest.raises(InputError, match='storages that do not fit to the tensors'):
+        read_file(str(tmp_path / 'a.pth'))
+
+
+def npy(shape='(4,)', descr="'<f4'", data=bytes(16)):
+    header = f"{{'descr': {descr}, 'fortran_order': False, 'shape': {shape}, }}".encode()
+    return b'\x93NUMPY\1\0' + struct.pack('<H', len(header)) + header + data
+
+
+@pytest.mark.smoke
+@pytest.mark.parametrize('shape', [
+    '(1,\n', '\n  (4,)', '(' * 200 + ')' * 200, '(0, 9444732965739290427392)', '(-4,)', '4',
+    '(' + '1, ' * 70 + ')', '(' + '9' * 500 + ',)', '(' + '9' * 9000 + ',)', '(4,) + (1,)', '(5,)'])
+def test_strange_npy_header_is_refused_W11(shape, tmp_path):
+    with zipfile.ZipFile(tmp_path / 'a.npz', 'w') as archive:
+        archive.writestr('a.npy', npy(shape))
+    with pytest.raises(InputError, match=f'{tmp_path}/a.npz: refused: '):
+        read_file(str(tmp_path / 'a.npz'))
+
+
+@pytest.mark.smoke
+def test_npy_headers_of_other_writers_are_read(tmp_path):
+    """Without a comma at the end, with Python 2's L, with more spaces."""
+    values = np.arange(4, dtype=np.float32)
+    for header in ("{'descr': '<f4', 'fortran_order': False, 'shape': (4,)}\n",
+                   "{'descr': '<f4', 'fortran_order': False, 'shape': (4L,), }",
+                   "{'descr':'<f4','fortran_order':True,'shape':(4,),}      \n"):
+        with zipfile.ZipFile(tmp_path / 'a.npz', 'w') as archive:
+            archive.writestr('a.npy', b'\x93NUMPY\1\0' + struct.pack('<H', len(header))
+                             + header.encode() + values.tobytes())
+        same(read_file(str(tmp_path / 'a.npz'))[1], {'a': values})
+
+
+def change(path, places, new):
+    """Writes `new` over the bytes of a zip's local and central entry, at two offsets in them."""
+    content = bytearray(path.read_bytes())
+    for signature, offset in zip((b'PK\3\4', b'PK\1\2'), places, strict=True):
+        start = content.index(signature) + offset
+        content[start:start + len(new)] = new
+    path.write_bytes(content)
+
+
+@pytest.mark.smoke
+def test_broken_members_of_a_zip_are_refused_W11(tmp_path):
+    path = tmp_path / 'a.npz'
+
+    def refused(said):
+        with pytest.raises(InputError, match=f'{path}: .*{said}'):
+            read_file(str(path))
+
+    np.savez_compressed(path, a=np.random.RandomState(0).randn(4000))
+    whole = path.read_bytes()
+    path.write_bytes(whole[:2000] + b'\xff' * 200 + whole[2200:])  # zlib.error, or the checksum
+    refused('not a weight file, or a damaged one')
+    for method in (zipfile.ZIP_BZIP2, zipfile.ZIP_LZMA):
+        with zipfile.ZipFile(path, 'w', method) as archive:
+            archive.writestr('a.npy', npy())
+        refused('packed in a way that neither PyTorch nor numpy uses')
+    path.write_bytes(whole)
+    change(path, (6, 8), b'\1\0')                                        # encrypted
+    refused('a.npy is encrypted')
+    with zipfile.ZipFile(path, 'w') as archive, pytest.warns(UserWarning, match='Duplicate'):
+        archive.writestr('a.npy', npy())
+        archive.writestr('a.npy', npy())
+    refused('two members of the name')
+
+
+@pytest.mark.smoke
+def test_sizes_that_a_zip_claims_W12(tmp_path):
+    path, bound = tmp_path / 'a.npz', 3 * 10_000_000 + (32 << 20)
+    np.savez_compressed(path, a=np.zeros(5_000_000, np.float32))          # 20 MB of 20 kB: fine
+    assert read_file(str(path))[1]['a'].nbytes == 20_000_000
+    with zipfile.ZipFile(path, 'w', zipfile.ZIP_DEFLATED, compresslevel=1) as archive:
+        for number in range(4):                                           # 40 times its size
+            archive.writestr(f'{number}.npy', np.random.RandomState(number).bytes(300_000)
+                             + bytes(12_000_000))
+    assert path.stat().st_size < 10_000_000
+    with pytest.raises(InputError, match='that unpacks to 49200000, .* save it without compress'):
+        read_file(str(path))
+    assert bound > 49_200_000  # the same, were it larger, would be read
+    with zipfile.ZipFile(path, 'w', zipfile.ZIP_DEFLATED, compresslevel=1) as archive:
+        archive.writestr('a.npy', bytes(200 << 20))
+    change(path, (22, 24), struct.pack('<I', 100))                        # says that it is small
+    tracemalloc.start()
+    try:
+        with pytest.raises(InputError, match='damaged'):
+            read_file(str(path))
+        assert tracemalloc.get_traced_memory()[1] < 16 << 20
+    finally:
+        tracemalloc.stop()
+    with zipfile.ZipFile(path, 'w') as archive:
+        archive.writestr('a.npy', npy())
+    content = path.read_bytes()
+    start, end = content.index(b'PK\1\2'), content.index(b'PK\5\6')
+    directory = content[start:end] * 60_000
+    path.write_bytes(content[:start] + directory + content[end:end + 12]
+                     + struct.pack('<IIH', len(directory), start, 0))
+    with pytest.raises(InputError, match='a table of contents of 3060000 bytes'):
+        read_file(str(path))
+
+
+@pytest.mark.smoke
+@pytest.mark.parametrize('header, said', [
+    (b'{' + b','.join(b'"%d":{"dtype":"F32","shape":[0],"data_offsets":[0,0]}' % number
+                      for number in range(60_000)) + b'}', 'more than .* MB of objects'),
+    (b'{' + b','.join(b'"%d":{"dtype":"F32","shape":[0],"data_offsets":[0,0]}' % number
+                      for number in range(200_000)) + b'}', 'a header of 11488891 bytes'),
+    (b'{"a":' + b'[' * 200_000 + b']' * 200_000 + b'}', ''),
+    (b'{"a":' + b'9' * 1_000_000 + b'}', 'a number of 1000000 digits'),
+    (b'{"a":{"dtype":"F32","shape":[1],"data_offsets":[0,4]},'
+     b'"a":{"dtype":"F32","shape":[1],"data_offsets":[0,4]}}', 'two entries of one name'),
+    (b'{"a":{"dtype":"F32","shape":[1],"data_offsets":[0,4]},'
+     b'"b":{"dtype":"F32","shape":[1],"data_offsets":[0,4]}}', 'do not follow the ones before'),
+    (b'{"a":{"dtype":"F32","shape":[0,9444732965739290427392],"data_offsets":[0,0]}}', 'a number'),
+    (b'{"a":{"dtype":"F32","shape":[0, 9223372036854775807],"data_offsets":[0,0]}}', 'too large'),
+    (b'{"a":{"dtype":"F32","shape":[1,1,1],"data_offsets":[0,2]}}', 'with 2 bytes'),
+    (b'[]', ''), (b'{"a":[]}', 'no array: a list of 0')],
+    ids=['many', 'more', 'deep', 'digits', 'doubled', 'shared', 'shape', 'product', 'bytes', 'list',
+         'entry'])
+def test_headers_of_safetensors_W11_W12(header, said, tmp_path):
+    file = tmp_path / 'a.safetensors'
+    file.write_bytes(struct.pack('<Q', len(header)) + header + bytes(4))
+    with pytest.raises(InputError, match=f'^{file}: .*{said}'):
+        read_file(str(file))
+
+
+# What other programs leave beside the weights.
+
+class HistoryBuffer:
+    """As mmengine's: its state holds arrays, and its class's own methods."""
+
+    methods = {}
+
+    def __init__(self):
+        self.log_history, self.count_history = np.ones(3), np.ones(3, np.int64)
+
+    def mean(self):
+        pytest.fail('a method of a class that a file names was called')
+
+    def __getstate__(self):
+        return {**self.__dict__, 'statistics_methods': {'mean': HistoryBuffer.mean}}
+
+    def __setstate__(self, state):
+        pytest.fail('a state was set')
+
+
+class Stage(enum.Enum):
+    TRAIN = 'train'
+
+
+class ConfigDict(dict):
+    pass
+
+
+@contextlib.contextmanager
+def classes_of(module, *classes):
+    """The classes as those of a module, which is there inside of the block only."""
+    found = types.ModuleType(module)
+    with pytest.MonkeyPatch.context() as patch:
+        for thing in (*classes, HistoryBuffer.mean):
+            patch.setattr(thing, '__module__', module)
+            setattr(found, thing.__name__, thing)
+        packages = module.split('.')
+        for number in range(len(packages)):
+            patch.setitem(sys.modules, '.'.join(packages[:number + 1]), found)
+        yield
+
+
+@pytest.mark.smoke
+@pytest.mark.parametrize('legacy', [False, True])
+def test_objects_of_a_training_program_are_left_out_W13(legacy, tmp_path):
+    """An epoch_N.pth of mmpretrain 1.x, and what others leave."""
+    file, state = str(tmp_path / 'epoch_3.pth'), small_state(np.random.RandomState(0))
+    with classes_of('mmengine.logging.history_buffer', HistoryBuffer, Stage, ConfigDict):
+        write_pth(file, {
+            'meta': {'cfg': 'model = dict()', 'seed': 3, 'time': datetime.datetime(2024, 1, 2),
+                     'dataset_meta': {'classes': ('cat', 'dog')}, 'where': Path('a/b'),
+                     'kinds': {'a', 'b'}, 'complex': 1j,
+                     'dicts': [collections.Counter('aab'), collections.defaultdict(list, a=[1]),
+                               collections.OrderedDict(a=1), ConfigDict(a=1)], 'type': np.float32},
+            'state_dict': collections.OrderedDict(state),
+            'message_hub': {
+                'log_scalars': collections.OrderedDict(loss=HistoryBuffer(), lr=HistoryBuffer()),
+                'runtime_info': {'stage': Stage.TRAIN, 'lr': np.float64(0.5),
+                                 'last': collections.deque([1, 2], 5)}},
+            'optimizer': {'state': {0: {'step': 3, 'exp_avg': state['a']}},
+                          'param_groups': [{'lr': 0.1, 'betas': (0.9, 0.99), 'params': [0]}]},
+            'param_schedulers': [{'last_step': 3, '_get_lr_called_within_step': False}]}, legacy)
+    assert 'mmengine' not in sys.modules
+    kind, weights, _, _ = read_weights(file)
+    assert kind == 'torch' and 'mmengine' not in sys.modules
+    same(weights, state)
+    content = read_file(file)[1]
+    assert content['message_hub'] == {
+        'log_scalars': {'loss': None, 'lr': None},
+        'runtime_info': {'stage': None, 'lr': 0.5, 'last': [1, 2]}}
+    assert content['meta'] == {
+        'cfg': 'model = dict()', 'seed': 3, 'time': None, 'where': None, 'type': None,
+        'dataset_meta': {'classes': ['cat', 'dog']}, 'kinds': None, 'complex': None,
+        'dicts': [{'a': 2, 'b': 1}, {'a': [1]}, {'a': 1}, None]}
+    assert content['optimizer']['state'][0]['step'] == 3
+    np.testing.assert_array_equal(content['optimizer']['state'][0]['exp_avg'], state['a'])
+
+
+@pytest.mark.smoke
+def test_object_of_a_training_program_is_no_weight_W13(tmp_path):
+    file = str(tmp_path / 'a.pth')
+    with classes_of('mmengine.logging.history_buffer', HistoryBuffer):
+        write_pth(file, {'state_dict': {'x': np.ones(3, np.float32), 'y': HistoryBuffer()}})
+        with pytest.raises(InputError, match=f"{file}: 'y': got a NoneType, expected a name with"):
+            read_weights(file)
+        write_pth(file, HistoryBuffer())
+    with pytest.raises(InputError, match='a whole object of the class mmengine.logging.history_buf'
+                                         'fer.HistoryBuffer, not a state dict'):
+        read_weights(file)
+    with classes_of('subprocess_tools', HistoryBuffer):
+        write_pth(file, {'state_dict': {'x': np.ones(3, np.float32)}, 'y': HistoryBuffer()})
+    with pytest.raises(InputError, match='it asks for subprocess_tools.HistoryBuffer, which is no'):
+        read_weights(file)
 
 
 @pytest.mark.smoke

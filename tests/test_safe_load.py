@@ -14,6 +14,8 @@ from common import safe_load
 from common.errors import InputError
 from common.safe_load import load_pickle
 from common.weights import NAME_TABLE, read_weights
+from tests.fuzz_grammar import get, named, part, put, text
+from tests.fuzz_weights import outcomes
 
 pytestmark = pytest.mark.smoke
 
@@ -98,17 +100,6 @@ def write(folder, content):
     file = folder / 'bad.pdparams'
     file.write_bytes(content)
     return file
-
-
-def part(value):
-    """The opcodes that push a value."""
-    return pickle.dumps(value, 2)[2:-1]
-
-
-def named(name):
-    """The opcodes that push what 'module.name' names."""
-    module, _, name = name.rpartition('.')
-    return f'c{module}\n{name}\n'.encode()
 
 
 def program(*opcodes):
@@ -302,6 +293,113 @@ def test_values_that_multiply_are_refused_W4(tmp_path):
     for _ in range(60):
         lists = [lists, lists]
     refusal(write(tmp_path, pickle.dumps({'weight': lists}, 2)))
+
+
+# Files of some bytes to some megabytes that made the reader work without end, or take gigabytes.
+# The rule of common/bounds.py is held by a child process, which is ended after 20 s.
+
+def doubled(times=40):
+    """Opcodes of a tuple that holds itself 2^times times."""
+    return b')' + b''.join(put(place) + get(place) + b'\x86' for place in range(times))
+
+
+def thousands(function, arguments, times=20_000):
+    """Opcodes of a list of calls with the same arguments, by the memo."""
+    return (named(function) + put(1) + arguments + put(2)
+            + b'](' + (get(1) + get(2) + b'R') * times + b'e')
+
+
+MEGABYTE = text(1 << 20)
+NUMPY = 'numpy.core.multiarray._reconstruct'
+COSTLY = {
+    'key that is a tuple': (b'}' + doubled() + b'Ns', 'a dictionary key that is a tuple of 2'),
+    'key in an OrderedDict': (named('collections.OrderedDict') + b']((' + doubled() + b'Nle\x85R',
+                              'a dictionary key that is a tuple of 2'),
+    'keys of one hash': (b'}(' + b''.join(part(n * (2 ** 61 - 1)) + b'N' for n in range(100_000))
+                         + b'u', 'a dictionary key that is an integer of 65 bits'),
+    'tuple in a message': (named(NUMPY) + named('numpy.ndarray') + doubled() + part(b'b')
+                           + b'\x87R', 'an array constructor'),
+    'tuple as the type of numbers': (
+        b'}' + part('w') + array(named('numpy.dtype') + doubled() + b'\x85R', (1,), b'abcd')
+        + b's', 'w: an array of type a tuple of 2'),
+    'tuple as an encoding': (named('_codecs.encode') + part('a') + doubled() + b'\x86R',
+                             'the text encoding a tuple of 2'),
+    'shape of a million sizes': (
+        array(dtype('f4'), (1 << 31,) * 1_000_000, b''), 'whose shape is a tuple of 1000000'),
+    'a tuple made again and again': (
+        thousands('builtins.tuple', b'(' + b'K\x01' * (1 << 17) + b'l\x85'), 'more than .* MB'),
+    'a text encoded again and again': (
+        thousands('_codecs.encode', MEGABYTE + part('latin1') + b'\x86'), 'more than .* MB'),
+    'a dict made again and again': (
+        thousands('collections.OrderedDict', b'(' + b''.join(
+            part((n, n)) for n in range(100_000)) + b'l\x85'), 'more than .* MB'),
+    'name of 8 MB in 200,000 places': (
+        text(8 << 20) + put(1) + b'](' + (b'}' + get(1) + b'Ns') * 200_000 + b'e',
+        r'a dictionary key that is .* \(8388608 long\)'),
+    'global of 8 MB in 200,000 places': (
+        text(8 << 20) + put(1) + b'](' + (get(1) * 2 + b'\x93') * 200_000 + b'e',
+        'asks for a name of 16777216 characters'),
+    'array under 2,001 names': (
+        b'}(' + part('x') + array(dtype('f4'), (1 << 18,), bytes(1 << 20)) + put(9) + b''.join(
+            part(f'x{n}') + get(9) for n in range(2000)) + b'u', 'names arrays of more than'),
+    'letters of four bytes': (text(8 << 20)[:-4] + '\U0001f600'.encode(), 'a text of 8388608'),
+    'open lists': (b']' * 8_000_000, 'more than .* MB'),
+    'memo': (b'N' + b'\x94' * 8_000_000, 'more than .* MB'),
+    'single dicts': (b'](' + b'}K\x01Ns' * 1_000_000 + b'e', 'more than .* MB'),
+    'nothing, eight million times': (b'N' * 8_000_000, 'more than 3000000 operations'),
+}
+
+
+@pytest.fixture(scope='module')
+def costs(tmp_path_factory):
+    """{name: how the file was read} of COSTLY."""
+    folder = tmp_path_factory.mktemp('costly')
+    for number, (opcodes, _) in enumerate(COSTLY.values()):
+        (folder / f'{number:02d}').write_bytes(program(opcodes))
+    found = [outcome for _, _, outcome in outcomes(len(COSTLY), folder)]
+    return dict(zip(COSTLY, found, strict=True))
+
+
+@pytest.mark.parametrize('name', COSTLY)
+def test_cost_is_bounded_by_the_size_of_the_file_W10(name, costs):
+    assert re.match(f'refused .*: refused: .*{COSTLY[name][1]}', costs[name]), costs[name]
+
+
+def test_names_of_a_file_do_not_steer_the_terminal_W14(tmp_path):
+    file = tmp_path / 'a.pdparams'
+    for name in ('a\n\x1b[31mbest', 'a\x9b31m', 'a\u2028b', 'a\u202eb', 'a\udc80'):
+        file.write_bytes(pickle.dumps({name: np.ones(1, 'f4')}, 2))
+        with pytest.raises(InputError, match='a name with control characters') as caught:
+            read_weights(str(file))
+        assert str(caught.value).isprintable()
+        file.write_bytes(pickle.dumps({'x': {name: np.array(['text'])}}, 2))
+        assert refusal(file).isprintable()
+        file.write_bytes(program(part(name) * 2 + b'\x93'))
+        assert refusal(file).isprintable()
+
+
+@pytest.mark.parametrize('start, said', [
+    (b'<!DOCTYPE html><html><body>Quota exceeded</body></html>', 'a web page, not weights'),
+    (b'\n  <HTML>', 'a web page, not weights'),
+    (b"<?xml version='1.0'?><Error><Code>AccessDenied</Code></Error>", 'a web page, not weights'),
+    (b'version https://git-lfs.github.com/spec/v1\noid sha256:0\nsize 1\n', 'a Git LFS pointer'),
+    (b'\x1f\x8b\x08\0\0\0\0\0', 'packed with gzip'),
+    (b'\x89HDF\r\n\x1a\n', 'an HDF5 file')])
+def test_other_file_is_named_W14(start, said, tmp_path):
+    for file in (tmp_path / 'a.pdparams', tmp_path / 'a.pth'):
+        file.write_bytes(start)
+        for read in (load_pickle, read_weights):
+            with pytest.raises(InputError, match=f'^{file}: {said}'):
+                read(str(file))
+
+
+def test_only_regular_files_are_opened_W11(tmp_path):
+    os.mkfifo(tmp_path / 'fifo')
+    (tmp_path / 'link').symlink_to('/dev/zero')
+    for file in (tmp_path / 'fifo', tmp_path / 'link', '/dev/zero', '/proc/self/mem'):
+        for read in (load_pickle, read_weights):
+            with pytest.raises(InputError, match=f'^{file}: '):
+                read(str(file))
 
 
 def test_state_of_a_dict_has_no_effect(tmp_path):

@@ -182,6 +182,12 @@ def test_name_that_is_no_text_is_refused_W5(tmp_path, new_head):
     refusal(small_vit(2), write(tmp_path, state), new_head)
 
 
+def test_more_names_than_any_model_has_are_refused_W10(tmp_path):
+    """Each would be compared with the names of every model."""
+    state = dict.fromkeys((f'x{number}' for number in range(10_001)), np.zeros(3, 'float32'))
+    assert 'got 10001 names' in refusal(small_vit(), write(tmp_path, state))
+
+
 # Another classifier
 
 def test_other_classifier_is_refused_by_default_L2(tmp_path):
