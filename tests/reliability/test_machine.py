@@ -135,6 +135,28 @@ def test_missing_home_M4(data, tmp_path):
     assert content_of(tmp_path)['epoch'] == 1
 
 
+# M8: a run that is refused
+
+@pytest.mark.parametrize('flags', [
+    ['-pretrained=WEIGHTS', '-o', 'MODEL.EMBED_DIM=16'], ['-o', 'MODEL.NUM_HEADS=5'],
+    ['-batch_size=64'], ['-eval', '-pretrained=WEIGHTS', '-o', 'MODEL.NUM_CLASSES=11'],
+    ['-resume=WEIGHTS'], ['-last_epoch=3']])
+def test_refused_run_leaves_no_folder_M8(flags, data, tmp_path, capsys):
+    assert cut('vit', data, tmp_path / 'first', '-o', 'TRAIN.NUM_EPOCHS=1') == 0
+    weights = str(run_folder(tmp_path / 'first') / 'best.pdparams')
+    flags = [flag.replace('WEIGHTS', weights) for flag in flags]
+    assert cut('vit', data, tmp_path / 'out', *flags) == 1
+    assert capsys.readouterr().err.count('error: ') == 1
+    assert not (tmp_path / 'out').exists() or not list((tmp_path / 'out').iterdir())
+
+
+def test_refused_run_leaves_an_older_one_alone_M8(data, tmp_path):
+    assert cut('vit', data, tmp_path, stop_at=3) == 143
+    before = digest(content_of(tmp_path))
+    assert cut('vit', data, tmp_path, '-resume=auto', '-o', 'MODEL.EMBED_DIM=16') == 1
+    assert digest(content_of(tmp_path)) == before
+
+
 # R4: a signal while no step runs
 
 def killed_in(monkeypatch, module, name):
