@@ -40,7 +40,7 @@ def errors_in_one_line(signals):
         yield
     except Stopped as stopped:
         if not signals.child:
-            print(f'stopped by {signal.Signals(stopped.number).name}', file=sys.stderr, flush=True)
+            say(f'stopped by {signal.Signals(stopped.number).name}')
         raise
     except Exception as error:  # noqa: BLE001 - the last one to see it
         if signals.number is not None and not signals.only_noted:
@@ -51,8 +51,14 @@ def errors_in_one_line(signals):
         text, code = str(error), WRONG_INPUT if isinstance(error, InputError) else FAILED
         if not isinstance(error, (InputError, RunError)):
             text = f'{type(error).__name__}: {one_line(error)} (-debug shows where)'
-        print(f'error{where}: {text}', file=sys.stderr, flush=True)
+        say(f'error{where}: {text}')
         sys.exit(code)
+
+
+def say(text):
+    """A line on standard error, which may be a file on a full disk."""
+    with contextlib.suppress(OSError):
+        print(text, file=sys.stderr, flush=True)
 
 
 def supervise(config, max_restarts, signals):
@@ -70,14 +76,13 @@ def supervise(config, max_restarts, signals):
             if signals.number is not None or restart == max_restarts:
                 break
             end_children(PATIENCE)  # ranks whose launcher has died
-            print(f'the run has ended with code {code}; restart {restart + 1} of {max_restarts}',
-                  file=sys.stderr, flush=True)
+            say(f'the run has ended with code {code}; restart {restart + 1} of {max_restarts}')
             time.sleep(1.0)
             if signals.number is not None:
                 raise Stopped(signals.number)
     end_children(PATIENCE)
     why = 'no restart is left' if signals.number is None else 'no restart after a signal'
-    print(f'the run has ended with code {code}; {why}', file=sys.stderr, flush=True)
+    say(f'the run has ended with code {code}; {why}')
     return FAILED
 
 
@@ -157,7 +162,6 @@ def first_code(ranks):
     if index is None:
         return 0
     if ended[index] < 0:
-        print(f'error: process {index} was ended by {processes.end_of(ended[index])}',
-              file=sys.stderr, flush=True)
+        say(f'error: process {index} was ended by {processes.end_of(ended[index])}')
         return FAILED
     return ended[index]

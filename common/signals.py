@@ -100,10 +100,8 @@ class StopSignal:
         if self.number is not None:  # its Stopped was lost, in a __del__ for example
             raise Stopped(self.number)
         self.only_noted = True
-        try:
-            yield
-        finally:
-            self.only_noted = False
+        yield
+        self.only_noted = False  # not after an error, which then counts for more
 
 
 def exit_code(returncode):

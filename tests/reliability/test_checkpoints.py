@@ -2,6 +2,7 @@
 import json
 import os
 import random
+import re
 import resource
 import shutil
 import signal
@@ -283,13 +284,13 @@ def test_disk_that_is_full_at_the_start_K9(data, tmp_path, capsys):
     before = signal.signal(signal.SIGXFSZ, signal.SIG_IGN)
     resource.setrlimit(resource.RLIMIT_FSIZE, (0, limits[1]))
     try:
-        with capsys.disabled():  # it writes to a file
-            pass
         code = cut('vit', data, tmp_path / 'out')
     finally:
         resource.setrlimit(resource.RLIMIT_FSIZE, limits)
         signal.signal(signal.SIGXFSZ, before)
     assert code == 1 and not list((tmp_path / 'out').iterdir())
+    assert re.fullmatch(r'error: cannot write \S+config.yaml: File too large\n',
+                        capsys.readouterr().err)
 
 
 @pytest.mark.smoke
