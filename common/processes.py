@@ -7,8 +7,6 @@ import re
 import signal
 import sys
 
-import paddle
-
 from common.errors import InputError
 
 # Loaded here: a worker, which is forked, might wait for ever for the lock of the dynamic linker.
@@ -35,6 +33,7 @@ def set_up_cpu():
     - Memory that is freed stays with the process. Else each batch of images comes in fresh pages,
       and normalising it takes eight times as long, most of it in the kernel.
     """
+    import paddle  # takes a second, and nothing else here needs it
     paddle.set_flags({'FLAGS_use_stride_kernel': False})
     set_up_mkl()
     with contextlib.suppress(AttributeError):  # a C library without mallopt

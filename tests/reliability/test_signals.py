@@ -261,7 +261,7 @@ def test_restart_waits_for_the_old_processes_S5(tmp_path):
 def test_restart_of_ranks_whose_launcher_has_died_S5(data, tmp_path):
     """A rank is busy (stopped, for three seconds) when the launcher is killed."""
     flags = ['-nprocs=2', '-batch_size=2', '-o', 'AUG.MIXUP=0.0', '-o', 'AUG.ERASING=0.0',
-             '-o', 'TRAIN.NUM_EPOCHS=30', '-o', 'VALIDATE_FREQ=30']
+             '-o', 'TRAIN.NUM_EPOCHS=10', '-o', 'VALIDATE_FREQ=10']
     process = start('vit', data, tmp_path / 'crashed', *flags, '-max_restarts=1',
                     start_new_session=True)
     wait_for_training(process)
