@@ -1,6 +1,7 @@
 """The processes above a run: one that starts it again after a crash, and one that starts a process
 for each device. What they do about signals is in signals.py."""
 import contextlib
+import errno
 import os
 import signal
 import subprocess
@@ -26,6 +27,7 @@ from common.signals import (
 )
 
 DEBUG = 'RUN_DEBUG'  # environment variable: whether errors show where they came up
+NO_SPACE = (errno.ENOSPC, errno.EDQUOT, errno.EFBIG)
 # Seconds that the other ranks have to end by themselves when one has ended.
 GRACE = 8.0
 # Seconds that what is left of a crashed run has to write its checkpoint before the next start.
@@ -47,6 +49,8 @@ def errors_in_one_line(signals):
             raise Stopped(signals.number) from None  # another process went first, and broke a call
         if DEBUG in os.environ:
             traceback.print_exc()
+        if isinstance(error, OSError) and error.errno in NO_SPACE:
+            error = InputError(f'cannot write {error.filename or "a file"}: {error.strerror}')
         where = f' (process {dist.rank()})' if dist.world_size() > 1 and dist.rank() else ''
         text, code = str(error), WRONG_INPUT if isinstance(error, InputError) else FAILED
         if not isinstance(error, (InputError, RunError)):
@@ -71,7 +75,7 @@ def supervise(config, max_restarts, signals):
         for restart in range(max_restarts + 1):
             code = run_child(command_of_child(), environment, signals)
             if code in (0, WRONG_INPUT, *STOPPED):
-                discard_stopped(folder, code)
+                discard_unused(folder, code)
                 return code
             if signals.number is not None or restart == max_restarts:
                 break
@@ -86,9 +90,9 @@ def supervise(config, max_restarts, signals):
     return FAILED
 
 
-def discard_stopped(folder, code):
-    """For a process that was stopped before it could do so itself."""
-    if folder and code in STOPPED:
+def discard_unused(folder, code):
+    """For a process that has ended, with this exit code, before it could do so itself."""
+    if folder and (code in STOPPED or not os.path.exists(os.path.join(folder, 'log.txt'))):
         discard(folder)
 
 

@@ -21,7 +21,7 @@ AUTO = 'auto'  # of -resume
 OWN_FOLDER = 'RUN_FOLDER'  # environment variable: the folder that a supervisor has chosen
 RESULT = 'result.json'
 # What a start writes before anything is trained.
-AT_START = {'config.yaml', 'log.txt', 'metrics.jsonl', 'lock', 'visualdl'}
+AT_START = {'config.yaml', 'log.txt', 'metrics.jsonl', 'lock', 'visualdl', 'train_subset.txt'}
 
 
 def choose_folder(config):
@@ -222,12 +222,12 @@ def describe_data(content):
             f'{config.get("MODEL", {}).get("NUM_CLASSES")} classes{shown})')
 
 
-def go_on(position, config, folder, facts, log):
+def go_on(position, folder, facts, log):
     """Says where a resumed run goes on and what is different, and takes over its best weights.
 
     Args:
         position: what `resume` gave; `best` and `unsaved` are set to what best.pdparams holds.
-        config, folder: of this run.
+        folder: of this run.
         facts: what its checkpoints keep; see Keeper.
         log: RunLog.
 
@@ -241,10 +241,9 @@ def go_on(position, config, folder, facts, log):
              + (f' and {position["step"]} steps' if position['step'] else ''))
     for line in differences(position['config'], facts['config']):
         log.info(f'  {line}')
-    train = facts['data_sets']['train']
-    before = {**facts['data'], **position.get('data', {}), 'SEED': position.get('seed'),
-              **position.get('data_sets', facts['data_sets'])['train']}
-    now = {**facts['data'], 'SEED': config.SEED, **train}
+    before, now = ({**facts['data'], **content.get('data', {}), 'SEED': content.get('seed'),
+                    'sha256': content.get('data_sets', facts['data_sets'])['train']['sha256']}
+                   for content in (position, facts))
     if position['step'] and before != now:
         raise InputError(
             f'-resume: {file} stops within an epoch, after {position["step"]} steps; to go on with '
@@ -253,7 +252,7 @@ def go_on(position, config, folder, facts, log):
     if not dist.is_master():
         return
     in_place = os.path.dirname(file) == folder
-    take_best(position, folder, in_place, log)
+    take_best(position, folder, in_place)
     if not in_place:
         return
     log.cut(position['epoch'], position['step'])
@@ -262,7 +261,7 @@ def go_on(position, config, folder, facts, log):
         os.replace(damaged, f'{damaged}.damaged')  # else it would become the one before the next
 
 
-def take_best(position, folder, in_place, log):
+def take_best(position, folder, in_place):
     """Sets the position's `best` to the evaluation whose weights best.pdparams holds, or None, and
     `unsaved` to a better one whose weights could not be written, or None.
 

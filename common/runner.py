@@ -1,4 +1,4 @@
-"""Starts a run: command line, processes, and the steps from config to checkpoint.
+"""Starts a run: command line, and the steps from config to checkpoint.
 
 The same script runs on a CPU (one process, or several with -nprocs over gloo), on every GPU that
 CUDA_VISIBLE_DEVICES names, and under `python -m paddle.distributed.launch` on several machines.
@@ -19,7 +19,7 @@ from common.config import plain_config
 from common.ema import Ema, build_ema
 from common.errors import InputError
 from common.flags import add_flag
-from common.launcher import DEBUG, discard_stopped, errors_in_one_line, spawn, supervise
+from common.launcher import DEBUG, discard_unused, errors_in_one_line, spawn, supervise
 from common.layers import recompute_cells
 from common.loader import Batches, Normalize, get_dataloader
 from common.log import RunLog
@@ -159,7 +159,7 @@ def launch(config, nprocs, build_model, get_dataset, signals):
         worker(*arguments, signals)
     else:
         code = spawn(worker, nprocs, arguments, device, signals)
-        discard_stopped(folder, code)
+        discard_unused(folder, code)
         if code:
             sys.exit(code)
 
@@ -259,7 +259,7 @@ def prepare_training(config, folder, model, evaluation, train_set, facts, signal
         check = partial(check_same_run, facts, schedule.num_epochs, folder, log) \
             if folder == config.MODEL.RESUME else None
         position = resume(config.MODEL.RESUME, model, optimizer, precision.scaler, ema, check)
-        go_on(position, config, folder, facts, log)
+        go_on(position, folder, facts, log)
     elif folder and os.environ.get(OWN_FOLDER) and dist.is_master():
         log.cut(position['epoch'], 0)  # a start before this one died before its first checkpoint
     if position['epoch'] >= schedule.num_epochs:

@@ -17,7 +17,7 @@ from common.log import RunLog
 from common.training import Trainer
 from common.zoo import create_model
 from tests.conftest import ROOT, run_script, write_image_list
-from tests.reliability.runs import arguments, content_of, cut, digest, run_folder
+from tests.reliability.runs import arguments, content_of, cut, digest, run_folder, train
 
 # Steps that cost little: an epoch has three.
 QUICK = ['-batch_size=16', '-o', 'AUG.AUTO_AUGMENT=', '-o', 'AUG.MIXUP=0.0',
@@ -158,6 +158,14 @@ def test_refused_run_leaves_no_folder_M8(flags, data, tmp_path, capsys):
     assert cut('vit', data, tmp_path / 'out', *flags) == 1
     assert capsys.readouterr().err.count('error: ') == 1
     assert not (tmp_path / 'out').exists() or not list((tmp_path / 'out').iterdir())
+
+
+def test_refused_run_that_is_watched_over_leaves_no_folder_M8(tmp_path):
+    """Its data are missing, which the process finds that is watched over."""
+    (tmp_path / 'out').mkdir()
+    code, _, err = train('vit', tmp_path / 'missing', tmp_path / 'out', '-max_restarts=1')
+    assert code == 1 and err.count('error: ') == 1, err
+    assert not list((tmp_path / 'out').iterdir())
 
 
 def test_refused_run_leaves_an_older_one_alone_M8(data, tmp_path):

@@ -230,7 +230,7 @@ def test_data_that_change_in_their_place_R10(tmp_path, capsys):
     assert 'WARNING: the data have changed' in capsys.readouterr().out
 
 
-def test_checkpoint_that_does_not_know_its_data_R10(data, tmp_path):
+def test_checkpoint_that_does_not_know_its_data_R10(data, tmp_path, capsys):
     """As earlier versions wrote it: the number of images counts."""
     assert cut('vit', data, tmp_path / 'out', stop_at=5) == 143
     folder = run_folder(tmp_path / 'out')
@@ -241,4 +241,7 @@ def test_checkpoint_that_does_not_know_its_data_R10(data, tmp_path):
     shutil.copytree(data, tmp_path / 'moved')
     other = write_image_list(tmp_path / 'other', train=60, val=16)
     assert cut('vit', other, tmp_path / 'out', '-resume=auto') == 1
+    assert 'a run on other data' in capsys.readouterr().err
+    assert cut('vit', other, tmp_path / 'new', f'-resume={folder}') == 1
+    assert "expected {'images': 48" in capsys.readouterr().err
     assert cut('vit', tmp_path / 'moved', tmp_path / 'out', '-resume=auto') == 0
