@@ -74,21 +74,6 @@ def read_checkpoint(path):
         return load_pickle(previous), previous, f'{error}; {previous} is read instead'
 
 
-def find_run(save, name, after=0.0):
-    """The newest run's folder SAVE/NAME-train-* with a checkpoint, or None.
-
-    after: time (seconds since 1970) of the oldest checkpoint that counts.
-    """
-    found = []
-    with contextlib.suppress(FileNotFoundError):
-        for entry in os.scandir(save):
-            files = [os.path.join(entry.path, file) for file in (LAST, PREVIOUS)]
-            times = [os.path.getmtime(file) for file in files if os.path.isfile(file)]
-            if entry.name.startswith(f'{name}-train-') and times and max(times) >= after:
-                found.append((max(times), entry.path))
-    return max(found)[1] if found else None
-
-
 @contextlib.contextmanager
 def replace_atomically(path):
     """A temporary path beside `path`, to be written; takes its place at the end of the block."""
@@ -142,7 +127,7 @@ def save_checkpoint(path, model, optimizer, scaler, facts, ema=None, resumed=Non
     }, path)
 
 
-def resume(path, model, optimizer, scaler, ema=None):
+def resume(path, model, optimizer, scaler, ema=None, check=None):
     """Loads what `save_checkpoint` wrote.
 
     Args:
@@ -151,6 +136,7 @@ def resume(path, model, optimizer, scaler, ema=None):
         optimizer: of common.optim.build_optimizer, or None to load the weights only.
         scaler: GradScaler or None.
         ema: common.ema.Ema or None.
+        check: called with the checkpoint's dict before anything is loaded, or None.
 
     Returns:
         The checkpoint's dict, with the facts; 'file' is what was read, 'note' a sentence or None.
@@ -166,12 +152,16 @@ def resume(path, model, optimizer, scaler, ema=None):
     if version not in (1, FORMAT_VERSION):
         raise InputError(f'{path}: got checkpoint format {shown(version)}, expected '
                          f'{FORMAT_VERSION} or 1')
-    content = {'step': 0, 'sums': [0.0, 0.0, 0.0], **content, 'file': path, 'note': note}
+    content = {'step': 0, 'sums': [0.0, 0.0, 0.0], 'unsaved': None, **content, 'file': path,
+               'note': note}
     for key, kinds in (('epoch', int), ('step', int), ('sums', list),
-                       ('best', (dict, type(None))), ('amp_grad_scaler', dict),
+                       ('best', (dict, type(None))), ('unsaved', (dict, type(None))),
+                       ('amp_grad_scaler', dict),
                        ('config', dict)):
         if not isinstance(content.get(key, ...), kinds):
             raise InputError(f'{path}: {key}: got {shown(content.get(key))}, which no run writes')
+    if check is not None:
+        check(content)
     state = state_dict_of(content.get('model'), path)
     values, _ = check_state(state, model.state_dict(), set(), path)
     if optimizer is not None:

@@ -1,10 +1,13 @@
-"""Processes of one run: rank, world size, and the one collective that is needed (a sum)."""
+"""Processes of one run: rank, world size, the one collective that is needed (a sum), and a store
+where they meet and agree."""
 import contextlib
-import signal
+import json
 import time
 
 import paddle
 import paddle.distributed as paddle_dist
+
+from common.signals import held_back
 
 
 def rank():
@@ -45,35 +48,74 @@ class Agreement:
         return [False] * len(flags) if values is None else [value > 0 for value in values.tolist()]
 
 
-class Meeting:
-    """A barrier for work that takes ranks different times, such as saving.
-
-    gloo's collectives fail when a rank comes 30 s late; this one waits as long as the ranks live
-    (whoever started them ends all of them when one dies).
-    """
+class Store:
+    """What several ranks know in common: numbers that are added to, and texts that are set; without
+    the time limit of gloo's collectives (30 s)."""
 
     def __init__(self):
-        self.count = 0
-        if world_size() > 1:
-            from paddle.base import core
-            self.store = core.create_or_get_global_tcp_store()
+        from paddle.base import core
+        self.store = core.create_or_get_global_tcp_store()
 
-    def __call__(self):
-        if world_size() == 1:
-            return
+    # A signal would interrupt the store's socket, which is an error for Paddle.
+
+    def add(self, key, number):
+        with held_back():
+            return self.store.add(key, number)
+
+    def set(self, key, text):
+        with held_back():
+            self.store.set(key, text.encode())
+
+    def get(self, key):
+        """Waits until it is set."""
+        with held_back():
+            return self.store.get(key).decode()
+
+
+def from_master(name, text):
+    """Rank 0's text (or None), on every rank."""
+    if world_size() == 1:
+        return text
+    if is_master():
+        Store().set(name, json.dumps(text))
+        return text
+    return json.loads(Store().get(name))
+
+
+class Meeting:
+    """A barrier at which the ranks also agree, for work that takes them different times, such as
+    saving and evaluating: they wait for each other as long as they live (whoever started them ends
+    all of them when one dies).
+
+    Args:
+        name: the same on all ranks, and no other Meeting's.
+    """
+
+    def __init__(self, name):
+        self.name = name
+        self.count = 0
+        self.store = Store() if world_size() > 1 else None
+
+    def __call__(self, *flags):
+        """Booleans -> for each, whether it is true on any rank: the same answer on all of them."""
+        if self.store is None:
+            return list(flags)
         self.count += 1
-        arrived = self.add(1)
+        key = f'{self.name}/{self.count}'
+        for index, flag in enumerate(flags):
+            if flag:
+                self.store.add(f'{key}/{index}', 1)
+        arrived = self.store.add(key, 1)
         while arrived < world_size():
             time.sleep(0.01)
-            arrived = self.add(0)
+            arrived = self.store.add(key, 0)
+        return [self.store.add(f'{key}/{index}', 0) > 0 for index in range(len(flags))]
 
-    def add(self, number):
-        # a signal would interrupt the store's socket, which is an error for Paddle
-        blocked = signal.pthread_sigmask(signal.SIG_BLOCK, {signal.SIGTERM, signal.SIGINT})
-        try:
-            return self.store.add(f'meeting/{self.count}', number)
-        finally:
-            signal.pthread_sigmask(signal.SIG_SETMASK, blocked)
+    def is_called(self, call):
+        """Whether a rank calls for a meeting before its time; `call`: whether this one does."""
+        if self.store is None:
+            return call
+        return self.store.add(f'{self.name}/called', int(call)) > 0
 
 
 def average(tensors):

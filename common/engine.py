@@ -159,14 +159,13 @@ def reduce_means(sums):
 
 
 @paddle.no_grad()
-def evaluate(model, batches, precision, progress=None, real_mask=None):
+def evaluate(model, batches, precision, real_mask=None):
     """Loss and accuracy over the batches of all ranks; each sample counts once.
 
     Args:
         model: a Layer (not its DataParallel: ranks may have different numbers of batches).
         batches: iterator of (images [B, 3, H, W], labels [B]).
         precision: common.precision.Precision.
-        progress: called after each batch.
         real_mask: called for the batch that was read last, gives bool [B, K], the right classes
             of each image by the ReaL labels; or None.
 
@@ -189,8 +188,6 @@ def evaluate(model, batches, precision, progress=None, real_mask=None):
         counts += [mask.astype('float32').take_along_axis(top[:, :1], axis=1).sum(),
                    mask.any(axis=1).sum()]
         sums += paddle.stack([count.astype('float64') for count in counts])
-        if progress:
-            progress()
     loss, correct1, correct5, seen, real_correct, real_seen = dist.all_reduce_sum(sums).tolist()
     if seen == 0:
         raise InputError('evaluation: got no image')

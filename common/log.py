@@ -15,8 +15,11 @@ class TqdmHandler(logging.Handler):
     """Lines to standard output that do not tear a progress bar."""
 
     def emit(self, record):
-        tqdm.write(self.format(record), file=sys.stdout)
-        sys.stdout.flush()
+        try:
+            tqdm.write(self.format(record), file=sys.stdout)
+            sys.stdout.flush()
+        except OSError:  # it is a file on a full disk
+            self.handleError(record)
 
 
 class RunLog:
@@ -42,13 +45,13 @@ class RunLog:
         handlers = [TqdmHandler()]
         if folder:
             file = logging.FileHandler(os.path.join(folder, 'log.txt'))
-            file.handleError = lambda record: self.lose(sys.exc_info()[1])
             handlers.append(file)
             self.metrics = open(os.path.join(folder, 'metrics.jsonl'), 'a')  # noqa: SIM115
             if visualdl:
                 from visualdl import LogWriter  # an optional extra
                 self.scalars = LogWriter(logdir=os.path.join(folder, 'visualdl'))
         for handler in handlers:
+            handler.handleError = lambda record: self.lose(sys.exc_info()[1])
             handler.setFormatter(logging.Formatter('%(asctime)s %(message)s', '%m-%d %H:%M:%S'))
             self.logger.addHandler(handler)
 
@@ -80,7 +83,8 @@ class RunLog:
         """Says once that the log cannot be written (disk full); the run is worth more."""
         if not self.lost:
             self.lost = True
-            print(f'WARNING: the log cannot be written: {error}', file=sys.stderr, flush=True)
+            with contextlib.suppress(OSError):  # standard error may be on the same disk
+                print(f'WARNING: the log cannot be written: {error}', file=sys.stderr, flush=True)
 
     def progress(self, total, text, initial=0):
         """A progress bar over `total` steps; only on a terminal."""

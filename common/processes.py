@@ -1,4 +1,4 @@
-"""A run as processes of a machine: signals, parents and children, locks, memory."""
+"""A run as processes of a machine: parents and children, locks, memory; signals.py has the rest."""
 import contextlib
 import ctypes
 import fcntl
@@ -7,23 +7,20 @@ import re
 import signal
 import sys
 
-import paddle
-
 from common.errors import InputError
 
 # Loaded here: a worker, which is forked, might wait for ever for the lock of the dynamic linker.
 LIBC = ctypes.CDLL(None)
-PR_SET_PDEATHSIG = 1
+PR_SET_PDEATHSIG, PR_SET_CHILD_SUBREAPER = 1, 36
 # Options of glibc's mallopt: from what size on a block is a mapping of its own, and how much free
 # memory at the heap's end goes back to the system.
 M_TRIM_THRESHOLD, M_MMAP_THRESHOLD = -1, -3
 CPU_INFO = '/proc/cpuinfo'
 # What MKL's kernels for AVX-512 need (Skylake's).
 AVX512 = {'avx512f', 'avx512cd', 'avx512bw', 'avx512dq', 'avx512vl'}
-# Exit codes beside 0: wrong input, which a restart would not mend; anything else that went wrong;
-# stopped by a signal, after the checkpoint was written (128 + its number, as shells count).
+# Exit codes beside 0 and those of signals.py: wrong input, which a restart would not mend; anything
+# else that went wrong.
 WRONG_INPUT, FAILED = 1, 3
-STOPPED = {128 + signal.SIGTERM, 128 + signal.SIGINT}
 
 
 def set_up_cpu():
@@ -36,6 +33,7 @@ def set_up_cpu():
     - Memory that is freed stays with the process. Else each batch of images comes in fresh pages,
       and normalising it takes eight times as long, most of it in the kernel.
     """
+    import paddle  # takes a second, and nothing else here needs it
     paddle.set_flags({'FLAGS_use_stride_kernel': False})
     set_up_mkl()
     with contextlib.suppress(AttributeError):  # a C library without mallopt
@@ -61,49 +59,23 @@ def cpu_info():
     return set()
 
 
-class StopSignal:
-    """Notes SIGTERM and SIGINT within a block, instead of dying of them.
+def end_with_parent(number=signal.SIGKILL, parent=None):
+    """Has this process get a signal when the one that started it ends, in whatever way (Linux).
 
-    A second SIGTERM changes nothing; a second SIGINT ends the process at once.
-
-    Attributes:
-        number: of the signal that came, or None.
+    parent: its number, where this process may be the older one; None is who is it now.
     """
-
-    def __init__(self):
-        self.number = None
-
-    def __enter__(self):
-        self.before = {number: signal.signal(number, self.note)
-                       for number in (signal.SIGTERM, signal.SIGINT)}
-        return self
-
-    def __exit__(self, *error):
-        for number, handler in self.before.items():
-            signal.signal(number, handler)
-
-    def note(self, number, frame):
-        if number == signal.SIGINT and self.number is not None:
-            signal.signal(number, signal.SIG_DFL)
-            os.kill(os.getpid(), number)
-        self.number = self.number or number
-
-
-class Stopped(Exception):
-    """A signal ends the run; its checkpoint is written."""
-
-    def __init__(self, number):
-        super().__init__(f'stopped by {signal.Signals(number).name}')
-        self.exit_code = 128 + number
-
-
-def end_with_parent(number=signal.SIGKILL):
-    """Has this process get a signal when the one that started it ends, in whatever way (Linux)."""
     if sys.platform == 'linux':
-        parent = os.getppid()
+        parent = parent or os.getppid()
         LIBC.prctl(PR_SET_PDEATHSIG, int(number))
         if os.getppid() != parent:  # it ended before the call
             os.kill(os.getpid(), number)
+
+
+def adopt_orphans():
+    """Makes the processes whose parent ends before them children of this one, as long as it lives:
+    all that come from it, in any generation (Linux)."""
+    if sys.platform == 'linux':
+        LIBC.prctl(PR_SET_CHILD_SUBREAPER, 1)
 
 
 def end_of(exitcode):
@@ -150,7 +122,10 @@ def lock(folder):
     except OSError:
         stream.seek(0)
         raise InputError(f'{folder}: process {stream.read().strip()} is running there') from None
-    stream.truncate(0)
-    stream.write(f'{os.getpid()}\n')
-    stream.flush()
+    try:
+        stream.truncate(0)
+        stream.write(f'{os.getpid()}\n')
+        stream.flush()
+    except OSError as error:
+        raise InputError(f'cannot write {stream.name}: {error.strerror}') from None
     return stream

@@ -1,49 +1,51 @@
-"""Starts a run: command line, processes, and the steps from config to checkpoint.
+"""Starts a run: command line, and the steps from config to checkpoint.
 
 The same script runs on a CPU (one process, or several with -nprocs over gloo), on every GPU that
 CUDA_VISIBLE_DEVICES names, and under `python -m paddle.distributed.launch` on several machines.
 """
 import argparse
-import contextlib
 import importlib.util
 import os
-import shutil
 import signal
-import subprocess
 import sys
-import time
-import traceback
 from functools import partial
-from multiprocessing import connection
 
 import paddle
 import paddle.distributed as paddle_dist
-import yaml
 
 from common import dist, processes
-from common.checkpoint import BEST, LAST, find_run, replace_atomically, resume
-from common.config import differences, plain_config
+from common.checkpoint import resume
+from common.config import plain_config
 from common.ema import Ema, build_ema
-from common.errors import InputError, RunError, one_line
+from common.errors import InputError
 from common.flags import add_flag
+from common.launcher import DEBUG, discard_unused, errors_in_one_line, spawn, supervise
 from common.layers import recompute_cells
 from common.loader import Batches, Normalize, get_dataloader
 from common.log import RunLog
 from common.macs import count_parameters
 from common.optim import build_optimizer, decayed_parameters, trainable_parameters
 from common.precision import Precision
-from common.processes import FAILED, STOPPED, WRONG_INPUT, Stopped, StopSignal
-from common.safe_load import load_pickle
+from common.run_folder import (
+    AUTO,
+    OWN_FOLDER,
+    check_same_run,
+    choose_folder,
+    discard,
+    facts_of_data,
+    find_resumed,
+    go_on,
+    has_result,
+    make_run_folder,  # noqa: F401 - was here
+    remove_result,
+    with_resume,
+    write_text,
+)
 from common.schedule import build_schedule
+from common.signals import LAUNCHED, SUPERVISED, Stopped, StopSignal, held_back, is_child
 from common.subset import Subset
 from common.training import Evaluation, Keeper, Trainer, finish
 from common.weights import load_pretrained
-
-# Seconds that the other ranks have to end by themselves when one has failed.
-GRACE = 8.0
-AUTO = 'auto'  # of -resume
-# Environment variables for the processes that are started.
-DEBUG, SUPERVISED = 'RUN_DEBUG', 'RUN_SUPERVISED'
 
 
 def make_parser():
@@ -98,62 +100,14 @@ def run(get_config, update_config, build_model, get_dataset, argv=None):
     args = make_parser().parse_args(argv)
     if args.debug:
         os.environ[DEBUG] = '1'
-    with errors_in_one_line():
+    with StopSignal(is_child()) as signals, errors_in_one_line(signals):
         config = update_config(get_config(args.cfg), args)
         check_flags(config)
         if args.max_restarts:
-            sys.exit(supervise(config, args.max_restarts))
+            sys.exit(supervise(config, args.max_restarts, signals))
         if SUPERVISED in os.environ:
-            processes.end_with_parent(signal.SIGTERM)
-        launch(config, args.nprocs, build_model, get_dataset)
-
-
-@contextlib.contextmanager
-def errors_in_one_line():
-    """Ends the process with one line on standard error, and with the exit code that says what
-    kind of end it is; see common/processes.py."""
-    try:
-        yield
-    except Stopped as stopped:
-        sys.exit(stopped.exit_code)
-    except Exception as error:  # noqa: BLE001 - the last one to see it
-        if DEBUG in os.environ:
-            traceback.print_exc()
-        where = f' (process {dist.rank()})' if dist.world_size() > 1 and dist.rank() else ''
-        text, code = str(error), WRONG_INPUT if isinstance(error, InputError) else FAILED
-        if not isinstance(error, (InputError, RunError)):
-            text = f'{type(error).__name__}: {one_line(error)} (-debug shows where)'
-        print(f'error{where}: {text}', file=sys.stderr, flush=True)
-        sys.exit(code)
-
-
-def supervise(config, max_restarts):
-    """Runs this command in a process of its own, again after a crash; its exit code."""
-    command, skip = [sys.executable], False
-    for argument in sys.orig_argv[1:]:
-        if not skip and not argument.lstrip('-').startswith('max_restarts'):
-            command.append(argument)
-        skip = argument in ('-max_restarts', '--max_restarts')
-    started = time.time()
-    for restart in range(max_restarts + 1):
-        going_on = restart and find_run(config.SAVE, config.MODEL.NAME, after=started)
-        child = subprocess.Popen([*command, *(['-resume=auto'] if going_on else [])],
-                                 env={**os.environ, SUPERVISED: '1'})
-        with StopSignal() as signals:
-            while child.poll() is None:
-                time.sleep(0.05)
-                if signals.number is not None:
-                    child.send_signal(signals.number)
-                    signals.number = None
-        code = child.returncode
-        if code in (0, WRONG_INPUT, *STOPPED):
-            return code
-        print(f'the run has ended with code {code}; restart {restart + 1} of {max_restarts}'
-              if restart < max_restarts else
-              f'the run has ended with code {code}; no restart is left', file=sys.stderr,
-              flush=True)
-        time.sleep(1.0)
-    return FAILED
+            processes.end_with_parent(signal.SIGTERM, int(os.environ[SUPERVISED]))
+        launch(config, args.nprocs, build_model, get_dataset, signals)
 
 
 def check_flags(config):
@@ -182,10 +136,10 @@ def pick_device(config):
     return 'gpu' if has_gpu and config.DEVICE != 'cpu' else 'cpu'
 
 
-def launch(config, nprocs, build_model, get_dataset):
+def launch(config, nprocs, build_model, get_dataset, signals):
     """Runs `worker` here (one process, or one of a launcher's), or spawns one for each device."""
     device = pick_device(config)
-    launched = 'PADDLE_TRAINER_ID' in os.environ  # also with one process
+    launched = LAUNCHED in os.environ  # also with one process
     if launched and nprocs is not None:
         raise InputError('-nprocs: got it under paddle.distributed.launch, which decides it itself')
     if nprocs is not None and nprocs < 1:
@@ -198,100 +152,50 @@ def launch(config, nprocs, build_model, get_dataset):
     val_set = get_dataset(config, is_train=False)
     if device == 'cpu':
         os.environ['PADDLE_DISTRI_BACKEND'] = 'gloo'
-    config, folder = find_resumed(config)
-    folder = make_run_folder(config, folder) \
-        if int(os.environ.get('PADDLE_TRAINER_ID', '0')) == 0 else None
-    arguments = config, device, folder, build_model, train_set, val_set
+    folder = choose_folder(config)
+    config, note = find_resumed(config, folder)
+    arguments = config, device, folder, note, build_model, train_set, val_set
     if launched or nprocs == 1:
-        worker(*arguments)
-        return
-    options = {'backend': 'gloo'} if device == 'cpu' else {}
-    with StopSignal() as signals:
-        context = paddle_dist.spawn(spawned_worker, nprocs=nprocs, join=False, args=arguments,
-                                    **options)
-        wait_for(context.processes, signals)
+        worker(*arguments, signals)
+    else:
+        code = spawn(worker, nprocs, arguments, device, signals)
+        discard_unused(folder, code)
+        if code:
+            sys.exit(code)
 
 
-def find_resumed(config):
-    """(config, None), or with -resume=auto (config with the run's folder, that folder)."""
-    if config.MODEL.RESUME != AUTO:
-        return config, None
-    folder = find_run(config.SAVE, config.MODEL.NAME)
-    config = config.clone()
-    config.defrost()
-    config.MODEL.RESUME = folder
-    config.freeze()
-    return config, folder
+def worker(config, device, folder, note, build_model, train_set, val_set, signals):
+    """One rank of the run; `folder` is the run's on rank 0, and at once also on those that are
+    spawned. A run that is refused or stopped before it trains leaves no folder."""
+    try:
+        if folder is not None and int(os.environ.get(LAUNCHED, '0')) == 0:
+            held = processes.lock(folder)  # noqa: F841 - as long as this process lives
+        trainer, position = prepare(config, device, folder, note, build_model, train_set, val_set,
+                                    signals)
+    except (InputError, Stopped):
+        if folder is not None and dist.is_master():
+            discard(folder)
+        raise
+    if trainer:
+        with signals.noted():
+            trainer.run(position)
 
 
-def wait_for(ranks, signals):
-    """Waits for the processes of a run, passes signals on, and exits if one has failed; the
-    others then have GRACE seconds."""
-    passed_on, failed, deadline = False, None, None
-    while running := [rank for rank in ranks if rank.is_alive()]:
-        connection.wait([rank.sentinel for rank in running], timeout=0.2)
-        if signals.number is not None and not passed_on:
-            passed_on = True
-            for rank in running:
-                os.kill(rank.pid, signals.number)
-        failed = failed or next((rank for rank in ranks if rank.exitcode), None)
-        if failed and deadline is None:
-            deadline = time.monotonic() + GRACE
-            if failed.exitcode < 0:
-                print(f'error: process {ranks.index(failed)} was ended by '
-                      f'{processes.end_of(failed.exitcode)}', file=sys.stderr, flush=True)
-        if deadline is not None and time.monotonic() > deadline:
-            for rank in running:
-                rank.kill()
-    failed = failed or next((rank for rank in ranks if rank.exitcode), None)
-    if failed:
-        sys.exit(failed.exitcode if failed.exitcode > 0 else FAILED)
-
-
-def spawned_worker(*args):
-    processes.end_with_parent(signal.SIGTERM)
-    with errors_in_one_line():
-        worker(*args)
-
-
-def make_run_folder(config, resumed=None):
-    """A new folder SAVE/NAME-train-YYYYmmdd-HHMMSS with the run's config, never one that exists;
-    or the folder of the run that is resumed in it."""
-    if resumed:
-        processes.sweep(resumed, r'.*\.tmp(\d+)')
-        return resumed
-    kind = 'eval' if config.EVAL else 'train'
-    stem = os.path.join(config.SAVE,
-                        f'{config.MODEL.NAME}-{kind}-{time.strftime("%Y%m%d-%H%M%S")}')
-    for attempt in range(1, 1000):
-        folder = stem if attempt == 1 else f'{stem}-{attempt}'
-        try:
-            os.makedirs(folder)
-        except FileExistsError:
-            if not os.path.isdir(folder):
-                raise InputError(f'-output: {folder} is in the way') from None
-            continue
-        except OSError as error:
-            raise InputError(f'-output: cannot make {folder}: {error.strerror}') from None
-        plain = plain_config(config)
-        plain['MODEL']['RESUME'] = None  # of this start, not of the recipe
-        with open(os.path.join(folder, 'config.yaml'), 'w') as stream:
-            yaml.safe_dump(plain, stream, sort_keys=False)
-        return folder
-    raise InputError(f'-output: {stem} and 998 more exist already')
-
-
-def worker(config, device, folder, build_model, train_set, val_set):
-    """One rank of the run; `folder` is the run's (rank 0) or None."""
+def prepare(config, device, folder, note, build_model, train_set, val_set, signals):
+    """(Trainer, position) for a training that is to come; (None, None) after an evaluation, or when
+    nothing is left to train."""
     # STEP 1: process group and log
     paddle.set_device(device)
     if device == 'cpu':
         processes.set_up_cpu()
-    if folder is not None and int(os.environ.get('PADDLE_TRAINER_ID', '0')) == 0:
-        held = processes.lock(folder)  # noqa: F841 - as long as this process lives
     if int(os.environ.get('PADDLE_TRAINERS_NUM', '1')) > 1:
-        paddle_dist.init_parallel_env()
+        with held_back():  # a signal would break its connections
+            paddle_dist.init_parallel_env()
+    folder = dist.from_master('folder', folder)
+    config = with_resume(config, dist.from_master('resume', config.MODEL.RESUME))
     log = RunLog(folder, active=dist.is_master(), visualdl=config.VISUALDL)
+    if note:
+        log.info(note)
     paddle.seed(config.SEED)
 
     # STEP 2: model and weights
@@ -301,34 +205,84 @@ def worker(config, device, folder, build_model, train_set, val_set):
     if config.MODEL.PRETRAINED and not config.MODEL.RESUME:  # a resumed run has its own weights
         notes = load_pretrained(model, config.MODEL.PRETRAINED, new_head=not config.EVAL)
         log.info(f'weights: {config.MODEL.PRETRAINED} loaded')
-        for note in notes:
-            log.info(f'  {note}')
+        for line in notes:
+            log.info(f'  {line}')
 
-    # STEP 3: evaluation alone
+    # STEP 3: evaluation alone, or what training needs
     normalize = Normalize(config.DATA.IMAGENET_MEAN, config.DATA.IMAGENET_STD)
-    evaluation = Evaluation(config, val_set, normalize, precision, log)
+    evaluation = Evaluation(config, val_set, normalize, precision, log, signals)
     if config.EVAL:
-        averaged = None
-        if config.MODEL.RESUME:
-            facts = resume(config.MODEL.RESUME, model, None, None)
-            averaged = facts.get('ema')
-            log.info(f'weights: {facts["file"]} loaded')
-        model, _ = precision.decorate(model)
-        result = evaluation.run(model, 0)
-        if averaged:
-            ema = Ema(model, decay=1.0)
-            ema.load(averaged, config.MODEL.RESUME)
-            with ema.in_place():
-                result['averaged'] = evaluation.run(model, 0, averaged=True)
-        finish(log, folder, result, 'evaluation')
-        return
+        with signals.noted():
+            finish(log, folder, evaluate_weights(config, model, evaluation, log), 'evaluation')
+        return None, None
+    facts = {'seed': config.SEED, 'config': plain_config(config),
+             'class_names': train_set.class_names, 'data_sets': facts_of_data(train_set, val_set)}
+    return prepare_training(config, folder, model, evaluation, train_set, facts, signals)
 
+
+def evaluate_weights(config, model, evaluation, log):
+    """The result of -eval, of the moving average too if a checkpoint has one."""
+    averaged = None
+    if config.MODEL.RESUME:
+        facts = resume(config.MODEL.RESUME, model, None, None)
+        averaged = facts.get('ema')
+        log.info(f'weights: {facts["file"]} loaded')
+    model, _ = evaluation.precision.decorate(model)
+    result = evaluation.run(model, 0)
+    if averaged:
+        ema = Ema(model, decay=1.0)
+        ema.load(averaged, config.MODEL.RESUME)
+        with ema.in_place():
+            result['averaged'] = evaluation.run(model, 0, averaged=True)
+    return result
+
+
+def prepare_training(config, folder, model, evaluation, train_set, facts, signals):
+    """As `prepare`; `facts` is what the checkpoints keep, but for the order of the samples."""
     # STEP 4: optimiser and schedule
+    log, precision = evaluation.log, evaluation.precision
     train_loader = get_dataloader(config, train_set, is_train=True)
     sampler = train_loader.batch_sampler
     schedule = build_schedule(config.TRAIN, sampler.steps_per_epoch, sampler.global_batch)
     optimizer = build_optimizer(config.TRAIN, model)
     model, optimizer = precision.decorate(model, optimizer)
+    model = with_training_options(config, model, precision)
+    ema = build_ema(config, model, sampler.global_batch)
+    describe_training(log, config, model, sampler, schedule, ema)
+
+    # STEP 5: where the run goes on
+    position = {'epoch': config.TRAIN.LAST_EPOCH, 'step': 0, 'sums': None, 'best': None,
+                'optimizer': None}
+    facts['data'] = {'images': sampler.num_samples, 'global_batch': sampler.global_batch,
+                     'repeats': sampler.repeats}
+    if config.MODEL.RESUME:
+        check = partial(check_same_run, facts, schedule.num_epochs, folder, log) \
+            if folder == config.MODEL.RESUME else None
+        position = resume(config.MODEL.RESUME, model, optimizer, precision.scaler, ema, check)
+        go_on(position, folder, facts, log)
+    elif folder and os.environ.get(OWN_FOLDER) and dist.is_master():
+        log.cut(position['epoch'], 0)  # a start before this one died before its first checkpoint
+    if position['epoch'] >= schedule.num_epochs:
+        text = f'nothing to train: {position["epoch"]} of {schedule.num_epochs} epochs are done'
+        if folder != config.MODEL.RESUME:
+            raise InputError(text)
+        if any(dist.Meeting('end')(dist.is_master() and has_result(folder))):
+            log.info(text)  # -resume=auto of a finished run
+            return None, None
+        log.info(f'{text}; what follows the last one is missing, and is done now')
+    elif folder is not None and dist.is_master():
+        remove_result(folder)
+
+    if folder is not None and isinstance(train_set.images, Subset):
+        write_names(os.path.join(folder, 'train_subset.txt'), train_set.images, log)
+    batches = Batches(train_loader, evaluation.batches.normalize, train_set.erasing, config.SEED,
+                      config.DATA.MAX_BAD_IMAGES, remembered=config.TRAIN.ACCUM_ITER)
+    return Trainer(config, dist.data_parallel(model), optimizer, schedule, precision, ema, batches,
+                   evaluation, Keeper(folder, facts, log), log, signals), position
+
+
+def with_training_options(config, model, precision):
+    """The model as TRAIN.RECOMPUTE and TRAIN.TO_STATIC have it."""
     if config.TRAIN.RECOMPUTE:
         recompute_cells(model)
     if config.TRAIN.TO_STATIC:
@@ -337,86 +291,15 @@ def worker(config, device, folder, build_model, train_set, val_set):
             raise InputError('TRAIN.TO_STATIC: Paddle 2.6 makes a float16 graph of a bfloat16 '
                              'training; expected -o AMP_DTYPE=float16, or Paddle 3')
         model = paddle.jit.to_static(model, full_graph=True)
-    ema = build_ema(config, model, sampler.global_batch)
-    describe_training(log, config, model, sampler, schedule, ema)
-    position = {'epoch': config.TRAIN.LAST_EPOCH, 'step': 0, 'sums': None, 'best': None,
-                'optimizer': None}
-    data = {'images': sampler.num_samples, 'global_batch': sampler.global_batch,
-            'repeats': sampler.repeats}
-    if config.MODEL.RESUME:
-        position = resume(config.MODEL.RESUME, model, optimizer, precision.scaler, ema)
-        go_on(position, config, folder, data, log)
-    if position['epoch'] >= schedule.num_epochs:
-        text = f'nothing to train: {position["epoch"]} of {schedule.num_epochs} epochs are done'
-        if folder != config.MODEL.RESUME:
-            raise InputError(text)
-        log.info(text)  # -resume=auto of a finished run
-        return
-
-    # STEP 5: train
-    if folder is not None and isinstance(train_set.images, Subset):
-        write_names(os.path.join(folder, 'train_subset.txt'), train_set.images, log)
-    batches = Batches(train_loader, normalize, train_set.erasing, config.SEED,
-                      config.DATA.MAX_BAD_IMAGES, remembered=config.TRAIN.ACCUM_ITER)
-    keeper = Keeper(folder, config, train_set.class_names, data, log)
-    with StopSignal() as signals:
-        Trainer(config, dist.data_parallel(model), optimizer, schedule, precision, ema, batches,
-                evaluation, keeper, log, signals).run(position)
-
-
-def go_on(position, config, folder, data, log):
-    """Says where a resumed run goes on and what is different, and takes over its best weights.
-
-    Raises:
-        InputError: it would go on in an epoch whose order was another one.
-    """
-    file = position['file']
-    if position['note']:
-        log.warning(position['note'])
-    log.info(f'resume: {file}, after epoch {position["epoch"]}'
-             + (f' and {position["step"]} steps' if position['step'] else ''))
-    for line in differences(position['config'], plain_config(config)):
-        log.info(f'  {line}')
-    before = {**data, **position.get('data', {}), 'SEED': position.get('seed')}
-    now = {**data, 'SEED': config.SEED}
-    if position['step'] and before != now:
-        raise InputError(
-            f'-resume: {file} stops within an epoch, after {position["step"]} steps; to go on with '
-            f'its other samples, expected {before}, got {now} (global batch: DATA.BATCH_SIZE x '
-            f'TRAIN.ACCUM_ITER x processes)')
-    if folder is None:
-        return
-    if os.path.dirname(file) != folder:
-        position['best'] = inherit_best(file, folder, position['best'])
-        return
-    log.cut(position['epoch'], position['step'])
-    damaged = os.path.join(folder, LAST)
-    if file != damaged and dist.is_master() and os.path.exists(damaged):
-        os.replace(damaged, f'{damaged}.damaged')  # else it would become the one before the next
+    return model
 
 
 def write_names(file, images, log):
     """The images of a part of the training set and their labels, one a line, on rank 0."""
     if dist.is_master():
-        with open(file, 'w') as stream:
-            stream.writelines(f'{images.name(index)} {label}\n'
-                              for index, label in enumerate(images.labels))
+        write_text(file, ''.join(f'{images.name(index)} {label}\n'
+                                 for index, label in enumerate(images.labels)))
     log.info(f'{len(images)} training images, listed in {file}')
-
-
-def inherit_best(checkpoint, folder, best):
-    """Copies the best weights of the run that is gone on with into this run's folder.
-
-    Returns `best`, or None if its weights are not there: then the next evaluation is the best.
-    """
-    source = os.path.join(os.path.dirname(checkpoint), BEST)
-    if best is None or not os.path.isfile(source):
-        return None
-    if load_pickle(source).get('epoch') != best.get('epoch'):
-        return None
-    with replace_atomically(os.path.join(folder, BEST)) as temporary:
-        shutil.copyfile(source, temporary)
-    return best
 
 
 def describe(log, config, model, precision, device, folder):

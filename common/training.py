@@ -1,6 +1,5 @@
 """The epochs of a run: training, evaluation, checkpoints, and how a run ends."""
 import contextlib
-import json
 import os
 import time
 from collections import deque
@@ -8,14 +7,14 @@ from collections import deque
 import paddle
 
 from common import dist
-from common.checkpoint import BEST, LAST, save_checkpoint, save_weights
-from common.config import plain_config
+from common.checkpoint import BEST, LAST, PREVIOUS, save_checkpoint, save_weights
 from common.engine import average_statistics, evaluate, train_one_epoch
-from common.errors import InputError
+from common.errors import InputError, RunError
 from common.loader import Batches, get_dataloader
 from common.losses import build_loss
-from common.processes import Stopped
 from common.real_labels import read_real_labels
+from common.run_folder import write_result
+from common.signals import STOP_SIGNALS, Stopped
 
 
 class Trainer:
@@ -46,19 +45,23 @@ class Trainer:
         self.evaluation, self.keeper, self.log = evaluation, keeper, log
         self.signals = signals
         self.criterion = build_loss(config.TRAIN)
-        self.agree, self.meet = dist.Agreement(), dist.Meeting()
+        self.agree, self.meet = dist.Agreement(), dist.Meeting('training')
         self.recent = deque(maxlen=2)  # the samples of this step and of the one before it
-        self.stop = self.due = False
+        self.stop, self.due = None, False  # the signal that all ranks stop by
         self.saved_at = time.monotonic()
 
     def run(self, position):
         """Trains to the end of the schedule.
 
         Args:
-            position: what `resume` gave: epoch, step, sums, best, and the optimiser's state.
+            position: what `resume` gave: epoch, step, sums, best, unsaved, and the optimiser's
+                state.
         """
         epochs, steps_per_epoch = self.schedule.num_epochs, self.sampler.steps_per_epoch
-        self.epoch, self.step, self.best = position['epoch'], position['step'], position['best']
+        self.epoch, self.step = position['epoch'], position['step']
+        # The evaluation whose weights best.pdparams holds, and a better one whose weights could
+        # not be written, or None.
+        self.best, self.unsaved = position['best'], position.get('unsaved')
         self.resumed = position['optimizer']
         self.bad_images = position.get('bad_images', 0)  # replaced in the epochs that are done
         sums = position['sums'] if dist.is_master() else None
@@ -72,13 +75,28 @@ class Trainer:
         # closing ends the loader's workers, also when a signal or an error ends the run
         with contextlib.closing(batches), \
                 self.log.progress(self.schedule.num_steps, 'train', done) as self.bar:
+            self.rescue_best()
             for epoch in range(first, epochs + 1):
                 self.bar.set_description(f'epoch {epoch}/{epochs}')
                 self.train(epoch, batches, sums)
                 self.finish_epoch(epoch)
                 sums = None
-        self.keeper.check()
-        finish(self.log, self.keeper.folder, self.best, f'best, epoch {self.best["epoch"]}')
+        self.end_run()
+
+    def end_run(self):
+        """What follows the last epoch's checkpoint; it is done again if the run was killed here."""
+        if any(self.meet(self.best is None and self.unsaved is None)):
+            self.evaluate(self.epoch)  # this epoch was not to be the last one when it ended
+        self.log.draw_curves(force=True)
+        self.keeper.check(LAST)
+        if self.unsaved and self.unsaved['epoch'] == self.epoch:
+            self.keep_best(self.unsaved)  # once more; the weights are in the checkpoint too
+            self.keeper.check(BEST)
+        best = self.best or self.unsaved
+        finish(self.log, self.keeper.folder, best, f'best, epoch {best["epoch"]}')
+        if self.unsaved and dist.is_master():
+            raise InputError(f'{BEST}: got {place_of(self.best)}, expected the best evaluation\'s, '
+                             f'{place_of(self.unsaved)}; they could not be written')
 
     def train(self, epoch, batches, sums):
         """What is left of an epoch's steps."""
@@ -100,8 +118,9 @@ class Trainer:
         """All ranks agree on what follows from this step: an error, the end, a checkpoint."""
         self.recent.append((step, self.batches.recent_indices()))
         due = dist.is_master() and self.is_due(step)
-        broken, self.stop, self.due = self.agree(
-            ~paddle.isfinite(sums[0]), self.signals.number is not None, due)
+        broken, self.due, *stops = self.agree(~paddle.isfinite(sums[0]), due,
+                                              *flags_of(self.signals))
+        self.stop = signal_of(stops)
         if broken:
             self.stop_at_broken_loss(sums)
 
@@ -127,22 +146,26 @@ class Trainer:
         if self.stop or self.due:
             self.save(dist.all_reduce_sum(sums.clone()).tolist())
         if self.stop:
-            self.end()
+            self.end(self.stop)
 
-    def end(self):
+    def end(self, number):
+        """Ends the run after the checkpoint that a signal has asked for, on all ranks."""
         where = f'epoch {self.epoch + 1}, step {self.step}'
+        if self.unwritten:
+            raise RunError(f'stopped by a signal at {where}, but the checkpoint could not be '
+                           f'written{self.keeper.what_is_left()}')
         self.log.info(f'stopped by a signal at {where}; -resume={self.keeper.folder} goes on')
-        raise Stopped(self.signals.number)
+        raise Stopped(number)
 
     def save(self, sums):
         """A checkpoint of the present position; `sums` count for the next report on rank 0."""
         facts = {'epoch': self.epoch, 'step': self.step, 'sums': sums, 'best': self.best,
-                 'bad_images': self.bad_images}
-        self.keeper.save(LAST, save_checkpoint, self.bare_model, facts, ema=self.ema,
-                         optimizer=self.optimizer, scaler=self.precision.scaler,
-                         resumed=self.resumed)
+                 'unsaved': self.unsaved, 'bad_images': self.bad_images}
+        written = self.keeper.save(LAST, save_checkpoint, self.bare_model, facts, ema=self.ema,
+                                   optimizer=self.optimizer, scaler=self.precision.scaler,
+                                   resumed=self.resumed)
         self.saved_at = time.monotonic()
-        self.meet()
+        self.unwritten, = self.meet(not written)
 
     def report(self, figures):
         steps_per_epoch = self.sampler.steps_per_epoch
@@ -160,31 +183,64 @@ class Trainer:
         if epoch % config.VALIDATE_FREQ == 0 or last:
             try:
                 self.evaluate(epoch)
-            except Stopped:  # the epoch's evaluation is done again when the run goes on
+            except Stopped as stopped:  # the epoch's evaluation is done again when the run goes on
                 self.save([0.0, 0.0, 0.0])
-                self.end()
+                self.end(stopped.number)
         self.epoch, self.step = epoch, 0
         if epoch % config.SAVE_FREQ == 0 or last:
             self.save([0.0, 0.0, 0.0])
-        self.log.draw_curves(force=last)
+        self.log.draw_curves()
         self.meet()
 
     def evaluate(self, epoch):
         """Evaluates the model and its moving average; keeps the weights of the one that the key
         TRAIN.EMA.BEST names if they are the best so far."""
-        with contextlib.ExitStack() as stack:
-            result = self.evaluation.run(self.bare_model, epoch, signals=self.signals)
-            if self.ema:
-                stack.enter_context(self.ema.in_place())
-                averaged = self.evaluation.run(self.bare_model, epoch, True, self.signals)
-                if self.config.TRAIN.EMA.BEST:
-                    result = averaged
-                else:
-                    stack.close()
-            if self.best is None or result['acc1'] > self.best['acc1']:
-                self.best = result
-                self.keeper.save(BEST, save_weights, self.bare_model,
-                                 {'epoch': epoch, 'best': result})
+        result = self.evaluation.run(self.bare_model, epoch)
+        if self.ema:
+            with self.ema.in_place():
+                averaged = self.evaluation.run(self.bare_model, epoch, averaged=True)
+            if self.config.TRAIN.EMA.BEST:
+                result = averaged
+        if self.best is None or result['acc1'] > self.best['acc1']:
+            self.keep_best(result)
+
+    def keep_best(self, result):
+        """Writes the present weights; their evaluation is better than that of best.pdparams."""
+        averaged = self.ema and self.config.TRAIN.EMA.BEST
+        with self.ema.in_place() if averaged else contextlib.nullcontext():
+            written = self.keeper.save(BEST, save_weights, self.bare_model,
+                                       {'epoch': result['epoch'], 'best': result})
+        if written:
+            self.best = result
+        if self.unsaved is None or result['acc1'] >= self.unsaved['acc1']:
+            self.unsaved = None if written else result
+
+    def rescue_best(self):
+        """Writes the weights of the best evaluation if they are not on the disk, but still here."""
+        if self.unsaved is None:
+            return
+        if (self.epoch, self.step) == (self.unsaved['epoch'], 0):
+            self.keep_best(self.unsaved)
+        else:
+            self.log.warning(f'{BEST} holds {place_of(self.best)}; the best evaluation\'s, '
+                             f'{place_of(self.unsaved)}, could not be written')
+            if self.best is None:  # the next evaluation's will be the best that there are
+                self.unsaved = None
+
+
+def flags_of(signals):
+    """For each of STOP_SIGNALS, whether it has come."""
+    return [signals.number == number for number in STOP_SIGNALS]
+
+
+def signal_of(flags):
+    """The signal that all ranks stop by, when some have got one, or None."""
+    return next((number for number, flag in zip(STOP_SIGNALS, flags, strict=True) if flag), None)
+
+
+def place_of(result):
+    """Whose weights they are."""
+    return f'those of epoch {result["epoch"]} (acc@1 {result["acc1"]:.2%})' if result else 'none'
 
 
 def count_bad_images(batches, log, epoch):
@@ -210,18 +266,23 @@ class Keeper:
 
     A checkpoint that cannot be written (disk full) is a warning, so that the run goes on to the
     next one; at the end of the run it is an error.
+
+    Args:
+        folder: the run's.
+        facts: kept in each file: seed, config, class_names, data and data_sets.
+        log: RunLog.
     """
 
-    def __init__(self, folder, config, class_names, data, log):
+    def __init__(self, folder, facts, log):
         self.folder = folder
+        self.facts = facts
         self.log = log
         self.failed = {}
-        self.facts = {'seed': config.SEED, 'config': plain_config(config),
-                      'class_names': class_names, 'data': data}
 
     def save(self, name, writer, model, facts, **state):
+        """Whether it was written."""
         if self.folder is None or not dist.is_master():
-            return
+            return True
         facts = {**facts, **self.facts}
         try:
             writer(os.path.join(self.folder, name), model, facts=facts, **state)
@@ -229,36 +290,46 @@ class Keeper:
         except OSError as error:
             self.failed[name] = f'cannot write {error.filename or name}: {error.strerror}'
             self.log.warning(f'{self.failed[name]}; the file before it is kept')
+        return name not in self.failed
 
-    def check(self):
+    def what_is_left(self):
+        """How the run can go on after a checkpoint that was not written."""
+        if self.folder is None:
+            return ''
+        if any(os.path.exists(os.path.join(self.folder, name)) for name in (LAST, PREVIOUS)):
+            return f'; -resume={self.folder} goes on from the one before'
+        return '; there is none to go on with'
+
+    def check(self, name):
         """Raises InputError if the last writing of a file failed."""
-        for text in self.failed.values():
-            raise InputError(text)
+        if name in self.failed:
+            raise InputError(self.failed[name])
 
 
 class Evaluation:
-    """Evaluates models on the validation set, with lines in the log."""
+    """Evaluates models on the validation set, with lines in the log. A signal to one rank stops all
+    of them."""
 
-    def __init__(self, config, dataset, normalize, precision, log):
+    def __init__(self, config, dataset, normalize, precision, log, signals):
         self.batches = Batches(get_dataloader(config, dataset, is_train=False), normalize)
         self.num_classes = config.MODEL.NUM_CLASSES
         self.precision = precision
         self.log = log
+        self.signals = signals
+        self.meet = dist.Meeting('evaluation')
         self.real = read_real_labels(config.DATA.REAL_LABELS) if config.DATA.REAL_LABELS else None
         if self.real:  # before the first epoch, not after it
             self.real.check(map(dataset.images.name, range(len(dataset))), self.num_classes)
 
-    def run(self, model, epoch, averaged=False, signals=None):
-        """One pass; the result has the epoch in it. A signal raises Stopped."""
+    def run(self, model, epoch, averaged=False):
+        """One pass; the result has the epoch in it.
+
+        Raises:
+            Stopped: by a signal, on all ranks.
+        """
         start = time.perf_counter()
         with self.log.progress(len(self.batches.loader), 'evaluate') as bar:
-
-            def progress():
-                bar.update()
-                if signals and signals.number is not None:
-                    raise Stopped(signals.number)
-
-            result = evaluate(model, self.batches, self.precision, progress,
+            result = evaluate(model, self.until_stopped(bar), self.precision,
                               self.real_mask if self.real else None)
         result = {'epoch': epoch, **result}
         self.log.metric('eval_ema' if averaged else 'eval', at=epoch, **result)
@@ -266,6 +337,19 @@ class Evaluation:
         self.log.info(f'{what}{f" after epoch {epoch}" if epoch else ""}: {figures_of(result)}, '
                       f'{time.perf_counter() - start:.1f} s')
         return result
+
+    def until_stopped(self, bar):
+        """This rank's batches. After them the ranks meet, and go on to their sum or stop together;
+        at a signal to any of them they meet at once."""
+        with contextlib.closing(iter(self.batches)) as batches:
+            for batch in batches:
+                yield batch
+                bar.update()
+                if self.meet.is_called(self.signals.number is not None):
+                    break
+        number = signal_of(self.meet(*flags_of(self.signals)))
+        if number is not None:
+            raise Stopped(number)
 
     def real_mask(self):
         names = [self.batches.name(index) for index in self.batches.indices]
@@ -283,8 +367,7 @@ def figures_of(result):
 def finish(log, folder, result, what):
     """The last line of a run, and the same as json."""
     if folder is not None and dist.is_master():
-        with open(os.path.join(folder, 'result.json'), 'w') as stream:
-            json.dump(result, stream, indent=1)
+        write_result(folder, result)
         log.info(f'written to {folder}')
     log.info(f'{what}: {figures_of(result)}')
     log.close()

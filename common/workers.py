@@ -16,11 +16,13 @@ import signal
 import sys
 import traceback
 from collections import deque
+from multiprocessing.util import Finalize
 
 import numpy as np
 
 from common.errors import RunError, one_line
 from common.processes import end_of, end_with_parent
+from common.signals import STOP_SIGNALS
 
 AHEAD = 2  # batches that each worker makes ahead
 ALIGNMENT = 64
@@ -105,6 +107,8 @@ class Worker:
             raise
         finally:
             theirs.close()
+        # At its exit Python would end them by SIGTERM, which they leave to the run.
+        Finalize(self, end, args=(self.process,), exitpriority=0)
 
     def send(self, task):
         with contextlib.suppress(OSError):  # it has died; `receive` says so
@@ -129,18 +133,22 @@ class Worker:
 
     def close(self):
         if self.process:
-            self.process.kill()  # they have nothing to lose
-            self.process.join()
+            end(self.process)
         self.connection.close()
         for slot in self.slots:
             slot.close()
 
 
+def end(process):
+    process.kill()  # it has nothing to lose
+    process.join()
+
+
 def serve(function, connection, slots):
     """What a worker does."""
     end_with_parent()
-    signal.signal(signal.SIGTERM, signal.SIG_DFL)  # Python ends its children by it at its exit
-    signal.signal(signal.SIGINT, signal.SIG_IGN)   # of the run's terminal: the run ends its workers
+    for number in STOP_SIGNALS:  # to all of a group: the run ends its workers when it has stopped
+        signal.signal(number, signal.SIG_IGN)
     for slot in itertools.cycle(slots):
         task = connection.recv()
         try:

@@ -57,6 +57,17 @@ def test_workers_make_batches_ahead_and_not_more():
     workers.close()
 
 
+def test_signals_to_a_whole_group_are_left_to_the_run_S1():
+    """A worker that died of one would take the run's last step and its checkpoint along."""
+    workers = Workers(squares, 1)
+    results = workers.run(range(20))
+    next(results)
+    for number in (signal.SIGTERM, signal.SIGINT):
+        os.kill(workers.workers[0].process.pid, number)
+    assert len(list(results)) == 19
+    workers.close()
+
+
 def fails_at_five(task):
     if task == 5:
         raise KeyError('five')

@@ -9,6 +9,11 @@ import sys
 # A bare clone works without an installation: the repository root holds `common`.
 sys.path.insert(1, os.path.dirname(os.path.dirname(os.path.abspath(__file__))))
 
+from common.signals import end_on_signal  # noqa: E402
+
+if __name__ == '__main__':
+    end_on_signal()  # the imports below take seconds
+
 from common.runner import run  # noqa: E402
 
 from config import get_config, update_config  # noqa: E402

@@ -9,6 +9,7 @@ import os
 import signal
 import subprocess
 import sys
+import time
 
 import numpy as np
 
@@ -25,6 +26,8 @@ RECIPE = ['-batch_size=4', '-o', 'TRAIN.NUM_EPOCHS=3', '-o', 'TRAIN.WARMUP_EPOCH
           '-o', 'TRAIN.EMA.DECAY=0.9', '-o', 'SAVE_FREQ=100', '-o', 'VALIDATE_FREQ=1',
           '-o', 'DATA.BATCH_SIZE_EVAL=8']
 STEPS = 36
+# A run that ends only when it is stopped, and does not save by itself.
+LONG = ['-o', 'TRAIN.NUM_EPOCHS=500', '-o', 'VALIDATE_FREQ=1000']
 FAMILIES = {
     'vit': ('vit', ['-cfg=./configs/vit_digits.yaml', '-o', 'MODEL.DEPTH=1',
                     '-o', 'MODEL.EMBED_DIM=32', '-o', 'MODEL.NUM_HEADS=2']),
@@ -38,12 +41,43 @@ def arguments(family, data, output, *more):
             *RECIPE, '-o', 'DATA.NUM_WORKERS=0', *more]
 
 
-def start(family, data, output, *more, prefix=()):
+def start(family, data, output, *more, prefix=(), script='main_multi_gpu.py', **options):
     """The program as a process."""
     return subprocess.Popen(
-        [sys.executable, '-W', 'ignore', *prefix, 'main_multi_gpu.py',
+        [sys.executable, '-W', 'ignore', *prefix, str(script),
          *arguments(family, data, output, *more)],
-        cwd=ROOT / family, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True)
+        cwd=ROOT / family, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True,
+        **options)
+
+
+def wait_for_training(process):
+    for line in process.stdout:
+        if ' step ' in line:
+            return
+    raise AssertionError(process.stderr.read())
+
+
+def children_of(pid):
+    found = subprocess.run(['pgrep', '-P', str(pid)], capture_output=True, text=True).stdout
+    return [int(child) for child in found.split()]
+
+
+def is_alive(pid):
+    """Whether a process runs; one that has ended and was not waited for does not."""
+    try:
+        with open(f'/proc/{pid}/stat') as stream:
+            return stream.read().rsplit(')', 1)[1].split()[0] != 'Z'
+    except FileNotFoundError:
+        return False
+
+
+def all_ended(pids, seconds):
+    end = time.monotonic() + seconds
+    while time.monotonic() < end:
+        if not any(map(is_alive, pids)):
+            return True
+        time.sleep(0.05)
+    return False
 
 
 def train(family, data, output, *more):

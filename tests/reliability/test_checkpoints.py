@@ -1,6 +1,8 @@
 """Crash consistency: whatever ends a save, a whole checkpoint is there; a bad one is noticed."""
+import json
 import os
 import random
+import re
 import resource
 import shutil
 import signal
@@ -12,11 +14,13 @@ import numpy as np
 import paddle
 import pytest
 
-from common import checkpoint
-from common.checkpoint import LAST, PREVIOUS, read_checkpoint, resume, save_checkpoint
+from common import checkpoint, training
+from common.checkpoint import BEST, LAST, PREVIOUS, read_checkpoint, resume, save_checkpoint
 from common.config import base_config
+from common.engine import evaluate
 from common.errors import InputError
 from common.optim import build_optimizer
+from common.training import Trainer
 from common.zoo import create_model
 from tests.conftest import write_image_list
 from tests.reliability.runs import content_of, cut, digest, run_folder, start
@@ -197,6 +201,111 @@ def test_run_goes_on_when_a_checkpoint_cannot_be_written_K3(data, tmp_path, monk
     monkeypatch.setattr(checkpoint, 'write_atomically', full_for(1000))
     assert cut('vit', data, tmp_path / 'never') == 1
     assert 'No space left on device' in capsys.readouterr().err
+
+
+def disk_full(monkeypatch, *names):
+    """For files of these names."""
+    real = checkpoint.write_atomically
+
+    def write(content, path):
+        if os.path.basename(path) in names:
+            raise OSError(28, 'No space left on device', path)
+        real(content, path)
+
+    monkeypatch.setattr(checkpoint, 'write_atomically', write)
+
+
+def accuracies(monkeypatch, *values):
+    """Has the evaluations, two an epoch, give these."""
+    given = iter(values)
+    monkeypatch.setattr(training, 'evaluate',
+                        lambda *args: {**evaluate(*args), 'acc1': next(given)})
+
+
+EPOCHS = ('-o', 'TRAIN.NUM_EPOCHS=3', '-o', 'SAVE_FREQ=1', '-o', 'TRAIN.EMA.BEST=False')
+
+
+def best_and_result(output):
+    folder = run_folder(output)
+    best = read_checkpoint(str(folder / BEST))[0]
+    return best, json.loads((folder / 'result.json').read_text())
+
+
+def test_best_is_written_when_there_is_space_again_K9(data, tmp_path, monkeypatch, capsys):
+    """The third epoch is the best; its weights are still in the last checkpoint."""
+    accuracies(monkeypatch, 0.4, 0.0, 0.3, 0.0)
+    assert cut('vit', data, tmp_path, *EPOCHS, stop_at=25) == 143
+    accuracies(monkeypatch, 0.6, 0.0)
+    disk_full(monkeypatch, BEST)
+    assert cut('vit', data, tmp_path, *EPOCHS, '-resume=auto') == 1
+    assert 'error: cannot write' in capsys.readouterr().err
+    assert not (run_folder(tmp_path) / 'result.json').exists()
+    monkeypatch.undo()
+    assert cut('vit', data, tmp_path, *EPOCHS, '-resume=auto') == 0
+    assert 'best, epoch 3: acc@1 60.00%' in capsys.readouterr().out
+    best, result = best_and_result(tmp_path)
+    assert best['epoch'] == best['best']['epoch'] == result['epoch'] == 3
+    last = content_of(tmp_path)
+    assert last['epoch'] == 3
+    for name, value in last['model'].items():
+        assert np.array_equal(best['model'][name], value), name
+
+
+@pytest.mark.parametrize('third, code, epoch', [(0.5, 1, 3), (0.3, 1, 1), (0.7, 0, 3)])
+def test_best_whose_weights_are_gone_K9(third, code, epoch, data, tmp_path, monkeypatch, capsys):
+    """The second of three epochs is the best so far, and cannot be written. Afterwards
+    best.pdparams is of the best epoch that there was space for, and the log and result.json say the
+    same; if the second is still better, so does an error."""
+    accuracies(monkeypatch, 0.4, 0.0, 0.6, 0.0)
+    real = Trainer.keep_best
+
+    def keep_best(self, result):
+        with monkeypatch.context() as patch:
+            if result['epoch'] == 2:
+                disk_full(patch, BEST)
+            real(self, result)
+
+    with monkeypatch.context() as patch:
+        patch.setattr(Trainer, 'keep_best', keep_best)
+        assert cut('vit', data, tmp_path, *EPOCHS, stop_at=25) == 143
+    accuracies(monkeypatch, third, 0.0)
+    assert cut('vit', data, tmp_path, *EPOCHS, '-resume=auto') == code
+    printed = capsys.readouterr()
+    assert 'could not be written' in printed.out
+    assert ('error: best.pdparams: got those of epoch' in printed.err) == bool(code)
+    assert f'best, epoch {epoch}: acc@1' in printed.out
+    best, result = best_and_result(tmp_path)
+    assert best['epoch'] == best['best']['epoch'] == result['epoch'] == epoch
+
+
+def test_stop_without_space_is_no_stop_with_a_checkpoint_K9(data, tmp_path, monkeypatch, capsys):
+    disk_full(monkeypatch, LAST)
+    assert cut('vit', data, tmp_path / 'first', stop_at=3) == 3
+    printed = capsys.readouterr()
+    assert 'goes on' not in printed.out
+    assert 'error: stopped by a signal at epoch 1, step 3, but the checkpoint could not be ' \
+        'written; there is none to go on with' in printed.err
+    monkeypatch.undo()
+    assert cut('vit', data, tmp_path / 'second', stop_at=3) == 143
+    disk_full(monkeypatch, LAST)
+    assert cut('vit', data, tmp_path / 'second', '-resume=auto', stop_at=3) == 3
+    assert f'written; -resume={run_folder(tmp_path / "second")} goes on from the one before' \
+        in capsys.readouterr().err
+
+
+def test_disk_that_is_full_at_the_start_K9(data, tmp_path, capsys):
+    """No file can have a byte: one line, and no folder."""
+    limits = resource.getrlimit(resource.RLIMIT_FSIZE)
+    before = signal.signal(signal.SIGXFSZ, signal.SIG_IGN)
+    resource.setrlimit(resource.RLIMIT_FSIZE, (0, limits[1]))
+    try:
+        code = cut('vit', data, tmp_path / 'out')
+    finally:
+        resource.setrlimit(resource.RLIMIT_FSIZE, limits)
+        signal.signal(signal.SIGXFSZ, before)
+    assert code == 1 and not list((tmp_path / 'out').iterdir())
+    assert re.fullmatch(r'error: cannot write \S+config.yaml: File too large\n',
+                        capsys.readouterr().err)
 
 
 @pytest.mark.smoke

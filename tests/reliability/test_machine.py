@@ -13,11 +13,13 @@ import numpy as np
 import pytest
 
 from common import training
+from common.checkpoint import write_atomically
 from common.engine import evaluate
 from common.log import RunLog
 from common.training import Trainer
+from common.zoo import create_model
 from tests.conftest import ROOT, run_script, write_image_list
-from tests.reliability.runs import arguments, content_of, cut, digest, run_folder
+from tests.reliability.runs import arguments, content_of, cut, digest, run_folder, train
 
 # Steps that cost little: an epoch has three.
 QUICK = ['-batch_size=16', '-o', 'AUG.AUTO_AUGMENT=', '-o', 'AUG.MIXUP=0.0',
@@ -78,6 +80,14 @@ def test_training_goes_on_when_the_log_cannot_be_written_M5(data, tmp_path, monk
     printed = capsys.readouterr()
     assert (printed.out + printed.err).count('No space left on device') <= 2
     assert digest(content_of(tmp_path / 'full')) == digest(content_of(tmp_path / 'whole'))
+
+
+def test_training_goes_on_when_its_output_cannot_be_written_M5(data, tmp_path, monkeypatch):
+    """Standard output and error are files on a full disk."""
+    monkeypatch.setattr(sys, 'stdout', FullDisk())
+    monkeypatch.setattr(sys, 'stderr', FullDisk())
+    assert cut('vit', data, tmp_path, *QUICK, stop_at=2) == 143
+    assert content_of(tmp_path)['step'] == 2
 
 
 # M6, M7: what a process holds
@@ -159,6 +169,36 @@ def test_missing_home_M4(data, tmp_path):
         env={'HOME': '/nowhere', 'MPLCONFIGDIR': '/nowhere/matplotlib'})
     assert code == 0, err
     assert content_of(tmp_path)['epoch'] == 1
+
+
+# M8: a run that is refused
+
+@pytest.mark.parametrize('flags', [
+    ['-o', 'MODEL.NUM_HEADS=5'], ['-batch_size=64'], ['-resume=WEIGHTS'], ['-last_epoch=3'],
+    ['-eval', '-pretrained=WEIGHTS', '-o', 'MODEL.NUM_CLASSES=11']])
+def test_refused_run_leaves_no_folder_M8(flags, data, tmp_path, capsys):
+    weights = tmp_path / 'weights.pdparams'
+    write_atomically(create_model('vit_digits', depth=1, embed_dim=32, num_heads=2).state_dict(),
+                     str(weights))
+    flags = [flag.replace('WEIGHTS', str(weights)) for flag in flags]
+    assert cut('vit', data, tmp_path / 'out', *flags) == 1
+    assert capsys.readouterr().err.count('error: ') == 1
+    assert not (tmp_path / 'out').exists() or not list((tmp_path / 'out').iterdir())
+
+
+def test_refused_run_that_is_watched_over_leaves_no_folder_M8(tmp_path):
+    """Its data are missing, which the process finds that is watched over."""
+    (tmp_path / 'out').mkdir()
+    code, _, err = train('vit', tmp_path / 'missing', tmp_path / 'out', '-max_restarts=1')
+    assert code == 1 and err.count('error: ') == 1, err
+    assert not list((tmp_path / 'out').iterdir())
+
+
+def test_refused_run_leaves_an_older_one_alone_M8(data, tmp_path):
+    assert cut('vit', data, tmp_path, stop_at=3) == 143
+    before = digest(content_of(tmp_path))
+    assert cut('vit', data, tmp_path, '-resume=auto', '-o', 'MODEL.EMBED_DIM=16') == 1
+    assert digest(content_of(tmp_path)) == before
 
 
 # R4: a signal while no step runs

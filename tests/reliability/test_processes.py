@@ -2,7 +2,6 @@
 import os
 import re
 import signal
-import subprocess
 import threading
 import time
 from pathlib import Path
@@ -10,45 +9,22 @@ from pathlib import Path
 import pytest
 
 from tests.conftest import ROOT, run_script, write_image_list
-from tests.reliability.runs import content_of, cut, digest, start, train
+from tests.reliability.runs import (
+    LONG,
+    all_ended,
+    children_of,
+    content_of,
+    cut,
+    digest,
+    start,
+    train,
+    wait_for_training,
+)
 
 
 @pytest.fixture(scope='module')
 def data(tmp_path_factory):
     return write_image_list(tmp_path_factory.mktemp('data'), train=48, val=16)
-
-
-LONG = ['-o', 'TRAIN.NUM_EPOCHS=500', '-o', 'VALIDATE_FREQ=1000']
-
-
-def wait_for_training(process):
-    for line in process.stdout:
-        if ' step ' in line:
-            return
-    raise AssertionError(process.stderr.read())
-
-
-def children_of(pid):
-    found = subprocess.run(['pgrep', '-P', str(pid)], capture_output=True, text=True).stdout
-    return [int(child) for child in found.split()]
-
-
-def is_alive(pid):
-    """Whether a process runs; one that has ended and was not waited for does not."""
-    try:
-        with open(f'/proc/{pid}/stat') as stream:
-            return stream.read().rsplit(')', 1)[1].split()[0] != 'Z'
-    except FileNotFoundError:
-        return False
-
-
-def all_ended(pids, seconds):
-    end = time.monotonic() + seconds
-    while time.monotonic() < end:
-        if not any(map(is_alive, pids)):
-            return True
-        time.sleep(0.05)
-    return False
 
 
 @pytest.mark.parametrize('number', [signal.SIGKILL, signal.SIGSEGV])

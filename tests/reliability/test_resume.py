@@ -1,9 +1,14 @@
 """Exact resume: a run that is cut and gone on with ends with the same numbers, to the bit."""
 import json
+import shutil
 import signal
 
 import pytest
 
+from common import training
+from common.checkpoint import BEST, LAST, PREVIOUS, write_atomically
+from common.run_folder import RESULT
+from common.safe_load import load_pickle
 from tests.conftest import write_image_list
 from tests.reliability.runs import STEPS, content_of, cut, digest, run_folder, train
 
@@ -110,3 +115,133 @@ def test_finished_run_and_changed_config_R7(data, tmp_path, capsys):
     assert 'nothing to train: 3 of 3 epochs are done' in capsys.readouterr().err
     assert cut('vit', data, tmp_path / 'b', f'-resume={folder}', '-o', 'TRAIN.NUM_EPOCHS=4') == 0
     assert 'TRAIN.NUM_EPOCHS: was 3, is 4' in capsys.readouterr().out
+
+
+def test_run_without_a_checkpoint_is_named_R8(data, tmp_path, capsys):
+    """As a kill before the first checkpoint leaves it."""
+    killed = tmp_path / 'vit_digits-train-20250101-000000'
+    killed.mkdir()
+    (killed / 'config.yaml').write_text('')
+    assert cut('vit', data, tmp_path, '-resume=auto', stop_at=2) == 143
+    line = f'-resume=auto: {killed} has no checkpoint, so a new run starts'
+    assert capsys.readouterr().out.count(line) == 1
+    own, = set(tmp_path.iterdir()) - {killed}
+    assert line in (own / 'log.txt').read_text()
+    # one that has a checkpoint goes on, and a newer one without is named
+    newer = tmp_path / 'vit_digits-train-20990101-000000'
+    newer.mkdir()
+    assert cut('vit', data, tmp_path, '-resume=auto', stop_at=2) == 143
+    assert f'{newer} has no checkpoint, so {own} goes on' in capsys.readouterr().out
+    assert load_pickle(str(own / LAST))['step'] == 4
+
+
+class Killed(BaseException):
+    """Stands for the end of the process."""
+
+
+def killed_at(monkeypatch, owner, name):
+    def kill(*args, **options):
+        raise Killed
+    monkeypatch.setattr(owner, name, kill)
+
+
+@pytest.mark.parametrize('owner, name', [
+    (training.Trainer, 'end_run'), (training, 'write_result')])
+def test_killed_after_the_last_checkpoint_R9(owner, name, data, whole, tmp_path, monkeypatch,
+                                             capsys):
+    """-resume=auto does what is missing, and only then is there nothing to train."""
+    killed_at(monkeypatch, owner, name)
+    with pytest.raises(Killed):
+        cut('vit', data, tmp_path)
+    monkeypatch.undo()
+    folder = run_folder(tmp_path)
+    assert content_of(tmp_path)['epoch'] == 3 and not (folder / RESULT).exists()
+    (folder / 'curves.png').unlink(missing_ok=True)
+    capsys.readouterr()
+    assert cut('vit', data, tmp_path, '-resume=auto') == 0
+    best = content_of(tmp_path)['best']
+    assert f'best, epoch {best["epoch"]}: acc@1' in capsys.readouterr().out
+    assert json.loads((folder / RESULT).read_text()) == best
+    assert load_pickle(str(folder / BEST))['epoch'] == best['epoch']
+    assert (folder / 'curves.png').exists()
+    assert (digest(content_of(tmp_path)), metrics(tmp_path)) == whole('vit')
+    assert cut('vit', data, tmp_path, '-resume=auto') == 0
+    assert 'nothing to train: 3 of 3 epochs are done' in capsys.readouterr().out
+
+
+def test_run_that_had_no_evaluation_gets_one_R9(data, tmp_path):
+    """Its last epoch was not to be the last one, when it ended."""
+    flags = ['-o', 'VALIDATE_FREQ=100', '-o', 'SAVE_FREQ=1']
+    assert cut('vit', data, tmp_path, *flags, '-o', 'TRAIN.NUM_EPOCHS=4', stop_at=25) == 143
+    folder = run_folder(tmp_path)
+    shutil.move(folder / PREVIOUS, folder / LAST)  # the end of epoch 2
+    assert cut('vit', data, tmp_path, *flags, '-o', 'TRAIN.NUM_EPOCHS=2', '-resume=auto') == 0
+    result = json.loads((folder / RESULT).read_text())
+    assert result['epoch'] == load_pickle(str(folder / BEST))['epoch'] == 2
+
+
+def test_run_that_goes_on_after_its_end_has_no_result_R9(data, tmp_path):
+    """Until it ends once more: else a kill at its new end would pass for the old one."""
+    assert cut('vit', data, tmp_path, '-o', 'TRAIN.NUM_EPOCHS=2') == 0
+    assert cut('vit', data, tmp_path, '-resume=auto', stop_at=3) == 143
+    assert not (run_folder(tmp_path) / RESULT).exists()
+    assert cut('vit', data, tmp_path, '-resume=auto') == 0
+    assert (run_folder(tmp_path) / RESULT).exists()
+
+
+def test_other_data_under_the_same_output_R10(data, tmp_path, capsys):
+    """A run on other data is never gone on with, nor passes for this one's end; the same data
+    elsewhere are the same."""
+    other = write_image_list(tmp_path / 'other', train=60, val=16, seed=1)
+    moved = tmp_path / 'moved'
+    shutil.copytree(data, moved)
+    for stop_at, code in ((14, 143), (None, 0)):
+        assert cut('vit', data, tmp_path / 'out', '-resume=auto', stop_at=stop_at) == code
+        folder = run_folder(tmp_path / 'out')
+        before = (folder / LAST).read_bytes()
+        assert cut('vit', other, tmp_path / 'out', '-resume=auto') == 1
+        err = capsys.readouterr().err
+        assert f'error: -resume=auto: found {folder}, a run on other data: list {data} ' \
+            '(48 training images, 10 classes)' in err
+        assert f'got list {other} (60 training images, 10 classes); expected another -output' in err
+        assert (folder / LAST).read_bytes() == before
+    assert cut('vit', moved, tmp_path / 'out', '-resume=auto') == 0
+    out = capsys.readouterr().out
+    assert 'the data are the same, elsewhere' in out and 'nothing to train' in out
+    assert cut('vit', moved, tmp_path / 'out', '-resume=auto', '-o', 'MODEL.NUM_CLASSES=11') == 1
+    assert '11 classes); expected another -output' in capsys.readouterr().err
+    (moved / 'train_list.txt').write_text((data / 'train_list.txt').read_text().replace(' 9', ' 8'))
+    assert cut('vit', moved, tmp_path / 'out', '-resume=auto') == 1  # as many, with other labels
+    assert 'a run on other data' in capsys.readouterr().err
+
+
+def test_data_that_change_in_their_place_R10(tmp_path, capsys):
+    """At an epoch's end they may, and it is said; within one they may not."""
+    data = write_image_list(tmp_path / 'data', train=48, val=16)
+    flags = ['-o', 'SAVE_FREQ=1']
+    assert cut('vit', data, tmp_path / 'out', *flags, stop_at=13) == 143
+    file = data / 'train_list.txt'
+    file.write_text(file.read_text().replace(' 9', ' 8'))
+    assert cut('vit', data, tmp_path / 'out', *flags, '-resume=auto') == 1
+    assert 'stops within an epoch' in capsys.readouterr().err
+    folder = run_folder(tmp_path / 'out')
+    shutil.move(folder / PREVIOUS, folder / LAST)  # the end of epoch 1
+    assert cut('vit', data, tmp_path / 'out', *flags, '-resume=auto') == 0
+    assert 'WARNING: the data have changed' in capsys.readouterr().out
+
+
+def test_checkpoint_that_does_not_know_its_data_R10(data, tmp_path, capsys):
+    """As earlier versions wrote it: the number of images counts."""
+    assert cut('vit', data, tmp_path / 'out', stop_at=5) == 143
+    folder = run_folder(tmp_path / 'out')
+    content = load_pickle(str(folder / LAST))
+    for key in ('data_sets', 'unsaved'):
+        del content[key]
+    write_atomically(content, str(folder / LAST))
+    shutil.copytree(data, tmp_path / 'moved')
+    other = write_image_list(tmp_path / 'other', train=60, val=16)
+    assert cut('vit', other, tmp_path / 'out', '-resume=auto') == 1
+    assert 'a run on other data' in capsys.readouterr().err
+    assert cut('vit', other, tmp_path / 'new', f'-resume={folder}') == 1
+    assert "expected {'images': 48" in capsys.readouterr().err
+    assert cut('vit', tmp_path / 'moved', tmp_path / 'out', '-resume=auto') == 0
