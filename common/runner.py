@@ -22,6 +22,7 @@ import yaml
 
 from common import dist, processes
 from common.checkpoint import BEST, LAST, find_run, replace_atomically, resume
+from common.class_names import check_same, match_labels
 from common.config import differences, plain_config
 from common.ema import Ema, build_ema
 from common.errors import InputError, RunError, one_line
@@ -37,7 +38,8 @@ from common.safe_load import load_pickle
 from common.schedule import build_schedule
 from common.subset import Subset
 from common.training import Evaluation, Keeper, Trainer, finish
-from common.weights import load_pretrained
+from common.weights import load_pretrained, read_weights
+from common.zoo import check_family
 
 # Seconds that the other ranks have to end by themselves when one has failed.
 GRACE = 8.0
@@ -67,7 +69,8 @@ def make_parser():
     add('batch_size_eval', 'the same for evaluation', type=int, metavar='N')
     add('image_size', 'pixels', type=int, metavar='N')
     add('accum_iter', 'micro-batches in one optimiser step', type=int, metavar='N')
-    add('pretrained', 'weights to fine-tune or evaluate', metavar='FILE')
+    add('pretrained', 'weights to fine-tune or evaluate, or the folder of a run that has them',
+        metavar='FILE')
     add('resume', 'last.pdparams of a run to go on with, or the run\'s folder; auto: the newest '
         'run of this model under -output goes on in its own folder, if there is one',
         metavar='FILE')
@@ -99,6 +102,7 @@ def run(get_config, update_config, build_model, get_dataset, argv=None):
     if args.debug:
         os.environ[DEBUG] = '1'
     with errors_in_one_line():
+        check_family(args.cfg, get_config(None))
         config = update_config(get_config(args.cfg), args)
         check_flags(config)
         if args.max_restarts:
@@ -164,7 +168,7 @@ def check_flags(config):
                          'accuracy would be that of random numbers')
     if config.EVAL and model.PRETRAINED and model.RESUME:
         raise InputError('-pretrained and -resume: got both, expected one to evaluate')
-    if model.PRETRAINED and not os.path.isfile(model.PRETRAINED):
+    if model.PRETRAINED and not os.path.exists(model.PRETRAINED):
         raise InputError(f'-pretrained: no such file: {model.PRETRAINED}')
     if model.RESUME not in (None, AUTO) and not os.path.exists(model.RESUME):
         raise InputError(f'-resume: no such file or folder: {model.RESUME}')
@@ -298,21 +302,22 @@ def worker(config, device, folder, build_model, train_set, val_set):
     precision = Precision(config.AMP, config.AMP_DTYPE, config.AMP_LEVEL, device)
     model = build_model(config)
     describe(log, config, model, precision, device, folder)
+    facts = {}
     if config.MODEL.PRETRAINED and not config.MODEL.RESUME:  # a resumed run has its own weights
-        notes = load_pretrained(model, config.MODEL.PRETRAINED, new_head=not config.EVAL)
-        log.info(f'weights: {config.MODEL.PRETRAINED} loaded')
-        for note in notes:
-            log.info(f'  {note}')
+        facts = load_weights(config, model, train_set, log)
 
     # STEP 3: evaluation alone
+    if config.EVAL and config.MODEL.RESUME:
+        facts = resume(config.MODEL.RESUME, model, None, None)
+        log.info(f'weights: {facts["file"]} loaded')
+    if config.EVAL:
+        for note in match_labels(val_set, facts.get('class_names'),
+                                 config.MODEL.RESUME or config.MODEL.PRETRAINED, config):
+            log.warning(note)
     normalize = Normalize(config.DATA.IMAGENET_MEAN, config.DATA.IMAGENET_STD)
     evaluation = Evaluation(config, val_set, normalize, precision, log)
     if config.EVAL:
-        averaged = None
-        if config.MODEL.RESUME:
-            facts = resume(config.MODEL.RESUME, model, None, None)
-            averaged = facts.get('ema')
-            log.info(f'weights: {facts["file"]} loaded')
+        averaged = facts.get('ema')
         model, _ = precision.decorate(model)
         result = evaluation.run(model, 0)
         if averaged:
@@ -345,6 +350,7 @@ def worker(config, device, folder, build_model, train_set, val_set):
             'repeats': sampler.repeats}
     if config.MODEL.RESUME:
         position = resume(config.MODEL.RESUME, model, optimizer, precision.scaler, ema)
+        check_same(train_set.class_names, position.get('class_names'), position['file'])
         go_on(position, config, folder, data, log)
     if position['epoch'] >= schedule.num_epochs:
         text = f'nothing to train: {position["epoch"]} of {schedule.num_epochs} epochs are done'
@@ -358,10 +364,26 @@ def worker(config, device, folder, build_model, train_set, val_set):
         write_names(os.path.join(folder, 'train_subset.txt'), train_set.images, log)
     batches = Batches(train_loader, normalize, train_set.erasing, config.SEED,
                       config.DATA.MAX_BAD_IMAGES)
-    keeper = Keeper(folder, config, train_set.class_names, data, log)
+    keeper = Keeper(folder, config, train_set.class_names or position.get('class_names'), data,
+                    log)
     with StopSignal() as signals:
         Trainer(config, dist.data_parallel(model), optimizer, schedule, precision, ema, batches,
                 evaluation, keeper, log, signals).run(position)
+
+
+def load_weights(config, model, train_set, log):
+    """Puts MODEL.PRETRAINED into the model and says what came with it; the file's facts.
+
+    train_set: None in an evaluation, which takes the classifier as it is.
+    """
+    file = config.MODEL.PRETRAINED
+    weights = read_weights(file)
+    notes = load_pretrained(model, file, new_head=train_set is not None, weights=weights,
+                            class_names=getattr(train_set, 'class_names', None))
+    log.info(f'weights: {file} loaded')
+    for note in notes:
+        log.info(f'  {note}')
+    return weights[3]
 
 
 def go_on(position, config, folder, data, log):
