@@ -72,7 +72,7 @@ def own_names(dialects, state, kind):
         own classifier, a second copy of the model), and notes.
     """
     notes = []
-    prefix, others = find_prefix(dialects, state)
+    prefix, others = find_prefix(dialects, state) or ('', [])
     others = tuple(other for other in others if other.startswith(prefix))
     inside, outside = {}, {}
     for name, value in state.items():
@@ -119,7 +119,7 @@ def find_prefix(dialects, state):
     """What stands before a model's names in a file, and before those of its copies there.
 
     Returns:
-        ('' or e.g. 'module.model.', list of other such prefixes).
+        ('' or e.g. 'module.model.', list of other such prefixes); None if no dialect knows a name.
     """
     found = {}
     for dialect in dialects:
@@ -127,7 +127,7 @@ def find_prefix(dialects, state):
         for match in filter(None, map(marker.search, state)):
             found[match.string[:match.start()]] = None
     if not found:
-        return '', []
+        return None
     prefix = min(found, key=lambda prefix: (not AVERAGE.search(prefix), len(prefix)))
     return prefix, [other for other in found if other != prefix]
 

@@ -191,7 +191,8 @@ def resize_positions(model, state, wanted, file):
         side = math.isqrt(max(value.shape[1] - num_prefix, 0))
         if side * side != value.shape[1] - num_prefix or side == 0:
             raise InputError(f'{file}: {name}: got {value.shape[1]} tokens, expected {num_prefix} '
-                             f'and a square grid, or {wanted[name].shape[1]}')
+                             f'and a square grid, or {wanted[name].shape[1]}'
+                             f'{lookalike(model, state)}')
         resized = resize_position_embedding(
             paddle.to_tensor(value.astype(dtype_name(wanted[name]))), num_prefix, (side, side),
             grid)
@@ -202,11 +203,14 @@ def resize_positions(model, state, wanted, file):
 
 def known_as(model, state, kind):
     """A sentence about what some weights are that do not fit to a model, or ''."""
-    for pattern, what in getattr(model, 'lookalikes', ()):
-        if any(re.search(pattern, name) for name in state):
-            return f'; the file is of {what}'
     from common.zoo import describe  # the zoo imports this file
-    return describe(state, kind)
+    return lookalike(model, state) or describe(state, kind)
+
+
+def lookalike(model, names):
+    """A sentence about the other model that some names of weights are of, or ''."""
+    return next((f'; the file is of {what}' for pattern, what in getattr(model, 'lookalikes', ())
+                 if any(re.search(pattern, name) for name in names)), '')
 
 
 def check_state(state, wanted, kept, file, known_as=lambda: ''):

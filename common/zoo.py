@@ -19,10 +19,10 @@ import paddle
 
 from common.class_names import class_names_of
 from common.config import read_base, read_yaml, set_key
-from common.dialects import own_names, translate
+from common.dialects import find_prefix, own_names, translate
 from common.errors import InputError, errors_of_a_tool
 from common.macs import count_macs, count_parameters
-from common.weights import load_pretrained, read_weights
+from common.weights import known_as, load_pretrained, read_weights
 
 ROOT = os.path.dirname(os.path.dirname(os.path.abspath(__file__)))
 
@@ -73,11 +73,14 @@ def list_models(pattern='*'):
         InputError: this is an installed copy of common/ without the models' folders.
     """
     check_checkout()
-    files = (file for family in FAMILIES
-             for file in glob.glob(os.path.join(ROOT, family, 'configs', '*.yaml')))
-    names = (os.path.splitext(os.path.basename(file))[0] for file in files)
-    return sorted(name for name in names
-                  if not name.startswith('_') and fnmatch.fnmatch(name, pattern))
+    return sorted(name for family in FAMILIES for name in models_of(family)
+                  if fnmatch.fnmatch(name, pattern))
+
+
+def models_of(family):
+    """The names of a family's models, sorted."""
+    files = glob.glob(os.path.join(ROOT, family, 'configs', '[!_]*.yaml'))
+    return sorted(os.path.splitext(os.path.basename(file))[0] for file in files)
 
 
 def check_checkout():
@@ -194,17 +197,21 @@ def check_said(config, said, weights, file):
                          f'pixels; -o DATA.IMAGE_SIZE=N where it is meant')
     with paddle.LazyGuard():
         model = build_model(config)
-    own, _ = translate(model, weights[1], weights[0])
-    classifier = [f'{model.classifier_name}.weight'] if holds('MODEL.NUM_CLASSES') else []
-    positions = list(model.position_embeddings()) if holds('DATA.IMAGE_SIZE') else []
-    for key, names in (('MODEL.NUM_CLASSES', classifier), ('DATA.IMAGE_SIZE', positions)):
-        for name in names:
-            wanted = model.state_dict().get(name)
-            wanted = None if wanted is None else list(wanted.shape)
-            got = list(own[name].shape) if name in own else None
-            if wanted != got:
-                raise InputError(f'{file}: its config says {key} {said[key]}, for which {name} '
-                                 f'is {wanted}; the file has {got}')
+    kind, state, _, _ = weights
+    own, _ = translate(model, state, kind)
+    # (key, array, the axis of it that the key decides)
+    sizes = [('MODEL.NUM_CLASSES', f'{model.classifier_name}.weight', -1)]
+    sizes += [('DATA.IMAGE_SIZE', name, 1) for name in model.position_embeddings()]
+    for key, name, axis in sizes:
+        if not holds(key):
+            continue
+        if name not in own:
+            raise InputError(f'{file}: these weights are not for this model; nothing was loaded: '
+                             f'1 missing ({name}){known_as(model, state, kind)}')
+        wanted, got = list(model.state_dict()[name].shape), list(own[name].shape)
+        if got[axis:][:1] != wanted[axis:][:1]:
+            raise InputError(f'{file}: its config says {key} {said[key]}, for which {name} is '
+                             f'{wanted}; the file has {got}')
 
 
 def build_model(config):
@@ -323,19 +330,20 @@ def candidates(state, kind):
         none does, the one that fits with the fewest other values.
     """
     exact, near = [], []
-    names = list_models()
     for model_type, (folder, file, _) in MODELS.items():
         module = load_family_file(folder, file)
+        if find_prefix(module.DIALECTS, state) is None:
+            continue
         own, _, _ = own_names(module.DIALECTS, state, kind)
         try:
             told = module.config_of({name: list(value.shape) for name, value in own.items()})
         except (LookupError, ZeroDivisionError):
             continue  # weights of something else
-        for name in names:
-            config = model_config(name)
-            if model_type != config.MODEL.TYPE:
+        for name in models_of(folder):
+            model = model_config(name).MODEL
+            if model_type != model.TYPE:
                 continue
-            other = {key: value for key, value in told.items() if config.MODEL[key] != value}
+            other = {key: value for key, value in told.items() if model[key] != value}
             near.append((name, other))
             if not other and fits(without_weights(name), state, kind):
                 exact.append((name, other))

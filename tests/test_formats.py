@@ -247,7 +247,8 @@ def test_flax_prefixes_and_key_biases(prefix, tmp_path):
     weights = case.weights()
     np.savez(tmp_path / 'a.npz', **{prefix + name: value for name, value in weights.items()},
              **{f'{prefix}pre_logits/kernel': np.zeros((768, 768), np.float32)})
-    model = create_model('vit_base_patch16_224', pretrained=str(tmp_path / 'a.npz'))
+    model = create_model('vit_base_patch16_224', pretrained=str(tmp_path / 'a.npz'),
+                         num_classes=1000)  # the pre-training layer goes with its classifier
     flax = 'Transformer/encoderblock_5/MultiHeadDotProductAttention_1/'
     attention = model.encoder.layers[5].attn
     for index, part in enumerate(('query', 'key', 'value')):
