@@ -98,16 +98,16 @@ def shown(names):
     return ', '.join(repr(name[:80]) for name in names[:5]) + (', ...' if len(names) > 5 else '')
 
 
-def class_names_of(config, facts, file):
+def class_names_of(config, names, file):
     """The names of a model's classes: those of DATA.CLASS_NAMES, the checkpoint's, ImageNet's, or
     None.
 
     Args:
         config: of the model.
-        facts: of common.weights.read_weights.
+        names: of the checkpoint, or None.
         file: of the weights, for messages.
     """
-    classes, names = config.MODEL.NUM_CLASSES, facts.get('class_names')
+    classes = config.MODEL.NUM_CLASSES
     if not classes:
         return None
     if config.DATA.CLASS_NAMES:
@@ -191,7 +191,8 @@ def match_labels(dataset, known, file, config):
         raise InputError(
             f'{config.DATA.CLASS_NAMES or config.DATA.DATA_PATH}: got images of '
             f'{len(strangers)} classes that {file} does not know, or not once, first '
-            f'{shown(strangers[:1])}; its classes: {shown(known)}')
+            f'{shown(strangers[:1])}; its classes: {shown(known)}; -class_names FILE gives those '
+            f'of the data set other names')
     notes = []
     if any(found[label] != label for label in present):
         if config.DATA.REAL_LABELS:

@@ -155,7 +155,10 @@ def model_with_weights(name, file=None, set_values=lambda config, limits: None, 
     check_said(config, said, weights, file)
     model = build_model(config)
     model.notes = load_pretrained(model, file, new_head, weights) if file else []
-    model.class_names = class_names_of(config, weights[3] if file else {}, file)
+    names = weights[3].get('class_names') if file else None
+    if new_head and isinstance(names, list) and len(names) != config.MODEL.NUM_CLASSES:
+        names = None  # of a classifier that was left out
+    model.class_names = class_names_of(config, names, file)
     return model
 
 
