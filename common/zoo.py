@@ -265,7 +265,7 @@ def load_family_file(family, name):
     is one copy of each class, which `isinstance` and pickle know."""
     path = os.path.join(ROOT, family, f'{name}.py')
     full = f'{family}.{name}'
-    if not importable(family):  # the root is not on sys.path
+    if not importable(family):  # the root is not among the places of imports
         sys.modules[family] = package = types.ModuleType(family)
         package.__path__ = [os.path.dirname(path)]
     for own in (name, full):  # as in the family's folder; as from the root

@@ -324,7 +324,7 @@ def test_prefix_of_the_other_families_L12(tmp_path):
     for name in ('vitae_digits', 'vitaev2_vsa_digits'):
         source = create_model(name)
         file = str(tmp_path / f'{name}.pdparams')
-        paddle.save({f'module.{key}': value for key, value in source.state_dict().items()}, file)
+        paddle.save({f'net.{key}': value for key, value in source.state_dict().items()}, file)
         model = create_model(name, pretrained=file)
         for key, value in source.state_dict().items():
             np.testing.assert_array_equal(model.state_dict()[key].numpy(), value.numpy())
