@@ -17,21 +17,16 @@ import numpy as np
 import paddle
 from PIL import Image
 
-from common.config import set_key, set_options
+from common.class_names import check_class_names, imagenet_classes  # noqa: F401 - for users
+from common.config import set_options
 from common.errors import InputError, one_line
 from common.flags import add_flag
-from common.folders import EXPECTED, EXTENSIONS, check_count, class_names
+from common.folders import EXPECTED, EXTENSIONS
 from common.images import load_image
 from common.layers import to_pair
 from common.loader import EvalSampler, Loader, Normalize
 from common.transforms import EvalTransform
-from common.weights import load_pretrained, read_weights
-from common.zoo import build_model, key_limits, model_config
-
-IMAGENET_CLASSES = os.path.join(os.path.dirname(os.path.abspath(__file__)), 'imagenet_classes.txt')
-# What a checkpoint says about the images that its weights were trained for.
-CHECKPOINT_KEYS = ('MODEL.NUM_CLASSES', 'DATA.IMAGE_SIZE', 'DATA.CROP_PCT', 'DATA.INTERPOLATION',
-                   'DATA.IMAGENET_MEAN', 'DATA.IMAGENET_STD', 'DATA.DATASET')
+from common.zoo import model_with_weights
 
 
 class Preprocessing(NamedTuple):
@@ -94,30 +89,23 @@ def init_model(config_or_name, checkpoint=None, device=None, options=()):
 
     Args:
         config_or_name: name of a model, see common.zoo, or a yaml file.
-        checkpoint: weight file of any format; None leaves newly initialised weights. A checkpoint
-            of this project also brings its number of classes, preprocessing and class names.
+        checkpoint: weight file of any format, or a run's folder; None leaves newly initialised
+            weights. A checkpoint of this project also brings its number of classes, preprocessing
+            and class names.
         device: 'cpu', 'gpu' or 'gpu:N'; None takes a GPU if there is one. It holds for the process.
         options: 'KEY=VALUE' strings for the config; they win over the checkpoint.
 
     Returns:
-        A Layer in evaluation mode, with `.config` and `.class_names` (list or None).
+        A Layer in evaluation mode, with `.config`, `.class_names` (list or None; those of
+        DATA.CLASS_NAMES go before the checkpoint's) and `.notes`, as create_model gives it.
 
     Raises:
         InputError: unknown name, key or device, or weights that do not fit.
     """
     if device is not None:
         set_device(device)
-    config = model_config(config_or_name).clone()
-    config.defrost()
-    weights = read_weights(checkpoint) if checkpoint else None
-    facts = weights[3] if weights else {}
-    apply_facts(config, facts, checkpoint)
-    set_options(config, options, *key_limits(config))
-    config.freeze()
-    model = build_model(config)
-    if checkpoint:
-        load_pretrained(model, checkpoint, weights=weights)
-    model.class_names = class_names_of(config, facts, checkpoint)
+    model = model_with_weights(
+        config_or_name, checkpoint, lambda config, limits: set_options(config, options, *limits))
     model.eval()
     return model
 
@@ -132,38 +120,6 @@ def set_device(device):
         raise InputError(f'device: got {device!r}, but this machine or this Paddle has {count} '
                          f'GPUs')
     paddle.set_device(device)
-
-
-def apply_facts(config, facts, file):
-    """Puts what a checkpoint says about its images and classes into an unfrozen config."""
-    said = facts.get('config')
-    for key in CHECKPOINT_KEYS if isinstance(said, dict) else ():
-        node, leaf = key.split('.')
-        if isinstance(said.get(node), dict) and leaf in said[node]:
-            set_key(config, key, said[node][leaf], file, *key_limits(config))
-
-
-def class_names_of(config, facts, file):
-    """The names of a model's classes: the checkpoint's, DATA.CLASS_NAMES, ImageNet's, or None."""
-    classes, names = config.MODEL.NUM_CLASSES, facts.get('class_names')
-    if names is not None:
-        check_class_names(names, classes, file)
-        return names
-    if config.DATA.CLASS_NAMES:
-        return class_names(config.DATA.CLASS_NAMES, classes)
-    return imagenet_classes() if config.DATA.DATASET == 'imagenet2012' and classes == 1000 else None
-
-
-def check_class_names(names, classes, file):
-    """Raises InputError for class_names of a file that are not one string for each class."""
-    if not isinstance(names, list) or not all(isinstance(name, str) for name in names):
-        raise InputError(f'{file}: class_names: expected null or a list of strings')
-    check_count(names, classes, file)
-
-
-def imagenet_classes():
-    """The 1,000 classes of ImageNet-1k, in WordNet's words."""
-    return [line.partition(' ')[2] for line in class_names(IMAGENET_CLASSES, 1000)]
 
 
 def as_classifier(model):

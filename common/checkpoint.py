@@ -14,11 +14,11 @@ import paddle
 from common.errors import InputError, shown
 from common.optim import optimizer_state, prepare_optimizer_state
 from common.safe_load import ChecksumFile, load_pickle
-from common.weights import assign, check_state, state_dict_of
+from common.weights import BEST, LAST, assign, check_state, state_dict_of  # noqa: F401
 
 # 2: a position within an epoch (step, sums). 1 is read too: there the step is 0.
 FORMAT_VERSION = 2
-LAST, PREVIOUS, BEST = 'last.pdparams', 'previous.pdparams', 'best.pdparams'
+PREVIOUS = 'previous.pdparams'
 
 
 def write_atomically(content, path):

@@ -276,7 +276,7 @@ RANGES = {
     'AUG.MIXUP_SWITCH_PROB': (0.0, 1.0),
     'AUG.MIXUP_LAST_EPOCH': (0, None),
     'AUG.REPEATS': (1, 100),
-    'MODEL.NUM_CLASSES': (1, None),
+    'MODEL.NUM_CLASSES': (0, None),  # 0: no classifier, features
     'MODEL.DROPOUT': (0.0, 0.999),
     'MODEL.ATTENTION_DROPOUT': (0.0, 0.999),
     'MODEL.DROPPATH': (0.0, 0.999),

@@ -2,6 +2,7 @@
 
 python -m common.convert -cfg vit_base_patch16_224 -src ViT-B_16-224.npz -dst vit.pdparams [-check]
 
+A run's own file brings its number of classes; -o MODEL.NUM_CLASSES=10 says it for other files.
 The model decides what fits: the file must hold all of its weights, under the names of any code
 that it understands. `-check` loads the result into a new model, runs both, and prints a hash.
 """
@@ -15,21 +16,26 @@ import paddle
 from safetensors.numpy import save_file
 
 from common.checkpoint import replace_atomically, write_atomically
+from common.config import set_options
 from common.errors import InputError
 from common.weights import load_pretrained
-from common.zoo import build_model, model_config
+from common.zoo import build_model, model_config, model_with_weights
 
 SUFFIXES = ('.pdparams', '.safetensors')
 
 
-def convert(name_or_file, source, target, check=False):
+def convert(name_or_file, source, target, check=False, options=()):
     """Writes the weights of `source` for a model to `target`.
+
+    The result holds weights only; what a checkpoint says about its classes and images stays
+    behind.
 
     Args:
         name_or_file: model name or yaml.
         source: weight file of any known format.
         target: .pdparams or .safetensors file to write.
         check: whether to load the result again and compare the logits of a random image.
+        options: 'KEY=VALUE' strings for the config; they win over what a checkpoint says.
 
     Returns:
         Notes, and the hash of the logits or None.
@@ -41,13 +47,15 @@ def convert(name_or_file, source, target, check=False):
         raise InputError(f'-dst: got {target}, expected a name with {" or ".join(SUFFIXES)}')
     if not os.path.isdir(os.path.dirname(target) or '.'):
         raise InputError(f'-dst: got {target}, expected a folder that exists')
-    config = model_config(name_or_file)
-    model = build_model(config)
-    notes = load_pretrained(model, source)
+    model = model_with_weights(
+        name_or_file, source, lambda config, limits: set_options(config, options, *limits))
+    notes, classes = list(model.notes), model.config.MODEL.NUM_CLASSES
+    if classes != model_config(name_or_file).MODEL.NUM_CLASSES:
+        notes.append(f'the result holds weights only; load it with -o MODEL.NUM_CLASSES={classes}')
     save(model, target)
     if not check:
         return notes, None
-    copy = build_model(config)
+    copy = build_model(model.config)
     load_pretrained(copy, target)
     first, second = logits(model), logits(copy)
     if not np.array_equal(first, second):
@@ -83,9 +91,11 @@ def main(argv=None):
     parser.add_argument('-src', required=True, metavar='FILE', help='weights of any known format')
     parser.add_argument('-dst', required=True, metavar='FILE', help='.pdparams or .safetensors')
     parser.add_argument('-check', action='store_true', help='load the result and compare logits')
+    parser.add_argument('-o', action='append', metavar='KEY=VALUE',
+                        help='a key of the config; several are possible')
     args = parser.parse_args(argv)
     try:
-        notes, digest = convert(args.cfg, args.src, args.dst, args.check)
+        notes, digest = convert(args.cfg, args.src, args.dst, args.check, args.o or ())
     except (InputError, OSError) as error:
         sys.exit(f'error: {error}')
     for note in notes:

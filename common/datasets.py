@@ -7,9 +7,11 @@ from paddle.io import Dataset
 
 from common.augment import ColorJitter, build_auto_augment
 from common.cifar import read_cifar
+from common.class_names import check_count, user_labels
 from common.digits import read_digits
 from common.erasing import build_erasing
-from common.folders import check_count, class_names, read_folder
+from common.errors import InputError
+from common.folders import read_folder
 from common.layers import to_pair
 from common.lists import read_list
 from common.randomness import SAMPLE, stream
@@ -91,16 +93,23 @@ class ImageDataset(Dataset):
 def get_dataset(config, is_train=True):
     """The training or evaluation set that a config asks for, its labels checked.
 
+    With EVAL, where the data set has class names, the weights decide which labels are right; see
+    common.class_names.match_labels.
+
     Raises:
         InputError: naming the file and line.
     """
     data, classes = config.DATA, config.MODEL.NUM_CLASSES
+    if not classes:
+        raise InputError('MODEL.NUM_CLASSES: got 0, a model without a classifier, expected at '
+                         'least 1 to train or evaluate')
     backend = config.AUG.BACKEND if is_train else 'pillow'
     images, names = read_source(data.DATASET, data.DATA_PATH, is_train, backend)
-    images.check_labels(classes)
+    if names is None or not config.EVAL:
+        images.check_labels(classes)
     if data.CLASS_NAMES:
-        names = class_names(data.CLASS_NAMES, classes)
-    elif names is not None:
+        names = user_labels(images, names, config)
+    elif names is not None and not config.EVAL:
         check_count(names, classes, data.DATA_PATH)
     if is_train and data.TRAIN_FRACTION < 1.0:
         images = Subset(images, take_fraction(images.labels, data.TRAIN_FRACTION, config.SEED))

@@ -1,8 +1,9 @@
 """Weights under other codes' names and layouts -> a model's own.
 
-A model lists the dialects that it understands (`model.dialects()`); this file applies them. Arrays
-are transposed by the type of the layer that they are for, never by their number of dimensions: a
-bias table is a matrix too, and stays.
+A model lists the dialects that it understands (`model.dialects()`), its own names among them; this
+file applies them, after the prefix that wrappers put before all names (`module.`, `_orig_mod.`, a
+Lightning module's `model.`), whatever it is. Arrays are transposed by the type of the layer that
+they are for, never by their number of dimensions: a bias table is a matrix too, and stays.
 """
 import re
 from dataclasses import dataclass
@@ -17,11 +18,12 @@ class Dialect:
 
     Attributes:
         name: of the code, for the log.
-        marker: regular expression that one of the file's names matches, and no other dialect's.
+        marker: regular expression, from '^' on, that one of the file's names matches behind their
+            common prefix, and no other dialect's.
         names: (pattern, replacement) pairs for re.sub, all applied, in order.
         fused: (pattern, parts, replacement): names that match the pattern, whose group 'part' is
             one of `parts`, are joined in the order of `parts` under the replacement.
-        dropped: patterns of names that this model has no use for.
+        dropped: patterns of names that no model here has a place for.
     """
 
     name: str
@@ -29,6 +31,11 @@ class Dialect:
     names: tuple
     fused: tuple = ()
     dropped: tuple = ()
+
+
+# Of several copies of a model in one file the average is taken: published accuracies are mostly
+# that one's.
+AVERAGE = re.compile(r'(^|[._])(ema|teacher)([._]|$)')
 
 
 def translate(model, state, kind):
@@ -42,28 +49,87 @@ def translate(model, state, kind):
     Returns:
         {name: array}, and notes for the log.
     """
-    notes = []
     dialects = model.dialects() if hasattr(model, 'dialects') else ()
-    dialect = next((dialect for dialect in dialects
-                    if any(re.search(dialect.marker, name) for name in state)), None)
-    if kind == 'flax':
-        state = {name: from_flax(name, value) for name, value in state.items()}
-    if dialect is not None:
-        notes.append(f'names of {dialect.name}')
-        dropped = [name for name in state
-                   if any(re.search(pattern, name) for pattern in dialect.dropped)]
-        if dropped:
-            notes.append(f'{len(dropped)} arrays have no place here: {", ".join(dropped[:3])}'
-                         + (', ...' if len(dropped) > 3 else ''))
-        state = {name: value for name, value in state.items() if name not in set(dropped)}
-        state = fuse(state, dialect.fused, axis=1 if kind == 'flax' else 0)
-        state = {rename(name, dialect.names): value for name, value in state.items()}
+    state, outside, notes = own_names(dialects, state, kind)
+    wanted = model.state_dict()
+    beside = [name for name in outside if name not in wanted]
+    if beside:
+        notes.append(f'{len(beside)} arrays beside the model are left out: {first(beside)}')
+    state = {**{name: value for name, value in outside.items() if name in wanted}, **state}
     if kind == 'torch':
         linear = {f'{name}.weight' for name, layer in model.named_sublayers()
                   if isinstance(layer, nn.Linear)}
         state = {name: from_torch_linear(value) if name in linear else value
                  for name, value in state.items()}
     return state, notes
+
+
+def own_names(dialects, state, kind):
+    """A file's weights with a model's names; PyTorch's linear layers are not transposed yet.
+
+    Returns:
+        {name: array} of what stands behind the model's prefix, the same of the rest (a wrapper's
+        own classifier, a second copy of the model), and notes.
+    """
+    notes = []
+    prefix, others = find_prefix(dialects, state) or ('', [])
+    others = tuple(other for other in others if other.startswith(prefix))
+    inside, outside = {}, {}
+    for name, value in state.items():
+        if name.startswith(prefix) and not (others and name.startswith(others)):
+            inside[name[len(prefix):]] = value
+        else:
+            outside[name] = value
+    if prefix:
+        notes.append(f'names behind the prefix {prefix[:80]!r}')
+    dialect = next((dialect for dialect in dialects
+                    if any(re.search(dialect.marker, name) for name in inside)), None)
+    if dialect is None:
+        return *(to_layout(part, kind) for part in (inside, outside)), notes
+    own = apply(dialect, inside, kind, notes)
+    if own.keys() != inside.keys():
+        notes.insert(0, f'names of {dialect.name}')
+    return own, apply(dialect, outside, kind, []), notes
+
+
+def to_layout(state, kind):
+    """Flax's layouts -> Paddle's; the others' are handled by the type of the layer."""
+    if kind != 'flax':
+        return state
+    return {name: from_flax(name, value) for name, value in state.items()}
+
+
+def apply(dialect, state, kind, notes):
+    """The state under a model's names; what the dialect drops is noted."""
+    dropped = {name for name in state
+               if any(re.search(pattern, name) for pattern in dialect.dropped)}
+    if dropped:
+        names = [name for name in state if name in dropped]
+        notes.append(f'{len(names)} arrays have no place here: {first(names)}')
+    state = to_layout({name: value for name, value in state.items() if name not in dropped}, kind)
+    state = fuse(state, dialect.fused, axis=1 if kind == 'flax' else 0)
+    return {rename(name, dialect.names): value for name, value in state.items()}
+
+
+def first(names):
+    return ', '.join(names[:3]) + (', ...' if len(names) > 3 else '')
+
+
+def find_prefix(dialects, state):
+    """What stands before a model's names in a file, and before those of its copies there.
+
+    Returns:
+        ('' or e.g. 'module.model.', list of other such prefixes); None if no dialect knows a name.
+    """
+    found = {}
+    for dialect in dialects:
+        marker = re.compile(rf'(?:^|(?<=[./])){dialect.marker.removeprefix("^")}')
+        for match in filter(None, map(marker.search, state)):
+            found[match.string[:match.start()]] = None
+    if not found:
+        return None
+    prefix = min(found, key=lambda prefix: (not AVERAGE.search(prefix), len(prefix)))
+    return prefix, [other for other in found if other != prefix]
 
 
 def from_torch_linear(value):
@@ -115,3 +181,17 @@ def from_flax(name, value):
     elif name.endswith(('/bias', '/scale')):
         return value.reshape(-1)
     return value
+
+
+def count_of(pattern, names):
+    """How many different numbers the pattern's group has in some names."""
+    matches = (re.search(pattern, name) for name in names)
+    return len({match[1] for match in matches if match})
+
+
+def stage_counts(pattern, names):
+    """The `count_of` of stage 0, 1, ... of a pattern with {} for the stage, to the first 0."""
+    counts = []
+    while count := count_of(pattern.format(len(counts)), names):
+        counts.append(count)
+    return counts

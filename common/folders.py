@@ -1,4 +1,4 @@
-"""The ImageFolder layout, `train/CLASS/*.jpg` and `val/CLASS/*.jpg`, and files of class names.
+"""The ImageFolder layout, `train/CLASS/*.jpg` and `val/CLASS/*.jpg`.
 
 The classes are the sorted names of the folders in train/, as in torchvision's ImageFolder. For a
 val/ without class folders, a file gives the labels.
@@ -9,13 +9,13 @@ from array import array
 
 import numpy as np
 
+from common.class_names import check_count, class_names  # noqa: F401 - where they were
 from common.errors import InputError
 from common.lists import ImageList
 
 EXTENSIONS = ('.jpg', '.jpeg', '.png', '.ppm', '.bmp', '.pgm', '.tif', '.tiff', '.webp')
 EXPECTED = f'expected files with {", ".join(EXTENSIONS)}'
 MAX_DEPTH = 8  # folders in a class folder; more is a link that leads back
-MAX_NAMES_BYTES = 1 << 24
 
 
 class FolderImages(ImageList):
@@ -205,45 +205,3 @@ def folder_labels(images):
         if labels.setdefault(folder, label) != label:
             labels[folder] = None
     return labels
-
-
-def class_names(file, num_classes=None):
-    """The names in a file with one name a line, UTF-8; two classes may have the same one.
-
-    Args:
-        file: path.
-        num_classes: how many there must be; None takes any number.
-
-    Returns:
-        List of str; entry k is the name of class k.
-
-    Raises:
-        InputError: 'FILE:LINE: ...' for a line that is empty or not UTF-8; or the file is missing
-            or has another number of names.
-    """
-    if not os.path.isfile(file):
-        raise InputError(f'{file}: no such file of class names')
-    if os.path.getsize(file) > MAX_NAMES_BYTES:
-        raise InputError(f'{file}: got {os.path.getsize(file)} bytes, expected a file of class '
-                         f'names')
-    with open(file, 'rb') as stream:
-        lines = stream.read().removeprefix(b'\xef\xbb\xbf').rstrip().split(b'\n')
-    names = []
-    for number, line in enumerate(lines, 1):
-        try:
-            names.append(line.decode('utf-8').strip())
-        except UnicodeDecodeError:
-            raise InputError(f'{file}:{number}: got {line[:120]!r}, expected UTF-8') from None
-        if not names[-1]:
-            raise InputError(f'{file}:{number}: got an empty line, expected the name of class '
-                             f'{number - 1}')
-    if num_classes is not None:
-        check_count(names, num_classes, file)
-    return names
-
-
-def check_count(names, num_classes, where):
-    """Raises InputError if there is not one name for each class."""
-    if len(names) != num_classes:
-        raise InputError(f'{where}: got {len(names)} class names, expected {num_classes} '
-                         f'(MODEL.NUM_CLASSES)')

@@ -15,6 +15,7 @@ import paddle.distributed as paddle_dist
 
 from common import dist, processes
 from common.checkpoint import resume
+from common.class_names import check_same, match_labels
 from common.config import plain_config
 from common.ema import Ema, build_ema
 from common.errors import InputError
@@ -45,7 +46,8 @@ from common.schedule import build_schedule
 from common.signals import LAUNCHED, SUPERVISED, Stopped, StopSignal, held_back, is_child
 from common.subset import Subset
 from common.training import Evaluation, Keeper, Trainer, finish
-from common.weights import load_pretrained
+from common.weights import load_pretrained, read_weights
+from common.zoo import check_family
 
 
 def make_parser():
@@ -69,7 +71,8 @@ def make_parser():
     add('batch_size_eval', 'the same for evaluation', type=int, metavar='N')
     add('image_size', 'pixels', type=int, metavar='N')
     add('accum_iter', 'micro-batches in one optimiser step', type=int, metavar='N')
-    add('pretrained', 'weights to fine-tune or evaluate', metavar='FILE')
+    add('pretrained', 'weights to fine-tune or evaluate, or the folder of a run that has them',
+        metavar='FILE')
     add('resume', 'last.pdparams of a run to go on with, or the run\'s folder; auto: the newest '
         'run of this model under -output goes on in its own folder, if there is one',
         metavar='FILE')
@@ -101,6 +104,7 @@ def run(get_config, update_config, build_model, get_dataset, argv=None):
     if args.debug:
         os.environ[DEBUG] = '1'
     with StopSignal(is_child()) as signals, errors_in_one_line(signals):
+        check_family(args.cfg, get_config(None))
         config = update_config(get_config(args.cfg), args)
         check_flags(config)
         if args.max_restarts:
@@ -118,7 +122,7 @@ def check_flags(config):
                          'accuracy would be that of random numbers')
     if config.EVAL and model.PRETRAINED and model.RESUME:
         raise InputError('-pretrained and -resume: got both, expected one to evaluate')
-    if model.PRETRAINED and not os.path.isfile(model.PRETRAINED):
+    if model.PRETRAINED and not os.path.exists(model.PRETRAINED):
         raise InputError(f'-pretrained: no such file: {model.PRETRAINED}')
     if model.RESUME not in (None, AUTO) and not os.path.exists(model.RESUME):
         raise InputError(f'-resume: no such file or folder: {model.RESUME}')
@@ -202,31 +206,47 @@ def prepare(config, device, folder, note, build_model, train_set, val_set, signa
     precision = Precision(config.AMP, config.AMP_DTYPE, config.AMP_LEVEL, device)
     model = build_model(config)
     describe(log, config, model, precision, device, folder)
+    said = {}  # by the weights' file
     if config.MODEL.PRETRAINED and not config.MODEL.RESUME:  # a resumed run has its own weights
-        notes = load_pretrained(model, config.MODEL.PRETRAINED, new_head=not config.EVAL)
-        log.info(f'weights: {config.MODEL.PRETRAINED} loaded')
-        for line in notes:
-            log.info(f'  {line}')
+        said = load_weights(config, model, train_set, log)
 
     # STEP 3: evaluation alone, or what training needs
+    if config.EVAL:
+        if config.MODEL.RESUME:
+            said = resume(config.MODEL.RESUME, model, None, None)
+            log.info(f'weights: {said["file"]} loaded')
+        for line in match_labels(val_set, said.get('class_names'),
+                                 config.MODEL.RESUME or config.MODEL.PRETRAINED, config):
+            log.warning(line)
     normalize = Normalize(config.DATA.IMAGENET_MEAN, config.DATA.IMAGENET_STD)
     evaluation = Evaluation(config, val_set, normalize, precision, log, signals)
     if config.EVAL:
         with signals.noted():
-            finish(log, folder, evaluate_weights(config, model, evaluation, log), 'evaluation')
+            result = evaluate_weights(config, model, evaluation, said.get('ema'))
+            finish(log, folder, result, 'evaluation')
         return None, None
     facts = {'seed': config.SEED, 'config': plain_config(config),
              'class_names': train_set.class_names, 'data_sets': facts_of_data(train_set, val_set)}
     return prepare_training(config, folder, model, evaluation, train_set, facts, signals)
 
 
-def evaluate_weights(config, model, evaluation, log):
-    """The result of -eval, of the moving average too if a checkpoint has one."""
-    averaged = None
-    if config.MODEL.RESUME:
-        facts = resume(config.MODEL.RESUME, model, None, None)
-        averaged = facts.get('ema')
-        log.info(f'weights: {facts["file"]} loaded')
+def load_weights(config, model, train_set, log):
+    """Puts MODEL.PRETRAINED into the model and says what came with it; the file's facts.
+
+    train_set: None in an evaluation, which takes the classifier as it is.
+    """
+    file = config.MODEL.PRETRAINED
+    weights = read_weights(file)
+    notes = load_pretrained(model, file, new_head=train_set is not None, weights=weights,
+                            class_names=getattr(train_set, 'class_names', None))
+    log.info(f'weights: {file} loaded')
+    for note in notes:
+        log.info(f'  {note}')
+    return weights[3]
+
+
+def evaluate_weights(config, model, evaluation, averaged):
+    """The result of -eval, of the moving average too if the checkpoint has one."""
     model, _ = evaluation.precision.decorate(model)
     result = evaluation.run(model, 0)
     if averaged:
@@ -259,6 +279,8 @@ def prepare_training(config, folder, model, evaluation, train_set, facts, signal
         check = partial(check_same_run, facts, schedule.num_epochs, folder, log) \
             if folder == config.MODEL.RESUME else None
         position = resume(config.MODEL.RESUME, model, optimizer, precision.scaler, ema, check)
+        check_same(train_set.class_names, position.get('class_names'), position['file'])
+        facts['class_names'] = train_set.class_names or position.get('class_names')
         go_on(position, folder, facts, log)
     elif folder and os.environ.get(OWN_FOLDER) and dist.is_master():
         log.cut(position['epoch'], 0)  # a start before this one died before its first checkpoint

@@ -17,6 +17,8 @@ class StagedModel(nn.Layer):
 
     classifier_name = 'head'
     num_prefix_tokens = 0
+    # (pattern of a name, what a file with it is of) for files that look like this model's
+    lookalikes = ()
 
     def stages(self, image, on_cell=None):
         """Runs the stages; yields (tokens [B, N, C], h, w) after each.

@@ -1,10 +1,13 @@
 """Puts the weights of a file into a model: compared first, assigned only when all is right."""
 import math
+import os
 import re
 
 import numpy as np
 import paddle
 
+from common.class_names import check_class_names, head_order
+from common.containers import find_state
 from common.dialects import translate
 from common.errors import InputError, shown
 from common.layers import resize_position_embedding
@@ -13,38 +16,42 @@ from common.weight_files import from_bfloat16, read_file
 # Paddle's own entry in a saved state dict; it holds no weights.
 NAME_TABLE = 'StructuredToParameterName@@'
 MAX_WEIGHTS = 10_000  # the largest model here has 750; each name is compared with every model's
-
-
-# Where checkpoints keep the weights: the first of these that is there. The averaged weights come
-# first: published accuracies are mostly theirs.
-WEIGHT_KEYS = ('state_dict_ema', 'model_ema', 'state_dict', 'model')
+# A run's files, in the order in which its folder is read.
+BEST, LAST = 'best.pdparams', 'last.pdparams'
 
 
 def read_weights(file):
-    """The weights of a file of any format, see common/weight_files.py.
+    """The weights of a file of any format, see common/weight_files.py; or of a run's folder.
 
     Returns:
         (kind, {name: numpy array}, notes, facts); kind is the layout of the arrays, facts what a
         checkpoint of this project says about its weights: epoch, best, config, class_names.
     """
-    kind, content = read_file(file)
     notes, facts = [], {}
+    if os.path.isdir(file):
+        file = weights_of_run(file)
+        notes.append(f'read from {file}')
+    kind, content = read_file(file)
     if isinstance(content, dict):
-        found = [key for key in WEIGHT_KEYS if isinstance(content.get(key), dict)]
-        if found:
-            notes = [f'{found[0]} of {", ".join(found)}'] if len(found) > 1 else []
+        state, container_notes = find_state(content)
+        notes += container_notes
+        if state is not content:
             facts = {key: content.get(key) for key in ('epoch', 'best', 'config', 'class_names')}
-            content = content[found[0]]
+        content = state
     state = state_dict_of(content, file)
-    if kind == 'flax':
-        state = {re.sub('^(opt/target/|params/)', '', name): value
-                 for name, value in state.items()}
     if kind == 'torch':
         state = {name: value for name, value in state.items()
                  if not name.endswith('num_batches_tracked')}
-    if state and all(name.startswith('module.') for name in state):
-        state = {name.removeprefix('module.'): value for name, value in state.items()}
     return kind, state, notes, facts
+
+
+def weights_of_run(folder):
+    """The best weights of a run's folder, or else its last ones."""
+    for name in (BEST, LAST):
+        if os.path.isfile(os.path.join(folder, name)):
+            return os.path.join(folder, name)
+    raise InputError(f"{folder}: got a folder without {BEST} and {LAST}, expected a run's folder "
+                     f'or a weight file')
 
 
 def state_dict_of(content, file):
@@ -65,17 +72,19 @@ def state_dict_of(content, file):
             for name, value in content.items()}
 
 
-def load_pretrained(model, file, new_head=False, weights=None):
+def load_pretrained(model, file, new_head=False, weights=None, class_names=None):
     """Loads a weight file into a model.
 
     Position embeddings of another grid are resized. Everything else must fit.
 
     Args:
         model: a Layer.
-        file: path.
-        new_head: whether a classifier of another shape is left out, so that the model keeps its
-            newly initialised one (fine-tuning); otherwise it is an error.
+        file: path of a file, or of a run's folder.
+        new_head: whether a classifier of another shape, or for other classes, is left out, so that
+            the model keeps its newly initialised one (fine-tuning); otherwise it is an error.
         weights: what read_weights(file) gave, if the file was read already.
+        class_names: with new_head, the names of the model's classes, or None. A checkpoint's
+            classifier for the same names in another order is put into this one.
 
     Returns:
         list of sentences about what was replaced, for the log.
@@ -84,16 +93,18 @@ def load_pretrained(model, file, new_head=False, weights=None):
         InputError: missing, unexpected or mismatched weights, or values that are not finite;
             nothing is assigned then.
     """
-    kind, raw_state, notes, _ = weights or read_weights(file)
+    kind, raw_state, notes, facts = weights or read_weights(file)
     state, translation_notes = translate(model, raw_state, kind)
     wanted = model.state_dict()
-    notes += translation_notes + resize_positions(model, state, wanted, file)
+    notes = notes + translation_notes + resize_positions(model, state, wanted, file)
     kept = set()
     if new_head:
-        kept, head_notes = leave_out_head(model, state, wanted)
-        notes += head_notes
+        other, order_notes = order_head(model, state, facts.get('class_names'), class_names, file)
+        kept, head_notes = leave_out_head(model, state, wanted, other)
+        notes += order_notes + head_notes
+    check_representation(model, state, wanted, file)
     values, cast_notes = check_state(state, wanted, kept, file,
-                                     lambda: known_as(raw_state, kind))
+                                     lambda: known_as(model, raw_state, kind))
     assign(model, values)
     return notes + cast_notes
 
@@ -105,20 +116,72 @@ def assign(model, values):
         targets[name].set_value(paddle.to_tensor(value).astype(targets[name].dtype))
 
 
-def leave_out_head(model, state, wanted):
-    """Takes a classifier of another shape out of `state`."""
-    prefix = model.classifier_name + '.'
-    names = [name for name in wanted if name.startswith(prefix)]
-    other = [name for name in names if name in state
-             and list(state[name].shape) != list(wanted[name].shape)]
-    if not other and all(name in state for name in names):
-        return set(), []
-    weight = next((name for name in names if name.endswith('.weight')), None)
-    got = list(state[weight].shape) if weight in state else None
-    for name in [name for name in state if name.startswith(prefix)]:
-        del state[name]
-    shape = list(wanted[weight].shape) if weight else None
-    return set(names), [f'{model.classifier_name}: new, {shape}; the file has {got}']
+def order_head(model, state, known, names, file):
+    """Moves the columns of a classifier to the classes that they are for, by name.
+
+    Args:
+        known, names: class names of the file and of the model; None is not known.
+
+    Returns:
+        whether the classifier is for other classes, and notes.
+    """
+    arrays = [f'{model.classifier_name}.{part}' for part in ('weight', 'bias')]
+    arrays = [name for name in arrays if name in state]
+    if known is not None and arrays:
+        check_class_names(known, state[arrays[-1]].shape[-1], file)
+    relation, order = head_order(names, known)
+    if relation == 'moved':
+        for name in arrays:
+            state[name] = state[name][..., order]
+        return False, [f'{model.classifier_name}: its classes are in another order here; they are '
+                       f'matched by name']
+    return relation == 'other', []
+
+
+def leave_out_head(model, state, wanted, other=False):
+    """Takes a classifier of another shape, or for other classes, out of `state`; the same of the
+    layer before it, for which the classifier was trained.
+
+    Returns:
+        names that the file need not have, and notes.
+    """
+    kept, notes = set(), []
+    for part in head_parts(model):
+        ours, theirs = ({name: list(value.shape) for name, value in arrays.items()
+                         if name.startswith(f'{part}.')} for arrays in (wanted, state))
+        if ours == theirs and not (other and ours):
+            continue
+        why = ', for other classes' if ours == theirs and not notes else ''
+        other = True
+        kept |= ours.keys()
+        for name in theirs:
+            del state[name]
+        new = f'new, {weight_shape(ours)}' if ours else 'left out'
+        notes.append(f'{part}: {new}; the file has {weight_shape(theirs)}{why}')
+    return kept, notes
+
+
+def head_parts(model):
+    """The names of the layers after the features: one before the classifier, and this."""
+    before = getattr(model, 'representation_name', None)
+    return [before, model.classifier_name] if before else [model.classifier_name]
+
+
+def weight_shape(shapes):
+    return next((shape for name, shape in shapes.items() if name.endswith('.weight')), None)
+
+
+def check_representation(model, state, wanted, file):
+    """Raises InputError for weights with a layer before the classifier, into a model without."""
+    prefix = f'{getattr(model, "representation_name", None)}.'
+    names = [name for name in state if name.startswith(prefix) and name not in wanted]
+    if names:
+        width = state[names[-1]].shape[-1:]
+        raise InputError(
+            f'{file}: got a layer before the classifier ({", ".join(names[:2])}), as weights '
+            f'trained on ImageNet-21k have; nothing was loaded; expected '
+            f'-o MODEL.REPRESENTATION_SIZE={"".join(map(str, width))}, or fine-tuning with a new '
+            f'classifier, which leaves both out')
 
 
 def resize_positions(model, state, wanted, file):
@@ -134,7 +197,8 @@ def resize_positions(model, state, wanted, file):
         side = math.isqrt(max(value.shape[1] - num_prefix, 0))
         if side * side != value.shape[1] - num_prefix or side == 0:
             raise InputError(f'{file}: {name}: got {value.shape[1]} tokens, expected {num_prefix} '
-                             f'and a square grid, or {wanted[name].shape[1]}')
+                             f'and a square grid, or {wanted[name].shape[1]}'
+                             f'{lookalike(model, state)}')
         resized = resize_position_embedding(
             paddle.to_tensor(value.astype(dtype_name(wanted[name]))), num_prefix, (side, side),
             grid)
@@ -143,11 +207,16 @@ def resize_positions(model, state, wanted, file):
     return notes
 
 
-def known_as(state, kind):
-    """A sentence about which models some weights are for, or ''."""
-    from common.zoo import identify  # the zoo imports this file
-    names = identify(state, kind)
-    return f'; the file fits to {" or ".join(names[:4])}' if names else ''
+def known_as(model, state, kind):
+    """A sentence about what some weights are that do not fit to a model, or ''."""
+    from common.zoo import describe  # the zoo imports this file
+    return lookalike(model, state) or describe(state, kind)
+
+
+def lookalike(model, names):
+    """A sentence about the other model that some names of weights are of, or ''."""
+    return next((f'; the file is of {what}' for pattern, what in getattr(model, 'lookalikes', ())
+                 if any(re.search(pattern, name) for name in names)), '')
 
 
 def check_state(state, wanted, kept, file, known_as=lambda: ''):

@@ -9,16 +9,20 @@ import argparse
 import fnmatch
 import functools
 import glob
+import importlib
 import importlib.util
 import os
+import sys
+import types
 
 import paddle
 
+from common.class_names import class_names_of
 from common.config import read_base, read_yaml, set_key
-from common.dialects import translate
-from common.errors import InputError
+from common.dialects import find_prefix, own_names, translate
+from common.errors import InputError, errors_of_a_tool
 from common.macs import count_macs, count_parameters
-from common.weights import load_pretrained
+from common.weights import known_as, load_pretrained, read_weights
 
 ROOT = os.path.dirname(os.path.dirname(os.path.abspath(__file__)))
 
@@ -48,13 +52,42 @@ ALIASES = {
 }
 
 
+# names of arguments, the models' own and timm's -> keys of MODEL, where these are other words
+ARGUMENTS = {'drop_path': 'DROPPATH', 'drop_path_rate': 'DROPPATH',
+             'drop_path_slices': 'DROPPATH_SLICES', 'attn_drop_rate': 'ATTENTION_DROPOUT',
+             'dims': 'TOKEN_DIMS'}
+
+# What a checkpoint says about the images and classes that its weights were trained for.
+CHECKPOINT_KEYS = ('MODEL.NUM_CLASSES', 'DATA.IMAGE_SIZE', 'DATA.CROP_PCT', 'DATA.INTERPOLATION',
+                   'DATA.IMAGENET_MEAN', 'DATA.IMAGENET_STD', 'DATA.DATASET')
+# Pixels of the short side before the crop; a file that asks for more is not believed.
+MOST_PIXELS = 4096
+# What the message about weights that fit nowhere may build: blocks, and the side of a window.
+MOST_BLOCKS, LARGEST_WINDOW = 128, 24
+
+
 def list_models(pattern='*'):
-    """The names of all models that match a shell pattern, sorted."""
-    files = (file for family in FAMILIES
-             for file in glob.glob(os.path.join(ROOT, family, 'configs', '*.yaml')))
-    names = (os.path.splitext(os.path.basename(file))[0] for file in files)
-    return sorted(name for name in names
-                  if not name.startswith('_') and fnmatch.fnmatch(name, pattern))
+    """The names of all models that match a shell pattern, sorted.
+
+    Raises:
+        InputError: this is an installed copy of common/ without the models' folders.
+    """
+    check_checkout()
+    return sorted(name for family in FAMILIES for name in models_of(family)
+                  if fnmatch.fnmatch(name, pattern))
+
+
+def models_of(family):
+    """The names of a family's models, sorted."""
+    files = glob.glob(os.path.join(ROOT, family, 'configs', '[!_]*.yaml'))
+    return sorted(os.path.splitext(os.path.basename(file))[0] for file in files)
+
+
+def check_checkout():
+    """Raises InputError where common/ was installed without the families' folders."""
+    if not any(os.path.isdir(os.path.join(ROOT, family, 'configs')) for family in FAMILIES):
+        raise InputError(f'no models in {ROOT}: the installation has only common/; expected a '
+                         f'clone of the repository, installed by: pip install -e .')
 
 
 def create_model(name, pretrained=None, num_classes=None, image_size=None, **model_overrides):
@@ -62,32 +95,126 @@ def create_model(name, pretrained=None, num_classes=None, image_size=None, **mod
 
     Args:
         name: one of list_models(), another project's name (ALIASES), or the path of a yaml.
-        pretrained: weight file, or None for newly initialised weights.
+        pretrained: weight file or a run's folder, or None for newly initialised weights. A
+            checkpoint of this project also brings its number of classes, preprocessing and class
+            names; the arguments here win.
         num_classes: outputs of the classifier; with `pretrained`, another number than the file's
-            gives a new classifier.
+            gives a new classifier. 0 takes it away: the model gives the features then.
         image_size: pixels, or [height, width].
-        model_overrides: other keys of the config's MODEL node, e.g. DROPPATH=0.1.
+        model_overrides: other keys of the config's MODEL node, e.g. DROPPATH=0.1, or the
+            constructor's names for them, e.g. drop_path=0.1.
 
     Returns:
-        A Layer in training mode, with `.config`, the config that it was built from.
+        A Layer in training mode, with `.config`, the config that it was built from,
+        `.class_names`, a list or None, and `.notes`, what was said when the weights were loaded.
 
     Raises:
         InputError: an unknown name or key, or weights that do not fit.
     """
+    values = {}
+    if num_classes is not None:
+        values['MODEL.NUM_CLASSES'] = 'num_classes', num_classes
+    if image_size is not None:
+        values['DATA.IMAGE_SIZE'] = 'image_size', image_size
+    for argument, value in model_overrides.items():
+        key = f'MODEL.{ARGUMENTS.get(argument, argument.upper())}'
+        if key in values:
+            raise InputError(f'{values[key][0]}, {argument}: got both, expected one of them')
+        values[key] = argument, value
+
+    def set_values(config, limits):
+        for key, (argument, value) in values.items():
+            set_key(config, key, value, argument, *limits)
+
+    return model_with_weights(name, pretrained, set_values, new_head=num_classes is not None)
+
+
+def model_with_weights(name, file=None, set_values=lambda config, limits: None, new_head=False):
+    """A model with the weights of a file: what create_model, init_model and convert share.
+
+    The order is: yaml < what a checkpoint says about itself < set_values.
+
+    Args:
+        name: see create_model.
+        file: weight file, a run's folder, or None.
+        set_values: called with (unfrozen config, its limits) to set what the user asks for.
+        new_head: see common.weights.load_pretrained.
+
+    Returns:
+        see create_model.
+    """
     config = model_config(name).clone()
     config.defrost()
     limits = key_limits(config)
-    if num_classes is not None:
-        model_overrides['NUM_CLASSES'] = num_classes
-    if image_size is not None:
-        set_key(config, 'DATA.IMAGE_SIZE', image_size, 'image_size', *limits)
-    for key, value in model_overrides.items():
-        set_key(config, f'MODEL.{key.upper()}', value, key, *limits)
+    weights = read_weights(file) if file else None
+    said = said_values(weights[3], config) if file else {}
+    for key, value in said.items():
+        set_key(config, key, value, file, *limits)
+    set_values(config, limits)
     config.freeze()
+    check_said(config, said, weights, file)
     model = build_model(config)
-    if pretrained:
-        load_pretrained(model, pretrained, new_head=num_classes is not None)
+    model.notes = load_pretrained(model, file, new_head, weights) if file else []
+    names = weights[3].get('class_names') if file else None
+    if new_head and isinstance(names, list) and len(names) != config.MODEL.NUM_CLASSES:
+        names = None  # of a classifier that was left out
+    model.class_names = class_names_of(config, names, file)
     return model
+
+
+def said_values(facts, config):
+    """{key: value} of CHECKPOINT_KEYS in a checkpoint's own config that differ from `config`."""
+    said = facts.get('config')
+    found = {}
+    for key in CHECKPOINT_KEYS if isinstance(said, dict) else ():
+        node, leaf = key.split('.')
+        if isinstance(said.get(node), dict) and leaf in said[node] \
+                and said[node][leaf] != config[node][leaf]:
+            found[key] = said[node][leaf]
+    return found
+
+
+def check_said(config, said, weights, file):
+    """Compares what a checkpoint says about its sizes with its arrays, before anything is built.
+
+    Args:
+        config: to be built.
+        said: {key: value} of the checkpoint; those that the user has set to others do not count.
+        weights: of common.weights.read_weights.
+        file: for messages.
+
+    Raises:
+        InputError: the arrays are for another number of classes or another image size.
+    """
+    def holds(key):
+        node, leaf = key.split('.')
+        return key in said and config[node][leaf] == said[key]
+
+    if not any(map(holds, ('MODEL.NUM_CLASSES', 'DATA.IMAGE_SIZE', 'DATA.CROP_PCT'))):
+        return
+    size = config.DATA.IMAGE_SIZE
+    pixels = max(size if isinstance(size, list) else [size]) / config.DATA.CROP_PCT
+    if pixels > MOST_PIXELS and (holds('DATA.IMAGE_SIZE') or holds('DATA.CROP_PCT')):
+        raise InputError(f'{file}: its config says DATA.IMAGE_SIZE {size} and DATA.CROP_PCT '
+                         f'{config.DATA.CROP_PCT:g}, expected images of at most {MOST_PIXELS} '
+                         f'pixels; -o DATA.IMAGE_SIZE=N where it is meant')
+    with paddle.LazyGuard():
+        model = build_model(config)
+    kind, state, _, _ = weights
+    own, _ = translate(model, state, kind)
+    # (key, array, the axis of it that the key decides)
+    sizes = [('MODEL.NUM_CLASSES', f'{model.classifier_name}.weight', -1)]
+    sizes += [('DATA.IMAGE_SIZE', name, 1) for name in model.position_embeddings()]
+    for key, name, axis in sizes:
+        if not holds(key):
+            continue
+        if name not in own:
+            raise InputError(f'{file}: these weights are not for this model; nothing was loaded: '
+                             f'1 missing ({name}){known_as(model, state, kind)}')
+        wanted, got = list(model.state_dict()[name].shape), list(own[name].shape)
+        if got[axis:][:1] != wanted[axis:][:1]:
+            raise InputError(f'{file}: its config says {key} {said[key]}, for which {name} is '
+                             f'{wanted}; the file has {got}')
 
 
 def build_model(config):
@@ -115,6 +242,7 @@ def key_limits(config):
 
 def find_yaml(name_or_file):
     """The (yaml file, family) of a name, alias or path."""
+    check_checkout()
     name_or_file = ALIASES.get(name_or_file, name_or_file)
     for family in FAMILIES:
         file = os.path.join(ROOT, family, 'configs', f'{name_or_file}.yaml')
@@ -133,12 +261,44 @@ def find_yaml(name_or_file):
 
 @functools.cache
 def load_family_file(family, name):
-    """The module of FAMILY/NAME.py."""
+    """The module of FAMILY/NAME.py, under the name by which a program here imports it: so there
+    is one copy of each class, which `isinstance` and pickle know."""
     path = os.path.join(ROOT, family, f'{name}.py')
-    spec = importlib.util.spec_from_file_location(f'_{family}_{name}', path)
-    module = importlib.util.module_from_spec(spec)
+    full = f'{family}.{name}'
+    if not importable(family):  # the root is not among the places of imports
+        sys.modules[family] = package = types.ModuleType(family)
+        package.__path__ = [os.path.dirname(path)]
+    for own in (name, full):  # as in the family's folder; as from the root
+        if importable(own, path):
+            return importlib.import_module(own)
+    spec = importlib.util.spec_from_file_location(full, path)  # FAMILY is something else here
+    module = sys.modules[full] = importlib.util.module_from_spec(spec)
     spec.loader.exec_module(module)
     return module
+
+
+def importable(name, path=None):
+    """Whether `import name` finds a module, and that of a path if one is given."""
+    try:
+        spec = importlib.util.find_spec(name)
+    except (ImportError, ValueError):  # its parent is no package, or a module made by hand
+        return name in sys.modules and path is None
+    return spec is not None and (path is None or
+                                 bool(spec.origin) and os.path.realpath(spec.origin)
+                                 == os.path.realpath(path))
+
+
+def check_family(cfg_file, config):
+    """Raises InputError for a yaml that is for another family than a program's `config`."""
+    if cfg_file is None:
+        return
+    own = MODELS[config.MODEL.TYPE][0]
+    for key, value, line in read_yaml(cfg_file):
+        other = MODELS[value][0] if key == 'MODEL.TYPE' and value in MODELS else own
+        if other != own:
+            raise InputError(f'{cfg_file}:{line}: MODEL.TYPE: got {value}, a model of {other}/; '
+                             f'expected one of {own}/ here: cd ../{other} and run '
+                             f'main_multi_gpu.py there')
 
 
 def identify(state, kind):
@@ -148,17 +308,79 @@ def identify(state, kind):
         state: {name: array} of a file.
         kind: layout of the arrays, see common/dialects.py.
     """
-    found = []
-    for name in list_models():
-        model = without_weights(name)
-        own, _ = translate(model, state, kind)
-        free = set(model.position_embeddings()) | {
-            f'{model.classifier_name}.{part}' for part in ('weight', 'bias')}
-        wanted = {key: list(value.shape) for key, value in model.state_dict().items()
-                  if key not in free}
-        if wanted == {key: list(value.shape) for key, value in own.items() if key not in free}:
-            found.append(name)
-    return found
+    return [name for name, _ in candidates(state, kind)[0]]
+
+
+def describe(state, kind):
+    """A sentence about which model some weights are for, or ''."""
+    exact, near = candidates(state, kind)
+    if exact:
+        return f'; the file fits to {" or ".join(name for name, _ in exact[:4])}'
+    for name, other in near:
+        options = ' '.join(f'-o MODEL.{key}={str(value).replace(" ", "")}'
+                           for key, value in other.items())
+        return f'; the file fits to {name} with {options}'
+    return ''
+
+
+def candidates(state, kind):
+    """Which models some weights are for.
+
+    Their sizes are read from the shapes, so that only models with these are built.
+
+    Returns:
+        two lists of (name, {MODEL key: value of the file}): the models of the zoo that fit, and if
+        none does, the one that fits with the fewest other values.
+    """
+    exact, near = [], []
+    for model_type, (folder, file, _) in MODELS.items():
+        module = load_family_file(folder, file)
+        if find_prefix(module.DIALECTS, state) is None:
+            continue
+        own, _, _ = own_names(module.DIALECTS, state, kind)
+        try:
+            told = module.config_of({name: list(value.shape) for name, value in own.items()})
+        except (LookupError, ZeroDivisionError):
+            continue  # weights of something else
+        for name in models_of(folder):
+            model = model_config(name).MODEL
+            if model_type != model.TYPE:
+                continue
+            other = {key: value for key, value in told.items() if model[key] != value}
+            near.append((name, other))
+            if not other and fits(without_weights(name), state, kind):
+                exact.append((name, other))
+    near = min(near, key=lambda pair: len(pair[1]), default=None)
+    return exact, [near] if near and not exact and fits_with(*near, state, kind) else []
+
+
+def fits(model, state, kind):
+    """Whether a file has a model's weights, whatever its classes and image size."""
+    own, _ = translate(model, state, kind)
+    free = set(model.position_embeddings()) | {
+        f'{model.classifier_name}.{part}' for part in ('weight', 'bias')}
+    wanted = {key: list(value.shape) for key, value in model.state_dict().items()
+              if key not in free}
+    return wanted == {key: list(value.shape) for key, value in own.items() if key not in free}
+
+
+def fits_with(name, values, state, kind):
+    """Whether a file fits to a model with some other values of MODEL keys."""
+    config = model_config(name).clone()
+    config.defrost()
+    try:
+        for key, value in values.items():
+            set_key(config, f'MODEL.{key}', value, name, *key_limits(config))
+    except InputError:
+        return False
+    depths = values.get('DEPTHS', [values.get('DEPTH', 0)])
+    if sum(depths) > MOST_BLOCKS or values.get('WINDOW_SIZE', 0) > LARGEST_WINDOW:
+        return False  # a file could say anything
+    try:
+        with paddle.LazyGuard():
+            return fits(build_model(config), state, kind)
+    except InputError:
+        return False
 
 
 @functools.cache
@@ -193,7 +415,8 @@ def main(argv=None):
     parser = argparse.ArgumentParser(description='Lists the models as a markdown table.')
     parser.add_argument('pattern', nargs='?', default='*', help="shell pattern, e.g. 'vit_base*'")
     args = parser.parse_args(argv)
-    print(table(args.pattern))
+    with errors_of_a_tool():
+        print(table(args.pattern))
 
 
 if __name__ == '__main__':

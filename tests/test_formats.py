@@ -5,6 +5,7 @@ import contextlib
 import datetime
 import enum
 import json
+import re
 import struct
 import sys
 import tracemalloc
@@ -534,7 +535,8 @@ def test_flax_prefixes_and_key_biases(prefix, tmp_path):
     weights = case.weights()
     np.savez(tmp_path / 'a.npz', **{prefix + name: value for name, value in weights.items()},
              **{f'{prefix}pre_logits/kernel': np.zeros((768, 768), np.float32)})
-    model = create_model('vit_base_patch16_224', pretrained=str(tmp_path / 'a.npz'))
+    model = create_model('vit_base_patch16_224', pretrained=str(tmp_path / 'a.npz'),
+                         num_classes=1000)  # the pre-training layer goes with its classifier
     flax = 'Transformer/encoderblock_5/MultiHeadDotProductAttention_1/'
     attention = model.encoder.layers[5].attn
     for index, part in enumerate(('query', 'key', 'value')):
@@ -562,3 +564,224 @@ def test_bad_safetensors_are_refused_W8(header, data, tmp_path):
         file.write_bytes(struct.pack('<Q', length) + header + data)
         with pytest.raises(InputError, match=f'{file}: refused: a header of {length} bytes'):
             read_file(str(file))
+
+
+# Names of other codes
+
+def refused(file, **options):
+    with pytest.raises(InputError) as caught:
+        create_model('vit_digits', pretrained=str(file), depth=1, **options)
+    assert '\n' not in str(caught.value)
+    return str(caught.value)
+
+
+@pytest.mark.smoke
+@pytest.mark.parametrize('prefix', ['', '_layers.'])
+def test_first_names_of_paddlevit_L12(prefix, tiny, tmp_path):
+    own, _ = tiny
+    old = {'position_embedding': 'patch_embedding.position_embeddings',
+           'cls_token': 'patch_embedding.cls_token'}
+    file = str(tmp_path / 'a.pdparams')
+    paddle.save({prefix + old.get(name, name): value for name, value in own.items()}, file)
+    loads(file, own)
+    assert create_model('vit_digits', pretrained=file, depth=1).notes[0] == \
+        'names of the first PaddleViT'
+
+
+@pytest.mark.smoke
+@pytest.mark.parametrize('prefix', ['_orig_mod.', 'model.', 'module.module.', 'net.', '_layers.',
+                                    'anything.at.all.'])
+@pytest.mark.parametrize('names', ['own', 'timm'])
+def test_one_prefix_before_all_names_L12(prefix, names, tiny, tmp_path):
+    own, timm = tiny
+    state = {f'{prefix}{name}': value
+             for name, value in (own if names == 'own' else timm).items()}
+    save_file(state, tmp_path / 'a.safetensors',
+              metadata={'format': 'paddle' if names == 'own' else 'pt'})
+    loads(tmp_path / 'a.safetensors', own)
+    notes = create_model('vit_digits', pretrained=str(tmp_path / 'a.safetensors'), depth=1).notes
+    assert f'names behind the prefix {prefix!r}' in notes
+    del state[f'{prefix}cls_token']
+    save_file(state, tmp_path / 'a.safetensors')
+    assert '1 missing (cls_token)' in refused(tmp_path / 'a.safetensors')
+
+
+@pytest.mark.smoke
+def test_prefix_of_the_other_families_L12(tmp_path):
+    for name in ('vitae_digits', 'vitaev2_vsa_digits'):
+        source = create_model(name)
+        file = str(tmp_path / f'{name}.pdparams')
+        paddle.save({f'net.{key}': value for key, value in source.state_dict().items()}, file)
+        model = create_model(name, pretrained=file)
+        for key, value in source.state_dict().items():
+            np.testing.assert_array_equal(model.state_dict()[key].numpy(), value.numpy())
+
+
+@pytest.mark.smoke
+def test_other_modules_beside_the_model_L12(tiny, tmp_path):
+    """Of teacher and student the average is taken; a wrapper's own classifier belongs to it; what
+    has another prefix is left out and named, what has the model's is not."""
+    own, timm = tiny
+    file = tmp_path / 'a.safetensors'
+    save_file({**{f'student.{name}': value + 1 for name, value in timm.items()},
+               **{f'teacher.{name}': value for name, value in timm.items()},
+               'criterion.weight': np.zeros(3, np.float32)}, file)
+    loads(file, own)
+    notes = create_model('vit_digits', pretrained=str(file), depth=1).notes
+    assert any(f'{len(timm) + 1} arrays beside the model are left out' in note for note in notes)
+    save_file({name if name.startswith('head.') else f'backbone.{name}': value
+               for name, value in timm.items()}, file)
+    loads(file, own)
+    save_file({**{f'net.{name}': value for name, value in timm.items()},
+               'net.extra': np.zeros(3, np.float32)}, file)
+    assert '1 unexpected (extra)' in refused(file)
+
+
+def mmcls(timm):
+    """The names of MMClassification."""
+    names = {}
+    for name, value in timm.items():
+        for theirs, ours in (('patch_embed.proj.', 'patch_embed.projection.'),
+                             ('blocks.', 'layers.'), ('.norm1.', '.ln1.'), ('.norm2.', '.ln2.'),
+                             ('.mlp.fc1.', '.ffn.layers.0.0.'), ('.mlp.fc2.', '.ffn.layers.1.')):
+            name = name.replace(theirs, ours)
+        name = name.replace('norm.', 'ln1.') if name.startswith('norm.') else name
+        name = name.replace('pre_logits.fc.', 'head.layers.pre_logits.')
+        name = re.sub(r'^head\.(weight|bias)', r'head.layers.head.\1', name)
+        names[name if name.startswith('head.') else f'backbone.{name}'] = value
+    return names
+
+
+@pytest.mark.smoke
+@pytest.mark.parametrize('names', ['own', 'timm', 'mmcls', 'flax'])
+def test_layer_before_the_classifier_goes_with_it_L12(names, tiny, tmp_path):
+    own, timm = tiny
+    random = np.random.RandomState(0)
+    layer = {'pre_logits.fc.weight': random.standard_normal((96, 96)).astype(np.float32),
+             'pre_logits.fc.bias': np.zeros(96, np.float32)}
+    state = {**timm, **layer, 'head.weight': np.zeros((50, 96), np.float32),
+             'head.bias': np.zeros(50, np.float32)}
+    file = tmp_path / 'a.safetensors'
+    if names == 'flax':
+        file = tmp_path / 'a.npz'
+        np.savez(file, **google({**state}))
+    elif names == 'own':
+        save_file({**own, 'pre_logits.0.weight': layer['pre_logits.fc.weight'],
+                   'pre_logits.0.bias': layer['pre_logits.fc.bias'],
+                   'classifier.weight': np.zeros((96, 50), np.float32),
+                   'classifier.bias': np.zeros(50, np.float32)}, file,
+                  metadata={'format': 'paddle'})
+    else:
+        save_file(mmcls(state) if names == 'mmcls' else state, file)
+    text = refused(file)
+    assert '-o MODEL.REPRESENTATION_SIZE=96' in text and 'nothing was loaded' in text
+    for classes in (10, 50):  # the classifier is of no use without the layer
+        model = create_model('vit_digits', pretrained=str(file), depth=1, num_classes=classes)
+        assert model.notes[-2:] == ['pre_logits: left out; the file has [96, 96]',
+                                    f'classifier: new, [96, {classes}]; the file has [96, 50]']
+        assert model.classifier.weight.numpy().any()
+        np.testing.assert_array_equal(model.encoder.encoder_norm.weight.numpy(),
+                                      own['encoder.encoder_norm.weight'])
+    model = create_model('vit_digits', pretrained=str(file), depth=1, num_classes=50,
+                         representation_size=96)
+    np.testing.assert_array_equal(
+        model.pre_logits[0].weight.numpy(),
+        layer['pre_logits.fc.weight'] if names == 'own' else layer['pre_logits.fc.weight'].T)
+
+
+def google(timm):
+    """Google's names and layouts of one block."""
+    found = {}
+    for name, value in timm.items():
+        part = name.replace('blocks.0.', 'Transformer/encoderblock_0/').replace('.', '/')
+        for theirs, ours in (('pos_embed', 'Transformer/posembed_input/pos_embedding'),
+                             ('patch_embed/proj', 'embedding'), ('cls_token', 'cls'),
+                             ('norm1/weight', 'LayerNorm_0/scale'), ('norm1', 'LayerNorm_0'),
+                             ('norm2/weight', 'LayerNorm_2/scale'), ('norm2', 'LayerNorm_2'),
+                             ('attn', 'MultiHeadDotProductAttention_1'), ('/proj', '/out'),
+                             ('mlp/fc1', 'MlpBlock_3/Dense_0'), ('mlp/fc2', 'MlpBlock_3/Dense_1'),
+                             ('pre_logits/fc', 'pre_logits')):
+            part = part.replace(theirs, ours)
+        part = re.sub('^norm/', 'Transformer/encoder_norm/', part)
+        part = part.replace('encoder_norm/weight', 'encoder_norm/scale')
+        part = part.replace('weight', 'kernel')
+        if value.ndim == 4:
+            value = value.transpose(2, 3, 1, 0)
+        elif value.ndim == 2:
+            value = value.T
+        if 'qkv' in part:
+            for one, piece in zip(('query', 'key', 'value'), np.split(value, 3, -1), strict=True):
+                found[part.replace('qkv', one)] = piece
+        else:
+            found[part] = value
+    return found
+
+
+@pytest.mark.smoke
+@pytest.mark.parametrize('names', ['timm', 'timm features'])
+def test_swin_of_timm_since_0_9_L12_L16(names, tmp_path):
+    """A merging belongs to the stage after it there, so that the shapes show a wrong table, too."""
+    small = {'depths': [1, 1, 1, 1], 'image_size': 64, 'num_classes': 3}
+    source = create_model('swin_tiny', **small)
+    linear = {f'{name}.weight' for name, layer in source.named_sublayers()
+              if isinstance(layer, paddle.nn.Linear)}
+    state = {}
+    for name, value in source.state_dict().items():
+        value = value.numpy().T if name in linear else value.numpy()
+        name = re.sub(r'^layers\.(\d)\.downsample',
+                      lambda m: f'layers.{int(m[1]) + 1}.downsample', name)
+        name = re.sub('^head', 'head.fc', name)
+        state[name.replace('layers.', 'layers_') if names != 'timm' else name] = \
+            np.ascontiguousarray(value)
+    save_file(state, tmp_path / 'a.safetensors')
+    model = create_model('swin_tiny', pretrained=str(tmp_path / 'a.safetensors'), **small)
+    assert model.notes == ['names of timm']
+    for name, value in source.state_dict().items():
+        np.testing.assert_array_equal(model.state_dict()[name].numpy(), value.numpy())
+
+
+@pytest.mark.smoke
+def test_look_alikes_are_named_L16(tiny, tmp_path):
+    _, timm = tiny
+    file = tmp_path / 'a.safetensors'
+    for name, what in (('dist_token', 'a distilled DeiT, .*without "distilled" in its name'),
+                       ('reg_token', 'register tokens'), ('blocks.0.ls1.gamma', 'LayerScale'),
+                       ('fc_norm.weight', 'averages its patch tokens')):
+        save_file({**timm, name: np.zeros((1, 1, 96), np.float32)}, file)
+        assert re.search(f'the file is of .*{what}', refused(file))
+    # such a file has a place more in its position embedding
+    save_file({**timm, 'dist_token': np.zeros((1, 1, 96), np.float32),
+               'pos_embed': np.zeros((1, 18, 96), np.float32)}, file)
+    assert 'got 18 tokens' in refused(file) and 'a distilled DeiT' in refused(file)
+
+
+# Containers
+
+@pytest.mark.smoke
+@pytest.mark.parametrize('keys', ['model_state_dict', 'net', 'params', 'teacher', 'network',
+                                  'model.state_dict', 'state_dict.model', 'a.b.c', 'module'])
+def test_containers_of_any_name_L13(keys, tiny, tmp_path):
+    own, timm = tiny
+    content = timm
+    for key in reversed(keys.split('.')):
+        content = {key: content, 'epoch': 3}
+    optimizer = {'state': {0: {'exp_avg': np.zeros(3, np.float32)}},
+                 'big': {f'x{index}': np.zeros(1, np.float32) for index in range(500)}}
+    write_pth(tmp_path / 'a.pth', {**content, 'optimizer': optimizer})
+    loads(tmp_path / 'a.pth', own)
+
+
+@pytest.mark.smoke
+def test_container_that_was_taken_is_named_L13(tiny, tmp_path):
+    own, timm = tiny
+    other = {name: value + 1 for name, value in timm.items()}
+    for content, note in (
+            ({'student': other, 'teacher': timm}, "weights of 'teacher'; .* also has 'student'"),
+            ({'model': other, 'model_ema': timm}, "weights of 'model_ema'; .* also has 'model'"),
+            ({'state_dict': {f'model.{name}': value for name, value in timm.items()},
+              'callbacks': {}}, 'names of timm'),
+            ({'model': {'state_dict': timm}}, "weights of 'model.state_dict'")):
+        write_pth(tmp_path / 'a.pth', content)
+        loads(tmp_path / 'a.pth', own)
+        notes = create_model('vit_digits', pretrained=str(tmp_path / 'a.pth'), depth=1).notes
+        assert re.search(note, notes[0])

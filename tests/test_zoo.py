@@ -1,24 +1,35 @@
 """The table of models, the counting behind it, conversion, and what a wrong file is known as."""
+import pickle
 import re
+import resource
+import sys
+import time
 from pathlib import Path
 
 import numpy as np
 import paddle
 import pytest
 
-from common.checkpoint import write_atomically
+from common import zoo
+from common.apis import init_model
+from common.checkpoint import save_weights, write_atomically
+from common.config import plain_config
+from common.convert import convert
 from common.errors import InputError
 from common.macs import count_macs
 from common.zoo import (
     ALIASES,
     FAMILIES,
     build_model,
+    check_family,
     create_model,
+    describe,
     list_models,
+    load_family_file,
     model_config,
     table,
 )
-from tests.conftest import ROOT, run_script
+from tests.conftest import ROOT, refusal, run_script
 from tests.reference import Case
 
 README = (ROOT / 'vit' / 'README.md').read_text()
@@ -130,3 +141,192 @@ def test_flipped_byte_is_noticed_W7(tmp_path):
         Path(file).write_bytes(flipped)
         with pytest.raises(InputError, match=f'{file}: (damaged|refused|not a weight file)'):
             create_model('vit_digits', pretrained=file, depth=1)
+
+
+def run_s_file(path, name='vit_digits', config=None, **options):
+    """A run's best.pdparams, and the model; `config` changes what the file says about itself."""
+    model = create_model(name, **options)
+    said = plain_config(model.config)
+    for key, value in (config or {}).items():
+        node, leaf = key.split('.')
+        said[node][leaf] = value
+    names = [f'class {k}' for k in range(model.config.MODEL.NUM_CLASSES)]
+    save_weights(str(path), model, {'epoch': 1, 'config': said, 'class_names': names})
+    return str(path), model
+
+
+# What a checkpoint says about itself
+
+@pytest.mark.smoke
+@pytest.mark.parametrize('name, config, message', [
+    ('vit_digits', {'MODEL.NUM_CLASSES': 20_000_000},
+     'NUM_CLASSES 20000000, for which classifier.weight is .96, 20000000.; the file has .96, 10.$'),
+    ('vit_digits', {'DATA.IMAGE_SIZE': 4096},
+     'IMAGE_SIZE 4096, for which position_embedding is .1, 262145, 96.; the file has .1, 17, 96.$'),
+    ('vit_digits', {'DATA.IMAGE_SIZE': 16384}, 'IMAGE_SIZE 16384 and .* at most 4096 pixels'),
+    ('vitae_digits', {'DATA.IMAGE_SIZE': [64, 16384]}, 'expected images of at most 4096 pixels'),
+    ('vitae_digits', {'DATA.CROP_PCT': 0.01, 'DATA.IMAGE_SIZE': 64}, 'at most 4096 pixels'),
+])
+def test_size_that_a_checkpoint_only_says_costs_nothing_L14(name, config, message, tmp_path):
+    file, _ = run_s_file(tmp_path / 'best.pdparams', name, config)
+    before = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
+    begin = time.thread_time()
+    for load in (lambda: init_model(name, file), lambda: create_model(name, pretrained=file),
+                 lambda: convert(name, file, str(tmp_path / 'a.pdparams'))):
+        with pytest.raises(InputError, match=f'^{file}: its config says .*{message}'):
+            load()
+    assert time.thread_time() - begin < 10
+    assert resource.getrusage(resource.RUSAGE_SELF).ru_maxrss - before < 300_000  # kB
+    assert not (tmp_path / 'a.pdparams').exists()
+
+
+@pytest.mark.smoke
+def test_user_s_size_wins_over_the_checkpoint_s_L14(tmp_path):
+    file, _ = run_s_file(tmp_path / 'best.pdparams', config={'DATA.IMAGE_SIZE': 16384})
+    assert create_model('vit_digits', pretrained=file, image_size=64).grid == (8, 8)
+
+
+# The front doors
+
+@pytest.mark.smoke
+def test_run_s_own_file_loads_by_every_door_L17(tmp_path):
+    file, source = run_s_file(tmp_path / 'best.pdparams', num_classes=3)
+    target = str(tmp_path / 'a.safetensors')
+    notes, digest = convert('vit_digits', file, target, check=True)
+    assert digest and notes == ['the result holds weights only; load it with '
+                                '-o MODEL.NUM_CLASSES=3']
+    assert refusal(convert, 'vit_digits', target, target)
+    convert('vit_digits', target, target, options=['MODEL.NUM_CLASSES=3'])
+    models = [init_model('vit_digits', file), create_model('vit_digits', pretrained=file),
+              create_model('vit_digits', pretrained=target, num_classes=3)]
+    for model in models:
+        assert np.array_equal(model.classifier.weight.numpy(), source.classifier.weight.numpy())
+    assert models[0].class_names == models[1].class_names == ['class 0', 'class 1', 'class 2']
+    assert create_model('vit_digits', pretrained=str(tmp_path)).notes == [f'read from {file}']
+    fresh = create_model('vit_digits', pretrained=file, num_classes=5)
+    assert fresh.notes == ['classifier: new, [96, 5]; the file has [96, 3]']
+    (tmp_path / 'empty').mkdir()
+    assert "expected a run's folder" in refusal(init_model, 'vit_digits', str(tmp_path / 'empty'))
+
+
+@pytest.mark.smoke
+def test_command_converts_a_run_s_file_L17(tmp_path):
+    file, _ = run_s_file(tmp_path / 'best.pdparams', num_classes=3)
+    write_atomically(create_model('vit_digits', pretrained=file).state_dict(), file)
+    code, out, err = run_script(['-m', 'common.convert', '-cfg=vit_digits', f'-src={file}',
+                                 f'-dst={tmp_path}/a.safetensors', '-o', 'MODEL.NUM_CLASSES=3'],
+                                folder='.')
+    assert code == 0 and 'a.safetensors' in out, err
+
+
+@pytest.mark.smoke
+@pytest.mark.parametrize('name, size', [('vit_digits', 32), ('vitae_digits', 32),
+                                        ('vitaev2_vsa_digits', 32), ('swin_tiny', 56)])
+def test_model_without_a_classifier_gives_the_features_L17(name, size, tmp_path):
+    small = {'depths': [1, 1, 1, 1]} if name == 'swin_tiny' else {}
+    file, source = tiny_file(tmp_path, name, num_classes=10, image_size=size, **small)
+    model = create_model(name, pretrained=file, num_classes=0, image_size=size, drop_path=0.0,
+                         **small)
+    head = list(getattr(source, source.classifier_name).weight.shape)
+    assert getattr(model, model.classifier_name) is None and model.class_names is None
+    assert model.notes == [f'{model.classifier_name}: left out; the file has {head}']
+    image = paddle.randn([2, 3, size, size])
+    source.eval()
+    model.eval()
+    with paddle.no_grad():
+        features = model(image).numpy()
+        assert features.shape == (2, model.num_features)
+        assert np.array_equal(features, source.forward_features(image).numpy())
+
+
+@pytest.mark.smoke
+def test_constructor_s_own_names_are_known_L17():
+    model = create_model('vit_digits', drop_path=0.2, depth=2)
+    assert model.config.MODEL.DROPPATH == 0.2
+    assert create_model('vit_digits', drop_path_rate=0.3, depth=1).config.MODEL.DROPPATH == 0.3
+    dims = create_model('swin_tiny', dims=[8, 16, 32, 64], num_heads=[1, 1, 1, 1], image_size=32)
+    assert dims.num_features == 64
+    with pytest.raises(InputError, match='^DROPPATH, drop_path: got both'):
+        create_model('vit_digits', DROPPATH=0.1, drop_path=0.2)
+
+
+# What a file is
+
+@pytest.mark.smoke
+def test_sizes_of_a_file_are_named_with_the_options_that_fit_L16(tmp_path):
+    with paddle.LazyGuard():
+        state = create_model('swin_tiny', window_size=12).state_dict()
+    state = {name: np.broadcast_to(np.float32(0), value.shape) for name, value in state.items()}
+    assert describe(state, 'paddle') == '; the file fits to swin_tiny with -o MODEL.WINDOW_SIZE=12'
+    file, _ = tiny_file(tmp_path, 'vit_digits', depth=3, embed_dim=64)
+    with pytest.raises(InputError, match='fits to vit_digits with -o MODEL.EMBED_DIM=64 '
+                                         '-o MODEL.DEPTH=3$'):
+        create_model('vit_digits', pretrained=file)
+
+
+@pytest.mark.smoke
+def test_naming_a_model_builds_no_other_L16(monkeypatch):
+    built = []
+    build = zoo.without_weights.__wrapped__
+    monkeypatch.setattr(zoo, 'without_weights', lambda name: built.append(name) or build(name))
+    for name in ('vit_digits', 'vitae_digits', 'vitaev2_vsa_digits', 'swin_tiny'):
+        state = {key: np.empty(value.shape, np.float32)
+                 for key, value in build(name).state_dict().items()}
+        assert describe(state, 'paddle') == f'; the file fits to {name}'
+    assert len(built) < 8
+    assert describe({'a': np.zeros(3, np.float32)}, 'torch') == ''
+
+
+@pytest.mark.smoke
+def test_yaml_of_another_family_is_named_L16():
+    config = model_config('vit_digits')
+    check_family(str(ROOT / 'vit/configs/vit_digits.yaml'), config)
+    check_family(None, config)
+    file = str(ROOT / 'vitae/configs/vitae_digits.yaml')
+    assert re.search('vitae_digits.yaml:[0-9]+: MODEL.TYPE: got vitae, a model of vitae/; expected '
+                     'one of vit/ here: cd ../vitae', refusal(check_family, file, config))
+    code, _, err = run_script(['main_multi_gpu.py', f'-cfg={file}'])
+    assert code == 1 and 'a model of vitae/' in err and len(err.splitlines()) == 1
+
+
+@pytest.mark.smoke
+def test_installation_without_the_models_says_so_L17(tmp_path, monkeypatch):
+    monkeypatch.setattr(zoo, 'ROOT', str(tmp_path))
+    for call in (list_models, lambda: create_model('vit_digits'), lambda: table('*')):
+        assert 'expected a clone of the repository, installed by: pip install -e .' in refusal(call)
+
+
+# One copy of each class
+
+@pytest.mark.smoke
+def test_models_are_of_the_classes_that_users_import_L17():
+    import vit.vit
+    import vitaev2_vsa.swin
+    import vitaev2_vsa.vitaev2_vsa
+    import vitaev2_vsa.vsa
+    assert isinstance(create_model('vit_digits', depth=1), vit.vit.VisionTransformer)
+    assert issubclass(vitaev2_vsa.vitaev2_vsa.TokenVSA, vitaev2_vsa.vsa.VSAWindowAttention)
+    assert vitaev2_vsa.swin.cells.TokenVSA is vitaev2_vsa.vitaev2_vsa.TokenVSA
+    for family, file, build in zoo.MODELS.values():
+        module = load_family_file(family, file)
+        assert sys.modules[module.__name__] is module
+        assert pickle.loads(pickle.dumps(getattr(module, build))) is getattr(module, build)
+
+
+IN_THE_FOLDER = """
+import pickle
+from common.zoo import create_model
+models = [create_model('vit_digits', depth=1), create_model('vitae_digits')]
+from config import get_config
+from vit import VisionTransformer
+assert isinstance(models[0], VisionTransformer)
+for model in models:
+    assert pickle.loads(pickle.dumps(type(model))) is type(model)
+assert get_config('./configs/vit_digits.yaml').MODEL.NAME == 'vit_digits'
+"""
+
+
+@pytest.mark.smoke
+def test_classes_are_the_same_inside_of_a_family_s_folder_L17():
+    code, _, err = run_script(['-c', IN_THE_FOLDER], env={'PYTHONPATH': str(ROOT)})
+    assert code == 0, err

@@ -12,7 +12,7 @@ import paddle
 import paddle.nn.functional as F
 from paddle import nn
 
-from common.dialects import Dialect
+from common.dialects import Dialect, count_of
 from common.errors import InputError
 from common.fast_layers import Conv2D, LayerNorm
 from common.layers import (
@@ -38,7 +38,12 @@ from common.layers import (
 
 NORM_EPS = 1e-6
 
-# Names of other codes. timm's are also those of MAE, DeiT and Meta's.
+# Names of other codes, and PaddleViT's, which are this model's own but for two in 2021.
+# timm's are also those of MAE, DeiT and Meta's.
+PADDLEVIT = Dialect(
+    'the first PaddleViT', r'^encoder\.layers\.0\.attn_norm\.weight$',
+    names=((r'^patch_embedding\.position_embeddings?$', 'position_embedding'),
+           (r'^patch_embedding\.cls_token$', 'cls_token')))
 TIMM = Dialect(
     'timm', r'^blocks\.0\.norm1\.weight$',
     names=(
@@ -90,11 +95,23 @@ GOOGLE = Dialect(
         (r'/MultiHeadDotProductAttention_1/', '/attn/'),
         (r'/MlpBlock_3/Dense_0/', '/mlp/fc1/'), (r'/MlpBlock_3/Dense_1/', '/mlp/fc2/'),
         (r'^Transformer/encoder_norm/', 'encoder.encoder_norm/'), (r'^head/', 'classifier/'),
+        (r'^pre_logits/', 'pre_logits.0/'),
         (r'/(kernel|scale)$', '.weight'), (r'/', '.')),
     fused=((r'^(.*)/(?P<part>query|key|value)/(kernel|bias)$', ('query', 'key', 'value'),
-            r'\1/qkv/\3'),),
-    dropped=(r'^pre_logits/',))  # the pre-training head; timm drops it too
-DIALECTS = (TIMM, MMCLS, HUGGING_FACE, GOOGLE)
+            r'\1/qkv/\3'),))
+DIALECTS = (PADDLEVIT, TIMM, MMCLS, HUGGING_FACE, GOOGLE)
+# Names in files of other models, and what these are.
+LOOKALIKES = (
+    (r'(^|\.)(dist_token|distillation_token)$',
+     'a distilled DeiT, whose second token and classifier this model lacks; take the file of the '
+     'same DeiT without "distilled" in its name'),
+    (r'(^|\.)(reg_token|register_tokens)$', 'a ViT with register tokens, which this model lacks'),
+    (r'\.(ls1\.gamma|gamma_1|layer_scale1\.lambda1)$',
+     'a ViT with LayerScale (DeiT III, BEiT, DINOv2), which this model lacks'),
+    (r'(^|\.)(norm_pre|ln_pre|pre_layrnorm)\.weight$', 'an image encoder of CLIP, which has a '
+     'norm before its blocks'),
+    (r'(^|\.)fc_norm\.weight$', 'a ViT that averages its patch tokens (a fine-tuned MAE); this '
+     'model classifies by the class token'))
 
 
 class StdConv2D(nn.Conv2D):
@@ -264,6 +281,8 @@ class VisionTransformer(nn.Layer):
 
     num_prefix_tokens = 1
     classifier_name = 'classifier'
+    representation_name = 'pre_logits'
+    lookalikes = LOOKALIKES
 
     def __init__(self, image_size=224, patch_size=16, in_channels=3, num_classes=1000,
                  embed_dim=768, depth=12, num_heads=12, mlp_ratio=4.0, qkv_bias=True,
@@ -369,6 +388,23 @@ class VisionTransformer(nn.Layer):
         """Puts a newly initialised classifier in place; 0 takes it away."""
         self.num_classes = num_classes
         self.classifier = new_classifier(self.num_features, num_classes, self.cls_token.dtype)
+
+
+def config_of(shapes):
+    """The MODEL keys that weights of a VisionTransformer tell, as far as they do.
+
+    shapes: {own name: shape}; those of linear layers' weights are not to be read, since PyTorch's
+        are not transposed yet.
+    """
+    width = shapes['encoder.layers.0.attn_norm.weight'][0]
+    found = {'EMBED_DIM': width, 'DEPTH': count_of(r'encoder\.layers\.(\d+)\.', shapes),
+             'QKV_BIAS': 'encoder.layers.0.attn.qkv.bias' in shapes,
+             'BACKBONE': 'r50' if any('.backbone.' in name for name in shapes) else None}
+    found['MLP_RATIO'] = shapes['encoder.layers.0.mlp.fc1.bias'][0] / width
+    if found['BACKBONE'] is None:
+        found['PATCH_SIZE'] = shapes['patch_embedding.patch_embedding.weight'][-1]
+    found['REPRESENTATION_SIZE'] = shapes.get('pre_logits.0.bias', [None])[0]
+    return found
 
 
 def init_weights(model):

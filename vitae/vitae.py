@@ -13,7 +13,7 @@ import math
 import paddle
 from paddle import nn
 
-from common.dialects import Dialect
+from common.dialects import Dialect, count_of
 from common.errors import InputError
 from common.fast_layers import Conv2D, LayerNorm
 from common.layers import (
@@ -37,6 +37,7 @@ DILATIONS = ((1, 2, 3, 4), (1, 2, 3), (1, 2))
 UPSTREAM = Dialect(
     'ViTAE', r'^layers\.0\.RC\.PRM\.',
     names=((r'\.running_mean$', '._mean'), (r'\.running_var$', '._variance')))
+DIALECTS = (UPSTREAM,)
 
 
 class ReductionCell(nn.Layer):
@@ -222,7 +223,7 @@ class ViTAE(StagedModel):
                              f'that are multiples of {self.stride}')
 
     def dialects(self):
-        return (UPSTREAM,)
+        return DIALECTS
 
     def position_embeddings(self):
         if not self.num_prefix_tokens:
@@ -255,6 +256,12 @@ class ViTAE(StagedModel):
         # not super().pool: Paddle 2.6 cannot export a call of super()
         features = StagedModel.pool(self, tokens)
         return self.fc_norm(features) if self.num_prefix_tokens else features
+
+
+def config_of(shapes):
+    """The MODEL keys that weights of this model tell; see vit/vit.py."""
+    return {'DEPTHS': [count_of(rf'layers\.{stage}\.NC\.(\d+)\.', shapes)
+                       for stage in range(len(KERNELS))]}
 
 
 def init_weights(model):

@@ -8,12 +8,13 @@ Letters: B batch, N tokens, C channels, H W map in pixels, h w map in tokens, n 
 side, nW windows.
 """
 import functools
+import math
 
 import numpy as np
 import paddle
 from paddle import nn
 
-from common.dialects import Dialect
+from common.dialects import Dialect, stage_counts
 from common.errors import InputError
 from common.fast_layers import Conv2D, LayerNorm
 from common.layers import DropPath, Mlp, drop_path_rates, init_layers, to_pair, to_tokens
@@ -23,9 +24,22 @@ from common.zoo import load_family_file
 
 cells = load_family_file('vitaev2_vsa', 'vitaev2_vsa')
 
+BUFFERS = (r'\.relative_position_index$', r'\.attn_mask$')
+# timm since 0.9: a merging belongs to the stage after it, and the head has a pooling.
+TIMM = Dialect(
+    'timm', r'^(head\.fc\.weight|layers_0\.blocks\.0\.norm1\.weight|'
+            r'layers\.3\.downsample\.norm\.weight)$',
+    names=((r'^layers_(\d+)\.', r'layers.\1.'),
+           (r'^layers\.(\d+)\.downsample\.', lambda m: f'layers.{int(m[1]) - 1}.downsample.'),
+           (r'^head\.fc\.', 'head.')),
+    dropped=BUFFERS)
 UPSTREAM = Dialect(
-    'Swin', r'^layers\.0\.blocks\.', names=(),
-    dropped=(r'\.relative_position_index$', r'\.attn_mask$'))
+    'Swin', r'^layers\.0\.blocks\.0\.norm1\.weight$', names=(), dropped=BUFFERS)
+DIALECTS = (TIMM, UPSTREAM)
+LOOKALIKES = (
+    (r'\.(cpb_mlp\.0\.weight|logit_scale)$', 'a Swin V2, another model'),
+    (r'(^|\.)absolute_pos_embed$',
+     'a Swin with an absolute position embedding, which this model lacks'))
 
 
 class ShiftedWindowAttention(WindowAttention):
@@ -168,6 +182,8 @@ class Swin(StagedModel):
         drop_path: stochastic depth of the last block; linear from 0 at the first.
     """
 
+    lookalikes = LOOKALIKES
+
     def __init__(self, image_size=224, in_channels=3, num_classes=1000, attention=('window',) * 4,
                  patch_size=4, dims=(96, 192, 384, 768), depths=(2, 2, 6, 2),
                  num_heads=(3, 6, 12, 24), window_size=7, mlp_ratio=4.0, dropout=0.0,
@@ -204,7 +220,7 @@ class Swin(StagedModel):
                              f'that are multiples of {self.stride}')
 
     def dialects(self):
-        return (UPSTREAM,)
+        return DIALECTS
 
     def no_weight_decay(self):
         return {name for name, _ in self.named_parameters()
@@ -233,6 +249,22 @@ class Swin(StagedModel):
     def get_windows(self, image, layer=-1):
         """As ViTAEv2.get_windows."""
         return cells.windows_in_pixels(self, image, layer)
+
+
+def config_of(shapes):
+    """The MODEL keys that weights of this model tell; see vit/vit.py."""
+    depths = stage_counts(r'layers\.{}\.blocks\.(\d+)\.', shapes)
+    first = [f'layers.{stage}.blocks.0' for stage in range(len(depths))]
+    found = {'DEPTHS': depths,
+             'TOKEN_DIMS': [shapes[f'{block}.norm1.weight'][0] for block in first],
+             'ATTENTION': ['vsa' if f'{block}.pos.weight' in shapes else 'window'
+                           for block in first]}
+    tables = [shapes.get(f'{block}.attn.relative_position_bias_table') for block in first]
+    if all(tables):  # [(2 s - 1)^2, heads]; VSA has none
+        found['NUM_HEADS'] = [table[1] for table in tables]
+        found['WINDOW_SIZE'] = (math.isqrt(tables[0][0]) + 1) // 2
+    found['PATCH_SIZE'] = shapes['patch_embed.proj.weight'][-1]
+    return found
 
 
 def init_weights(model):

@@ -14,7 +14,7 @@ import paddle
 from paddle import nn
 
 from common.conditional_position import ConditionalPosition
-from common.dialects import Dialect
+from common.dialects import Dialect, stage_counts
 from common.errors import InputError
 from common.fast_layers import Conv2D, LayerNorm
 from common.layers import (
@@ -45,6 +45,7 @@ UPSTREAM = Dialect(
            # after a pooling and an activation
            (r'\.sampling_(offsets|scales)\.2\.', r'.sampling_\1.')),
     dropped=(r'\.relative_position_index$',))
+DIALECTS = (UPSTREAM,)
 
 
 class FullAttention(Attention):
@@ -298,7 +299,7 @@ class ViTAEv2(StagedModel):
                              f'that are multiples of {self.stride}')
 
     def dialects(self):
-        return (UPSTREAM,)
+        return DIALECTS
 
     def cells(self):
         return [cell for stage in self.layers for cell in stage.NC]
@@ -375,6 +376,13 @@ def stage_rates(rate, depths, slices):
     else:
         raise InputError(f"MODEL.DROPPATH_SLICES: got {slices!r}, expected upstream or cumulative")
     return [ramp[start:start + depth] for start, depth in zip(starts, depths, strict=True)]
+
+
+def config_of(shapes):
+    """The MODEL keys that weights of this model tell; see vit/vit.py."""
+    depths = stage_counts(r'layers\.{}\.NC\.(\d+)\.', shapes)
+    return {'DEPTHS': depths, 'TOKEN_DIMS': [shapes[f'layers.{stage}.NC.0.norm1.weight'][0]
+                                             for stage in range(len(depths))]}
 
 
 def init_weights(model):
