@@ -300,7 +300,7 @@ def test_part_is_cut_out_of_the_whole_I8(image, size, crop_pct, interpolation, m
     whole = transform(image).astype(int)
     monkeypatch.setattr(transforms, 'MAX_RESIZED', 0)
     difference = np.abs(transform(image) - whole)
-    assert difference.max() <= 1 and (difference > 0).mean() < 0.05
+    assert difference.max() <= 1 and (difference > 0).mean() < 0.1
 
 
 @pytest.mark.parametrize('turn', [False, True], ids=['wide', 'high'])
