@@ -276,6 +276,7 @@ def pixel_batches(preprocessing, images, batch_size=32, workers=None):
 
 
 def check_number(name, value, least):
+    """Raises InputError for an argument that is no whole number, or below the least."""
     if not isinstance(value, (int, np.integer)) or isinstance(value, bool) or value < least:
         raise InputError(f'{name}: got {reprlib.repr(value)}, expected a whole number of at least '
                          f'{least}')

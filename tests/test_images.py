@@ -351,6 +351,18 @@ def test_what_is_no_file_is_not_waited_for_I7(tmp_path, monkeypatch, kind, backe
     assert findings['train: missing files'][0] == 1
 
 
+def test_name_with_escapes_is_shown_as_text_C9(tmp_path, capsys):
+    """Of a list, by the data set, its check and the Python interface."""
+    (tmp_path / 'train_list.txt').write_text('a\x1b[2J\u202eb.jpg 0\n')
+    images = read_list(str(tmp_path / 'train_list.txt'))
+    preprocessing = apis.Preprocessing([8, 8], 0.9, 'bicubic', 0, 1)
+    (_, errors), = apis.pixel_batches(preprocessing, [images.path(0)])
+    verify(str(tmp_path)).report()
+    for text in (ImageDataset(images, EvalTransform(8, 0.9), 8)[0, 0].error, errors[0],
+                 capsys.readouterr().out):
+        assert text.replace('\n', '').isprintable() and 'a\\x1b[2J\\u202eb.jpg' in text
+
+
 def test_link_to_a_file_is_read_I7(tmp_path):
     picture().save(tmp_path / 'a.png')
     (tmp_path / 'link.png').symlink_to(tmp_path / 'a.png')
@@ -380,10 +392,8 @@ def test_other_format_is_refused_before_it_is_decoded_I7(tmp_path, monkeypatch, 
     assert not started
 
 
-@pytest.mark.parametrize('kind', ['MPO', 'JPEG2000', 'AVIF'])
-def test_seldom_format_is_read_I7(tmp_path, kind):
-    if kind == 'AVIF' and kind not in images.FORMATS:
-        return  # a Pillow before 11.3
+@pytest.mark.parametrize('kind', ['MPO', *images.FORMATS])
+def test_format_of_photographs_is_read_I7(tmp_path, kind):
     Image.new('RGB', (16, 12), (200, 40, 90)).save(tmp_path / 'a', kind)
     result = pixels_of(tmp_path / 'a', 'pillow')
     assert result.shape == (12, 16, 3) and np.abs(result - [200.0, 40.0, 90.0]).max() < 6
