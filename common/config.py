@@ -651,5 +651,8 @@ def type_name(kind):
 
 
 def wrong(where, key, value, expected):
-    shown = reprlib.repr(value)
+    try:
+        shown = reprlib.repr(value)
+    except ValueError:  # Python writes no whole number of more than 4,300 digits
+        shown = 'a very long number'
     return InputError(f'{where}: {key}: got {shown}, expected {expected}')

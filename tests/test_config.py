@@ -276,6 +276,15 @@ def test_what_no_config_needs_is_refused_C8(tmp_path, text):
     assert message.startswith(f'{file}:2: ') and 'got ' in message and 'expected ' in message
 
 
+@pytest.mark.parametrize('value', ['0x' + 'f' * 4000, '"0x' + 'f' * 4000 + '"'])
+@pytest.mark.parametrize('key', ['SEED', 'TRAIN.BASE_LR', 'TRAIN.OPTIMIZER.BETAS', 'MODEL.NAME'])
+def test_number_that_python_does_not_write_is_one_line_C8(tmp_path, key, value):
+    file = write(tmp_path, nested(key, value))
+    message = refusal(get_config, file)
+    assert message.startswith(file) and f' {key}' in message and len(message) < 400
+    assert 'MODEL.NAME: got ' in refusal(lambda: create_model('vit_digits', NAME=16 ** 4000))
+
+
 def test_number_of_bases_is_bounded_C8(tmp_path):
     write(tmp_path, 'SEED: 1\n', 'base.yaml')
     names = ', '.join(['base.yaml'] * 1000)
