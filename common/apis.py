@@ -9,6 +9,7 @@ The names and fields are MMClassification's. Different from it: an array is RGB,
 """
 import json
 import os
+import reprlib
 import sys
 from functools import partial
 from typing import NamedTuple
@@ -19,10 +20,10 @@ from PIL import Image
 
 from common.class_names import check_class_names, imagenet_classes  # noqa: F401 - for users
 from common.config import set_options
-from common.errors import InputError, one_line
+from common.errors import InputError, one_line, printable
 from common.flags import add_flag
 from common.folders import EXPECTED, EXTENSIONS
-from common.images import load_image
+from common.images import as_rgb, load_image
 from common.layers import to_pair
 from common.loader import EvalSampler, Loader, Normalize
 from common.transforms import EvalTransform
@@ -131,23 +132,25 @@ def inference_model(model, images, batch_size=32, workers=None):
 
     Args:
         model: of init_model or create_model, or a Classifier.
-        images: path of an image or of a folder, Pillow image, uint8 array [H, W, 3] (RGB), or a
-            list of images.
+        images: path of an image or of a folder, Pillow image, uint8 array [H, W, 3] (RGB), a list
+            of images, or a stack of them, uint8 [N, H, W, 3].
         batch_size: images in a forward pass.
         workers: processes that read the files; None is up to four, of cores that are free, for
             more than two batches.
 
     Returns:
-        A dict for one image; for a list or a folder a list of them, in the order of the list or
-        of the names. pred_label is the number of the most probable class, pred_score its
+        A dict for one image; for a list, a stack or a folder a list of them, in the order of the
+        list or of the names. pred_label is the number of the most probable class, pred_score its
         probability, pred_scores float32 [K] all probabilities, pred_class its name.
 
     Raises:
-        InputError: an image cannot be read.
+        InputError: an image cannot be read, or batch_size or workers are no such number.
     """
     classifier = as_classifier(model)
     if isinstance(images, (str, os.PathLike)) and os.path.isdir(images):
         images = list_images([images])
+    elif isinstance(images, np.ndarray) and images.ndim == 4:
+        images = list(images)
     one = not isinstance(images, (list, tuple))
     found = []
     for scores, error in classify(classifier, [images] if one else images, batch_size, workers):
@@ -197,8 +200,8 @@ class Pictures:
             return self.transform(read_image(image)), ''
         except Exception as error:  # noqa: BLE001 - whatever is wrong with the file
             reason = getattr(error, 'strerror', None) or one_line(error)
-            name = image if isinstance(image, (str, os.PathLike)) else f'image {key[1]}'
-            return self.nothing, f'{name}: cannot read the image: {reason}'
+            name = os.fspath(image) if isinstance(image, (str, os.PathLike)) else f'image {key[1]}'
+            return self.nothing, printable(f'{name}: cannot read the image: {reason}')
 
 
 def read_image(image):
@@ -206,16 +209,19 @@ def read_image(image):
     if isinstance(image, (str, os.PathLike)):
         return load_image(image)
     if isinstance(image, Image.Image):
-        return image.convert('RGB')
-    shape, dtype = getattr(image, 'shape', None), getattr(image, 'dtype', type(image).__name__)
-    if dtype != np.uint8 or len(shape) != 3 or shape[2] != 3:
-        raise ValueError(f'got {dtype}{list(shape or [])}, expected a path, a Pillow image or a '
-                         f'uint8 array [H, W, 3]')
+        return as_rgb(image)
+    is_array = isinstance(image, np.ndarray)
+    if not is_array or image.dtype != np.uint8 or image.shape[2:] != (3,) or not image.size:
+        got = f'{image.dtype}{list(image.shape)}' if is_array else type(image).__name__
+        raise ValueError(f'got {got}, expected a path, a Pillow image or a uint8 array [H, W, 3]')
     return Image.fromarray(image)
 
 
 def pixel_batches(preprocessing, images, batch_size=32, workers=None):
     """Yields (uint8 [B, 3, H, W], list of B: '' or why it cannot be read); black if it cannot."""
+    check_number('batch_size', batch_size, 1)
+    if workers is not None:
+        check_number('workers', workers, 0)
     batches = -(-len(images) // batch_size)
     if workers is None:
         workers = min(4, os.cpu_count() - 1) if batches > 2 and sys.platform == 'linux' else 0
@@ -223,6 +229,13 @@ def pixel_batches(preprocessing, images, batch_size=32, workers=None):
                     min(workers, batches), stack_pictures)
     for pixels, errors in loader:
         yield pixels, json.loads(errors.tobytes())
+
+
+def check_number(name, value, least):
+    """Raises InputError for an argument that is no whole number, or below the least."""
+    if not isinstance(value, (int, np.integer)) or isinstance(value, bool) or value < least:
+        raise InputError(f'{name}: got {reprlib.repr(value)}, expected a whole number of at least '
+                         f'{least}')
 
 
 def stack_pictures(items):

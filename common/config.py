@@ -9,15 +9,23 @@ A family's config.py adds its MODEL keys to `base_config()` and calls `load_conf
 import ast
 import difflib
 import os
+import re
 import reprlib
 import sys
 
 import yaml
 from yacs.config import CfgNode
 
-from common.errors import InputError, one_line
+from common.errors import InputError, one_line, printable
 
 MAX_YAML_BYTES = 1 << 20
+MAX_NODES = 5000     # keys, values and lists of a yaml file; the largest config has some 150
+MAX_SCALAR = 4096    # characters of a value: a path's, in Linux
+MAX_KEY = 100        # characters of a key
+MAX_BASES = 8
+# What a value may be, in yaml's words. Sets, binary data, merged and Python objects are not.
+YAML_KINDS = {f'tag:yaml.org,2002:{kind}' for kind in
+              ('str', 'int', 'float', 'bool', 'null', 'timestamp', 'seq', 'map')}
 # What PyYAML lets out on a broken or hostile file: its own errors, and those of the constructors
 # of dates, numbers and mappings.
 YAML_ERRORS = (yaml.YAMLError, ValueError, TypeError, OverflowError, RecursionError, AttributeError)
@@ -333,9 +341,18 @@ CHOICES = {
     'DEVICE': ('auto', 'cpu', 'gpu'),
 }
 
+# Texts that become a part of a file's name: (what the whole text is like, in words).
+PATTERNS = {
+    'MODEL.NAME': (re.compile(r'(?:[A-Za-z0-9_][A-Za-z0-9_.+=-]{0,99})?'),
+                   'up to 100 letters, digits and _.+=- that begin with a letter or a digit'),
+}
+
 # Lists of a fixed length.
 LENGTHS = {'DATA.IMAGENET_MEAN': 3, 'DATA.IMAGENET_STD': 3, 'AUG.SCALE': 2, 'AUG.RATIO': 2,
            'TRAIN.OPTIMIZER.BETAS': 2}
+
+# Ranges: the smaller number comes first.
+ASCENDING = ('AUG.SCALE', 'AUG.RATIO')
 
 
 def load_config(defaults, cfg_file=None, nullable=None, ranges=None):
@@ -356,6 +373,7 @@ def load_config(defaults, cfg_file=None, nullable=None, ranges=None):
                 if key == 'BASE':
                     continue
                 set_key(config, key, value, f'{file}:{line}', nullable, ranges)
+        check_together(config, f'{cfg_file}: ')
     config.freeze()
     return config
 
@@ -396,23 +414,24 @@ def update_config(config, args=None, nullable=None, ranges=None):
             for key in keys:
                 set_key(config, key, value, f'-{flag}', nullable, ranges)
     set_options(config, getattr(args, 'o', None) or [], nullable, ranges)
-    check_together(config)
     config.freeze()
     return config
 
 
 def set_options(config, items, nullable=None, ranges=None):
-    """Sets the keys of `-o KEY=VALUE` flags in an unfrozen config."""
+    """Sets the keys of `-o KEY=VALUE` flags in an unfrozen config, and checks the whole of it."""
     for item in items:
         key, equals, text = item.partition('=')
         if not equals:
-            raise InputError(f'-o {item}: got no "=", expected KEY=VALUE')
+            raise InputError(f'-o {printable(item, 1000)}: got no "=", expected KEY=VALUE')
+        where = f'-o {printable(item, 1000)}'
         try:
-            value = yaml.safe_load(text)
+            value = yaml.load(text, ConfigLoader)
         except YAML_ERRORS as error:
-            raise InputError(f'-o {item}: got a value that is not yaml ({one_line(error)})'
+            raise InputError(f'{where}: got a value that is not yaml ({one_line(error)})'
                              ) from None
-        set_key(config, key, value, f'-o {item}', nullable, ranges)
+        set_key(config, key, value, where, nullable, ranges)
+    check_together(config)
 
 
 # The keys that each flag sets; a later flag wins over an earlier one.
@@ -436,18 +455,19 @@ FLAG_KEYS = {
 }
 
 
-def check_together(config):
-    """What no single key can say."""
+def check_together(config, where=''):
+    """Raises InputError for what no single key can say.
+
+    Args:
+        where: the file and ': ', where it is one file's word.
+    """
     train = config.TRAIN
     if train.TO_STATIC and train.RECOMPUTE:
-        raise InputError('TRAIN.TO_STATIC, TRAIN.RECOMPUTE: got both, expected one of them')
+        raise InputError(f'{where}TRAIN.TO_STATIC, TRAIN.RECOMPUTE: got both, expected one of '
+                         f'them')
     if train.NUM_STEPS is train.WARMUP_STEPS is None and train.WARMUP_EPOCHS > train.NUM_EPOCHS:
-        raise InputError(f'TRAIN.WARMUP_EPOCHS: got {train.WARMUP_EPOCHS}, expected at most '
+        raise InputError(f'{where}TRAIN.WARMUP_EPOCHS: got {train.WARMUP_EPOCHS}, expected at most '
                          f'TRAIN.NUM_EPOCHS {train.NUM_EPOCHS}')
-    for key in ('SCALE', 'RATIO'):
-        low, high = config.AUG[key]
-        if low > high:
-            raise InputError(f'AUG.{key}: got [{low}, {high}], expected the smaller one first')
 
 
 def read_base(cfg_file):
@@ -457,6 +477,8 @@ def read_base(cfg_file):
     names = [names] if isinstance(names, str) else names or []
     if not isinstance(names, list):
         raise wrong(cfg_file, 'BASE', names, 'a file or a list of files')
+    if len(names) > MAX_BASES:
+        raise wrong(cfg_file, 'BASE', names, f'at most {MAX_BASES} files')
     folder = os.path.realpath(os.path.dirname(cfg_file))
     files = []
     for name in (name for name in names if name):
@@ -469,6 +491,38 @@ def read_base(cfg_file):
     return files
 
 
+class ConfigLoader(yaml.SafeLoader):
+    """Reads plain values only, at a cost in proportion to the text.
+
+    An alias, which stands for a node a second time, makes a few lines into billions of nodes; a
+    long number takes the square of its digits; a tag makes other objects. A config needs none of
+    them. The text is refused at the first such node, before anything is made of it.
+    """
+
+    def __init__(self, text):
+        super().__init__(text)
+        self.nodes = 0
+
+    def compose_node(self, parent, index):
+        event = self.peek_event()
+        if isinstance(event, yaml.AliasEvent):
+            raise refused('an alias (*), expected the value itself', event)
+        self.nodes += 1
+        if self.nodes > MAX_NODES:
+            raise refused(f'more than {MAX_NODES} keys and values', event)
+        if isinstance(event, yaml.ScalarEvent) and len(event.value) > MAX_SCALAR:
+            raise refused(f'a value of {len(event.value)} characters, expected at most '
+                          f'{MAX_SCALAR}', event)
+        node = super().compose_node(parent, index)
+        if node.tag not in YAML_KINDS:
+            raise refused(f'the tag {node.tag[:MAX_KEY]}, expected a plain value', event)
+        return node
+
+
+def refused(what, event):
+    return yaml.constructor.ConstructorError(None, None, f'got {what}', event.start_mark)
+
+
 def read_yaml(file):
     """The leaves of a yaml file as a list of (dotted key, value, line)."""
     if not os.path.isfile(file):
@@ -478,7 +532,7 @@ def read_yaml(file):
                          f'most {MAX_YAML_BYTES}')
     try:
         with open(file, 'rb') as stream:
-            loader = yaml.SafeLoader(stream)
+            loader = ConfigLoader(stream)
             node = loader.get_single_node()
             if not isinstance(node, yaml.MappingNode):
                 raise InputError(f'{file}:1: got no mapping, expected KEY: VALUE lines')
@@ -494,7 +548,10 @@ def read_yaml(file):
 def yaml_leaves(loader, node, prefix, file, seen):
     for key_node, value_node in node.value:
         line = key_node.start_mark.line + 1
-        key = f'{prefix}{loader.construct_object(key_node, deep=True)}'
+        if not isinstance(key_node, yaml.ScalarNode) or len(key_node.value) > MAX_KEY:
+            raise InputError(f'{file}:{line}: got a key that is a list or has more than {MAX_KEY} '
+                             f'characters, expected the name of a key')
+        key = f'{prefix}{key_node.value}'
         if key in seen:
             raise InputError(f'{file}:{line}: {key} is given twice')
         seen.add(key)
@@ -511,6 +568,7 @@ def set_key(config, key, value, where, nullable=None, ranges=None):
     for parent in parents:
         node = node.get(parent) if isinstance(node, CfgNode) else None
     if not isinstance(node, CfgNode) or leaf not in node or isinstance(node[leaf], CfgNode):
+        key = printable(key, MAX_KEY)  # the search takes the square of its length
         nearest = difflib.get_close_matches(key, list(leaf_keys(config)), n=1, cutoff=0.0)
         raise InputError(f'{where}: unknown key {key}; the nearest key is {nearest[0]}')
     value = coerce(key, value, node[leaf], where, nullable or {})
@@ -576,6 +634,10 @@ def check_value(key, value, where, ranges):
         raise wrong(where, key, value, f'{LENGTHS[key]} numbers')
     if key in CHOICES and value not in CHOICES[key]:
         raise wrong(where, key, value, 'one of ' + ', '.join(CHOICES[key]))
+    if key in PATTERNS and not PATTERNS[key][0].fullmatch(value):
+        raise wrong(where, key, value, PATTERNS[key][1])
+    if key in ASCENDING and values[0] > values[1]:
+        raise wrong(where, key, value, 'the smaller one first')
     for item in values:
         if item is not None and ((low is not None and item < low)
                                  or (high is not None and item > high)):
@@ -589,5 +651,8 @@ def type_name(kind):
 
 
 def wrong(where, key, value, expected):
-    shown = reprlib.repr(value)
+    try:
+        shown = reprlib.repr(value)
+    except ValueError:  # Python writes no whole number of more than 4,300 digits
+        shown = 'a very long number'
     return InputError(f'{where}: {key}: got {shown}, expected {expected}')

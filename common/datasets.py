@@ -10,7 +10,7 @@ from common.cifar import read_cifar
 from common.class_names import check_count, user_labels
 from common.digits import read_digits
 from common.erasing import build_erasing
-from common.errors import InputError
+from common.errors import InputError, printable
 from common.folders import read_folder
 from common.layers import to_pair
 from common.lists import read_list
@@ -84,8 +84,8 @@ class ImageDataset(Dataset):
             return Sample(image, label, boxes, epoch, number, index, '')
         except Exception as error:  # noqa: BLE001 - anything: see the class
             reason = getattr(error, 'strerror', None) or str(error) or type(error).__name__
-            text = (f'{self.images.where(index)}: cannot read {self.images.name(index)}: '
-                    f'{" ".join(reason.split())}')
+            text = printable(f'{self.images.where(index)}: cannot read {self.images.name(index)}: '
+                             f'{" ".join(reason.split())}')
             boxes = np.zeros((self.erasing.count, 4), np.int64) if self.erasing else self.nothing
             return Sample(np.zeros(self.shape, np.uint8), label, boxes, epoch, number, index, text)
 

@@ -1,18 +1,37 @@
-"""The exceptions whose message is for the user."""
+"""The exceptions whose message is for the user, and how text reaches a terminal."""
 import contextlib
+import io
+import os
+import re
+import signal
 import sys
+
+# Bytes of a file's name that are no UTF-8, as Python holds them.
+RAW_BYTES = re.compile('[\udc80-\udcff]+')
+# What moves a terminal's cursor, ends a line, turns the direction of text, or cannot be written.
+UNPRINTABLE = re.compile('[\0-\x1f\x7f-\x9f\u2028-\u202e\u2066-\u2069\ud800-\udfff]')
+# As shells count it: ended because nobody reads its output.
+OUTPUT_LOST = 128 + signal.SIGPIPE
+MAX_MESSAGE = 4000  # characters of an error's line
 
 
 class InputError(ValueError):
     """A wrong config, list, image, weight file or flag.
 
-    The message is one line: where, what, what was got and what was expected. The programs print
-    it without a traceback and exit with code 1; Python callers get an ordinary ValueError.
+    The message is one printable line: where, what, what was got and what was expected. The
+    programs print it without a traceback and exit with code 1; Python callers get an ordinary
+    ValueError.
     """
+
+    def __init__(self, message):
+        super().__init__(printable(message, MAX_MESSAGE))
 
 
 class RunError(RuntimeError):
     """What went wrong on the machine, in one line; the programs exit with code 3."""
+
+    def __init__(self, message):
+        super().__init__(printable(message, MAX_MESSAGE))
 
 
 def one_line(error):
@@ -21,11 +40,25 @@ def one_line(error):
     return printable(text[:300]) or type(error).__name__
 
 
-def printable(text):
-    """A text with its control characters, line ends and lone surrogates escaped: what a file says
-    must not steer the terminal that shows it."""
-    return ''.join(letter if letter.isprintable()
-                   else letter.encode('unicode_escape').decode('ascii') for letter in text)
+def printable(text, limit=None):
+    r"""Text with names of files or classes in it as it goes to a terminal, a file or a picture.
+
+    It is one line of characters that UTF-8 can write. A byte of a name that is no UTF-8 stands as
+    \xb2, and so does each byte of a control character (a line feed is \x0a); every other character
+    stays, also a backslash, so that what is printable already is not changed.
+
+    Args:
+        text: str, or what has one.
+        limit: how many characters of it at most, the last three '...' if it has more; None takes
+            all.
+    """
+    text = str(text)
+    if limit is not None and len(text) > limit:
+        text = f'{text[:limit - 3]}...'
+    text = RAW_BYTES.sub(lambda found: found[0].encode('utf-8', 'surrogateescape').decode(
+        'utf-8', 'backslashreplace'), text)
+    return UNPRINTABLE.sub(lambda found: ''.join(
+        f'\\x{byte:02x}' for byte in found[0].encode('utf-8', 'surrogatepass')), text)
 
 
 def shown(value, length=100):
@@ -45,12 +78,53 @@ def shown(value, length=100):
     return f'a {type(value).__name__}{size}'
 
 
+def set_up_output():
+    """Has a terminal that lacks a character show its number, \\u6d4b, instead of an exception."""
+    for stream in (sys.stdout, sys.stderr):
+        if isinstance(stream, io.TextIOWrapper):
+            stream.reconfigure(errors='backslashreplace')
+
+
+def drop_output():
+    """Nothing more is written to standard output, whose reader has gone; also not at the exit."""
+    with contextlib.suppress(OSError):
+        nothing = os.open(os.devnull, os.O_WRONLY)
+        os.dup2(nothing, sys.stdout.fileno())
+        os.close(nothing)
+
+
+def say(text):
+    """Prints a line of a tool that writes files: it goes on when nobody reads the line."""
+    try:
+        print(text, flush=True)
+    except BrokenPipeError:
+        drop_output()
+
+
+def complain(text):
+    """A line on standard error, if there is anybody to read it."""
+    with contextlib.suppress(OSError):
+        print(printable(text), file=sys.stderr, flush=True)
+
+
 @contextlib.contextmanager
 def errors_of_a_tool():
-    """Ends a tool with one line, and exit code 1, on what is wrong with its input or a file."""
+    """Ends a tool with one line, and exit code 1, on what is wrong with its input or a file.
+
+    When whoever reads its output has gone (`| head`), it ends without a word.
+    """
+    set_up_output()
     try:
         yield
+        sys.stdout.flush()
     except InputError as error:
         sys.exit(f'error: {error}')
+    except BrokenPipeError:
+        sys.exit(OUTPUT_LOST)
     except OSError as error:
-        sys.exit(f'error: {error.filename or "file"}: {error.strerror or error}')
+        sys.exit(f'error: {printable(error.filename or "file")}: {error.strerror or error}')
+    finally:
+        try:
+            sys.stdout.flush()
+        except OSError:  # said above
+            drop_output()

@@ -1,21 +1,36 @@
 """From an image file to RGB pixels.
 
 Pillow decodes, as timm and torchvision do it: no rotation by EXIF, transparency dropped, CMYK and
-palettes converted. Different: 16-bit grey is scaled to 8 bits (Pillow clips it to white), float
-images have no range and are refused, and so is what is larger than MAX_PIXELS, before it is
-decoded. Training may let OpenCV decode ordinary JPEG files, a fifth faster; pixels may then differ
-by what two JPEG libraries differ.
+palettes converted. Different: 16-bit grey is scaled to 8 bits (Pillow clips it to white). Refused,
+with the reason: float and 32-bit pixels, which have no range; what is larger than MAX_PIXELS,
+before it is decoded; other formats than FORMATS; and what is no file, such as a pipe or a device.
+Training may let OpenCV decode ordinary JPEG files, a fifth faster; pixels may then differ by what
+two JPEG libraries differ.
 """
+import importlib.util
+import os
+import stat
+
 import cv2
 import numpy as np
-from PIL import Image
+from PIL import Image, UnidentifiedImageError
 
 # Pillow's own limit for a warning; the largest image of ImageNet has 62 million pixels.
 MAX_PIXELS = 89_478_485
+MAX_BYTES = 8 * MAX_PIXELS  # so many pixels of four channels and 16 bits, not compressed
+
+# Those of photographs. Pillow reads more, some of it by other programs (EPS by Ghostscript) and
+# much of it by seldom used code. JPEG includes MPO, PPM includes PGM and PBM.
+FORMATS = ('JPEG', 'PNG', 'WEBP', 'TIFF', 'BMP', 'PPM', 'GIF', 'JPEG2000',
+           *(['AVIF'] if importlib.util.find_spec('PIL.AvifImagePlugin') else []))  # Pillow 11.3
+# Where Pillow's mode I, 32-bit integers, is its way to hold 16 bits (of a PNG file before 11.0).
+OF_16_BITS = ('PNG', 'PPM')
+# Tags of a TIFF file, and what Pillow reads rightly.
+BITS, PHOTOMETRIC, SAMPLE_FORMAT = 258, 262, 339
+WHITE_IS_ZERO, UNSIGNED = 0, 1
 
 READ_RGB = hasattr(cv2, 'IMREAD_COLOR_RGB')  # OpenCV 4.11 and later
 READ_COLOR = cv2.IMREAD_COLOR_RGB if READ_RGB else cv2.IMREAD_COLOR
-cv2.setNumThreads(0)  # the loader's processes are the threads
 
 # Markers of a JPEG file: frame headers, which hold the size; and those without a length.
 FRAMES = {0xC0, 0xC1, 0xC2, 0xC3, 0xC5, 0xC6, 0xC7, 0xC9, 0xCA, 0xCB, 0xCD, 0xCE, 0xCF}
@@ -31,7 +46,10 @@ def load_image(path, backend='pillow'):
     Raises:
         OSError, ValueError and what else Pillow raises on a bad file.
     """
-    with open(path, 'rb') as stream:
+    with open(path, 'rb', opener=open_regular) as stream:
+        size = os.fstat(stream.fileno()).st_size
+        if size > MAX_BYTES:
+            raise ValueError(f'got {size} bytes, expected at most {MAX_BYTES}')
         if backend == 'pillow':
             return decode(stream)
         content = stream.read()
@@ -44,18 +62,75 @@ def load_image(path, backend='pillow'):
         return np.asarray(decode(stream))
 
 
-def decode(stream):
-    """An open image file -> Pillow RGB image."""
-    with Image.open(stream) as image:
+def open_regular(path, flags):
+    """The `opener` of open() that takes files only, and links to them.
+
+    A pipe would be waited for, a device has no end; neither is read from.
+    """
+    file = os.open(path, flags | os.O_NONBLOCK | os.O_NOCTTY)
+    mode = os.fstat(file).st_mode
+    if not stat.S_ISREG(mode):
+        os.close(file)
+        kind = next((kind for is_kind, kind in (
+            (stat.S_ISDIR, 'folder'), (stat.S_ISFIFO, 'pipe'), (stat.S_ISCHR, 'device'),
+            (stat.S_ISBLK, 'device')) if is_kind(mode)), 'special file')
+        raise ValueError(f'got a {kind}, expected a file')
+    return file
+
+
+def decode(stream, formats=FORMATS, check=None):
+    """An open image file -> Pillow RGB image.
+
+    Args:
+        formats: names of Pillow's formats that are read.
+        check: function of the Pillow image before it is decoded; raises an error of its own.
+    """
+    try:
+        image = Image.open(stream, formats=formats)  # reads the header only
+    except UnidentifiedImageError:
+        raise UnidentifiedImageError(f'got no image, or a damaged one; expected one of '
+                                     f'{", ".join(formats)}') from None
+    with image:
+        if check:
+            check(image)
         width, height = image.size
         if width * height > MAX_PIXELS:
             raise ValueError(f'got {width}x{height} pixels, expected at most {MAX_PIXELS}')
-        if image.mode == 'F':
-            raise ValueError('got float pixels, expected 8 or 16 bits')
-        if image.mode.startswith('I'):
-            values = np.asarray(image).astype(np.int64).clip(0, 65535) >> 8
-            return Image.fromarray(values.astype(np.uint8)).convert('RGB')
-        return image.convert('RGB')
+        if image.tile and image.tile[0][0] == 'bmp_rle':
+            raise ValueError('got a BMP file with run-length encoding, which Pillow takes seconds '
+                             'to read; expected one without')
+        return as_rgb(image)
+
+
+def as_rgb(image):
+    """A Pillow image of any mode -> the same in RGB.
+
+    Raises:
+        ValueError: there are none, they have no range, or one that Pillow does not tell.
+    """
+    if 0 in image.size:
+        raise ValueError(f'got {image.width}x{image.height} pixels, expected some')
+    check_range(image)
+    if image.mode.startswith('I'):
+        return Image.fromarray((np.asarray(image) >> 8).astype(np.uint8)).convert('RGB')
+    return image.convert('RGB')
+
+
+def check_range(image):
+    """Raises ValueError unless the pixels of a Pillow image are 0 to 255, or 0 to 65535 of grey.
+
+    The format and the depth decide, never the values: images of one data set are read alike.
+    """
+    if image.mode == 'F':
+        raise ValueError('got float pixels, expected 8 or 16 bits')
+    if image.mode == 'I' and image.format not in OF_16_BITS:
+        raise ValueError('got integer pixels of 32 bits or with a sign, expected 8 or 16 bits')
+    tags = getattr(image, 'tag_v2', {})
+    if set(tags.get(SAMPLE_FORMAT, ())) - {UNSIGNED}:
+        raise ValueError('got pixels with a sign, expected 8 or 16 bits')
+    if image.mode.startswith('I;16') and (
+            set(tags.get(BITS, (16,))) != {16} or tags.get(PHOTOMETRIC) == WHITE_IS_ZERO):
+        raise ValueError('got grey of 12 bits or with 0 as white, expected 8 or 16 bits')
 
 
 def is_plain_jpeg(content):

@@ -47,6 +47,9 @@ MAX_SIDE = 8192
 FORMATS = ('JPEG', 'PNG', 'WEBP', 'GIF', 'BMP')
 # A progressive JPEG has some ten scans. Each costs a pass over all pixels, and may have 20 bytes.
 MAX_SCANS = 100
+# Steps in which Pillow may read a file: so many, and one for so many bytes. A PNG file of an
+# ordinary program has four steps in 8 KiB or more.
+MIN_STEPS, STEP_BYTES = 5000, 256
 
 MAX_UPLOADS = 32      # bodies that come in at a time
 MAX_WAITING = 8       # pictures that wait for the model, or are with it
@@ -56,6 +59,10 @@ BODY_SECONDS = 20     # then to the end of its body
 DRAIN_SECONDS = 2     # for what is still sent after the answer
 CONNECTION_SECONDS = 120
 STOP_SECONDS = 1
+# Chunks or packets of a body: so many, and one for so many bytes. A small one takes the same time
+# as a large one.
+MIN_CHUNKS, CHUNK_BYTES = 1000, 256
+FORM_BYTES = 1 << 14  # of a form that are read before it is the others' turn
 
 HEADERS = {
     'Cache-Control': 'no-store',
@@ -128,16 +135,27 @@ class Facts:
     limits: Limits         # of a picture
 
 
+class PictureFile(io.BytesIO):
+    """The bytes of a file, which can be read in a limited number of steps.
+
+    Pillow goes through a file's parts in Python; one of 16 MiB may have four million of them.
+    """
+
+    def __init__(self, content):
+        super().__init__(content)
+        self.steps = MIN_STEPS + len(content) // STEP_BYTES
+
+    def read(self, size=-1):
+        self.steps -= 1
+        if self.steps < 0:
+            raise Refused(413, 'picture: got a file of very many small parts')
+        return super().read(size)
+
+
 def read_picture(content):
     """The bytes of a file -> Pillow RGB image. Raises Refused."""
     try:
-        with Image.open(io.BytesIO(content), formats=FORMATS) as image:  # reads its header only
-            # WebP is decoded to an animation first; 16 bits become 64 on the way
-            check_size(*image.size, 4 if image.mode.startswith('I') else
-                       2 if image.format == 'WEBP' else 1)
-            if image.format in ('JPEG', 'MPO') and content.count(b'\xff\xda') > MAX_SCANS:
-                raise Refused(413, f'picture: got a JPEG file of more than {MAX_SCANS} scans')
-        return decode(io.BytesIO(content))
+        return decode(PictureFile(content), FORMATS, partial(check_picture, content))
     except Refused:
         raise
     except UnidentifiedImageError:
@@ -147,6 +165,15 @@ def read_picture(content):
         raise Refused(413, f'picture: expected at most {MAX_PIXELS} pixels') from None
     except Exception as error:  # noqa: BLE001 - whatever is wrong with the file
         raise Refused(400, f'picture: cannot be read: {one_line(error)}') from None
+
+
+def check_picture(content, image):
+    """Raises Refused for a picture that would take long to decode, or much memory."""
+    # WebP is decoded to an animation first; 16 bits become 64 on the way
+    check_size(*image.size, 4 if image.mode.startswith('I') else
+               2 if image.format == 'WEBP' else 1)
+    if image.format in ('JPEG', 'MPO') and content.count(b'\xff\xda') > MAX_SCANS:
+        raise Refused(413, f'picture: got a JPEG file of more than {MAX_SCANS} scans')
 
 
 def check_size(width, height, cost=1):
@@ -326,6 +353,7 @@ class Guard:
     - The Host header names this server, so that no other web site's name can be bound to it.
     - A form that another web site sends is refused.
     - A body has at most MAX_BODY bytes, counted as they come, and BODY_SECONDS.
+    - A form is read in pieces of FORM_BYTES, with the other requests' turn in between.
     - At most MAX_UPLOADS bodies come in at a time.
     - All answers have HEADERS.
 
@@ -386,11 +414,15 @@ class Exchange:
         self.send_event = send
         self.deadline = asyncio.get_running_loop().time() + BODY_SECONDS
         self.size = 0
+        self.rest = b''       # of the body: has come, and is not given on yet
         self.more = True      # of the request's body is to come
         self.started = False  # the answer
         self.refused = False  # already, whatever the application says
 
     async def receive(self):
+        if self.rest:
+            await asyncio.sleep(0)
+            return self.next_piece()
         if not self.more:
             return await self.receive_event()  # the client has gone
         left = self.deadline - asyncio.get_running_loop().time()
@@ -399,10 +431,16 @@ class Exchange:
         except asyncio.TimeoutError:
             return await self.refuse(408, f'body: expected within {BODY_SECONDS} s')
         self.more = event.get('more_body', False)
-        self.size += len(event.get('body', b''))
+        body = event.get('body', b'')
+        self.size += len(body)
         if self.size > MAX_BODY:
             return await self.refuse(413, TOO_LARGE)
-        return event
+        self.rest = body
+        return self.next_piece() if body else event
+
+    def next_piece(self):
+        piece, self.rest = self.rest[:FORM_BYTES], self.rest[FORM_BYTES:]
+        return {'type': 'http.request', 'body': piece, 'more_body': self.more or bool(self.rest)}
 
     async def send(self, event):
         if self.refused:
@@ -445,16 +483,30 @@ class Exchange:
 
 def make_server(service, hosts):
     """The uvicorn server of a Service, and of the hosts of Guard."""
+    import h11
     import uvicorn
     from uvicorn.protocols.http.h11_impl import H11Protocol
 
     class Connection(H11Protocol):
-        """Closed when it is silent, and in any case after some time."""
+        """Closed when it is silent, when its body comes in very many small chunks, and in any case
+        after some time."""
 
         def connection_made(self, transport):
             super().connection_made(transport)
+            self.chunks = self.size = 0  # of bodies
+            self.conn.next_event = partial(self.next_event, self.conn.next_event)
             self.timers = [self.loop.call_later(HEADER_SECONDS, self.close_if_silent),
                            self.loop.call_later(CONNECTION_SECONDS, transport.abort)]
+
+        def next_event(self, parse):
+            event = parse()
+            if isinstance(event, h11.Data):
+                self.chunks += 1
+                self.size += len(event.data)
+                if self.chunks > MIN_CHUNKS + self.size // CHUNK_BYTES:
+                    self.transport.abort()
+                    return h11.NEED_DATA
+            return event
 
         def close_if_silent(self):
             if self.cycle is None:  # no request yet

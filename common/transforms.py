@@ -13,6 +13,9 @@ from PIL import Image
 from common.layers import to_pair
 
 FILTERS = {'bicubic': Image.BICUBIC, 'bilinear': Image.BILINEAR}
+REACH = {'bicubic': 2, 'bilinear': 1}  # of the filter, in pixels of the coarser of the two images
+# A larger whole than this is not made to cut the centre out of it: 64 MiB in Pillow's RGB.
+MAX_RESIZED = 1 << 24
 
 
 class TrainTransform:
@@ -117,7 +120,7 @@ class EvalTransform:
     def __init__(self, size, crop_pct, interpolation='bicubic'):
         self.size = to_pair(size)
         self.cover = tuple(math.floor(side / crop_pct) for side in self.size)
-        self.filter = FILTERS[interpolation]
+        self.interpolation = interpolation
 
     def __call__(self, image, random=None):
         """A Pillow RGB image -> uint8 [H, W, 3]."""
@@ -127,9 +130,38 @@ class EvalTransform:
             resized = cover_width, int(cover_width * height / width)
         else:
             resized = int(cover_height * width / height), cover_height
-        if resized != image.size:
-            image = image.resize(resized, self.filter)
         # Python's round (half to even), as timm's centre crop.
         left = round((resized[0] - self.size[1]) / 2)
         top = round((resized[1] - self.size[0]) / 2)
-        return np.asarray(image.crop((left, top, left + self.size[1], top + self.size[0])))
+        box = left, top, left + self.size[1], top + self.size[0]
+        if resized[0] * resized[1] > MAX_RESIZED:
+            return np.asarray(resize_part(image, resized, box, self.interpolation))
+        if resized != image.size:
+            image = image.resize(resized, FILTERS[self.interpolation])
+        return np.asarray(image.crop(box))
+
+
+def resize_part(image, resized, box, interpolation):
+    """image.resize(resized).crop(box), made of the pixels that are in it and no others.
+
+    The picture of 40,000 x 1 pixels has 256 x 10 million when it is resized. The result is the
+    same but for the rounding of the filter's weights.
+
+    Args:
+        image: Pillow image.
+        resized: (width, height) of the whole.
+        box: (left, top, right, bottom) in it.
+    """
+    parts = []
+    for axis in (0, 1):
+        scale = image.size[axis] / resized[axis]
+        start, stop = box[axis] * scale, box[axis + 2] * scale
+        reach = REACH[interpolation] * max(scale, 1) + 1
+        first = max(math.floor(start - reach), 0)
+        last = min(math.ceil(stop + reach), image.size[axis])
+        # Pillow takes a box in float32, so it is told from the corner of a small image.
+        parts.append((first, last, start - first, min(stop, last) - first))
+    (left, right, x0, x1), (top, bottom, y0, y1) = parts
+    part = image.crop((left, top, right, bottom))
+    return part.resize((box[2] - box[0], box[3] - box[1]), FILTERS[interpolation],
+                       (x0, y0, x1, y1))

@@ -27,7 +27,7 @@ from functools import partial
 import numpy as np
 from tqdm import tqdm
 
-from common.errors import InputError, one_line
+from common.errors import InputError, one_line, printable
 from common.flags import add_flag, check_least
 from common.folders import folder_labels, read_flat_val, read_folder
 from common.images import load_image
@@ -43,7 +43,7 @@ class Findings(dict):
 
     def add(self, kind, text):
         count, texts = self.get(kind, (0, []))
-        self[kind] = count + 1, [*texts, text] if count < SHOWN else texts
+        self[kind] = count + 1, [*texts, printable(str(text))] if count < SHOWN else texts
 
     def report(self):
         """Prints what was found; returns whether all is well."""

@@ -18,6 +18,7 @@ import traceback
 from collections import deque
 from multiprocessing.util import Finalize
 
+import cv2
 import numpy as np
 
 from common.errors import RunError, one_line
@@ -45,8 +46,9 @@ class Workers:
         self.workers = []
         self.owner = os.getpid()
         try:
-            for _ in range(count):
-                self.workers.append(Worker(function))
+            with one_thread_of_opencv():
+                for _ in range(count):
+                    self.workers.append(Worker(function))
         except OSError as error:
             self.close()
             raise RunError(f'loader: cannot start worker {len(self.workers) + 1} of {count}: '
@@ -87,6 +89,21 @@ class Workers:
     def __del__(self):
         if self.owner == os.getpid():  # not in a copy that a fork has made
             self.close()
+
+
+@contextlib.contextmanager
+def one_thread_of_opencv():
+    """Processes that are forked here have no threads of OpenCV; they are the threads.
+
+    It is set before the fork: in the new process the call may wait for ever, for a lock that some
+    thread has held in that moment.
+    """
+    threads = cv2.getNumThreads()
+    cv2.setNumThreads(0)
+    try:
+        yield
+    finally:
+        cv2.setNumThreads(threads)
 
 
 class Worker:

@@ -18,7 +18,7 @@ import types
 import paddle
 
 from common.class_names import class_names_of
-from common.config import read_base, read_yaml, set_key
+from common.config import read_base, read_yaml, set_key, wrong
 from common.dialects import find_prefix, own_names, translate
 from common.errors import InputError, errors_of_a_tool
 from common.macs import count_macs, count_parameters
@@ -253,10 +253,10 @@ def find_yaml(name_or_file):
                          f'{", ".join(list_models())}')
     types = [value for file in [*read_base(name_or_file), name_or_file]
              for key, value, _ in read_yaml(file) if key == 'MODEL.TYPE']
-    if not types or types[-1] not in MODELS:
-        raise InputError(f'{name_or_file}: MODEL.TYPE: got {types[-1] if types else None!r}, '
-                         f'expected one of {", ".join(MODELS)}')
-    return name_or_file, MODELS[types[-1]][0]
+    kind = types[-1] if types else None
+    if not isinstance(kind, str) or kind not in MODELS:
+        raise wrong(name_or_file, 'MODEL.TYPE', kind, f'one of {", ".join(MODELS)}')
+    return name_or_file, MODELS[kind][0]
 
 
 @functools.cache

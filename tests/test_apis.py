@@ -9,6 +9,7 @@ from PIL import Image
 
 from common.apis import (
     Preprocessing,
+    classify,
     imagenet_classes,
     inference_model,
     init_model,
@@ -69,6 +70,51 @@ def test_paths_arrays_and_pictures_give_the_same(tmp_path, pictures, workers):
     for same in inference_model(model, [path, image, np.asarray(image), pictures / '3.jpg'],
                                 batch_size=2, workers=workers):
         assert np.allclose(same['pred_scores'], one['pred_scores'], atol=1e-6)
+
+
+def test_stack_of_arrays_is_a_list_of_images():
+    model = init_model('vit_digits')
+    stack = np.random.RandomState(0).randint(0, 256, (5, 20, 24, 3)).astype(np.uint8)
+    expected = inference_model(model, [Image.fromarray(image) for image in stack])
+    for images in (stack, list(stack), tuple(stack), stack[:, :, ::-1][:, :, ::-1]):
+        found = inference_model(model, images, batch_size=2)
+        assert isinstance(found, list) and len(found) == 5
+        for one, same in zip(found, expected, strict=True):
+            assert np.allclose(one['pred_scores'], same['pred_scores'], atol=1e-6)
+    assert inference_model(model, stack[:0]) == inference_model(model, []) == []
+
+
+@pytest.mark.parametrize('name, value, least', [
+    ('batch_size', 0, 1), ('batch_size', -1, 1), ('batch_size', 2.0, 1), ('batch_size', None, 1),
+    ('batch_size', True, 1), ('batch_size', '4', 1), ('workers', -1, 0), ('workers', 0.5, 0),
+    ('workers', '2', 0)])
+def test_number_that_is_none_is_named(name, value, least):
+    model = init_model('vit_digits')
+    image = np.zeros((8, 8, 3), np.uint8)
+    for images in (image, [image], [], np.stack([image] * 3)):
+        said = refusal(lambda images=images: inference_model(model, images, **{name: value}))
+        assert said == f'{name}: got {value!r}, expected a whole number of at least {least}'
+    with pytest.raises(InputError, match=f'{name}: got '):
+        list(classify(model, [image], **{name: value}))
+
+
+def test_numbers_of_numpy_are_numbers():
+    image = np.zeros((8, 8, 3), np.uint8)
+    assert len(inference_model(init_model('vit_digits'), [image], np.int64(2), np.int64(0))) == 1
+
+
+@pytest.mark.parametrize('image, got', [
+    (np.zeros((8, 8), np.uint8), 'uint8[8, 8]'), (np.zeros((8, 8, 1), np.uint8), 'uint8[8, 8, 1]'),
+    (np.zeros((8, 8, 4), np.uint8), 'uint8[8, 8, 4]'), (np.uint8(3), 'uint8'),
+    (np.zeros((0, 8, 3), np.uint8), 'uint8[0, 8, 3]'), (None, 'NoneType'), (b'a.jpg', 'bytes'),
+    (np.zeros((1, 8, 8, 3, 1), np.uint8), 'uint8[1, 8, 8, 3, 1]'), (3, 'int'),
+    (iter([]), 'list_iterator'), (paddle.zeros([8, 8, 3], 'uint8'), 'Tensor')])
+def test_what_is_no_image_is_named(image, got):
+    model = init_model('vit_digits')
+    for images in (image, [image]):
+        assert refusal(inference_model, model, images) == (
+            f'image 0: cannot read the image: got {got}, expected a path, a Pillow image or a '
+            f'uint8 array [H, W, 3]')
 
 
 def test_checkpoint_brings_its_preprocessing(tmp_path):

@@ -1,9 +1,14 @@
 """Configuration: what is taken, what is refused with which message, and what wins over what."""
+import json
+import time
 from pathlib import Path
 from types import SimpleNamespace
 
 import pytest
 
+from common.apis import init_model
+from common.errors import printable
+from common.zoo import create_model, model_config
 from tests.conftest import refusal
 
 from vit.config import get_config, update_config
@@ -148,6 +153,26 @@ def test_values_that_do_not_go_together_are_refused(flags):
     assert flags['o'][0].partition('=')[0] in refusal(lambda: with_flags(**flags))
 
 
+@pytest.mark.parametrize('yaml, said', [
+    ('AUG:\n  SCALE: [1.0, 0.1]\n', '{file}:2: AUG.SCALE: got [1.0, 0.1], expected the smaller'),
+    ('AUG:\n  RATIO: [2, 1]\n', '{file}:2: AUG.RATIO: got [2.0, 1.0], expected the smaller'),
+    ('TRAIN:\n  NUM_EPOCHS: 4\n  WARMUP_EPOCHS: 5\n',
+     '{file}: TRAIN.WARMUP_EPOCHS: got 5.0, expected at most TRAIN.NUM_EPOCHS 4'),
+    ('TRAIN:\n  TO_STATIC: true\n  RECOMPUTE: true\n',
+     '{file}: TRAIN.TO_STATIC, TRAIN.RECOMPUTE: got both'),
+])
+@pytest.mark.parametrize('read', [get_config, model_config, create_model, init_model])
+def test_values_that_do_not_go_together_are_refused_at_every_door_C10(tmp_path, read, yaml, said):
+    file = write(tmp_path, f'{yaml}MODEL: {{TYPE: vit}}\n')
+    assert refusal(read, file).startswith(said.format(file=file))
+
+
+def test_options_that_do_not_go_together_are_refused_in_python_C10():
+    for option in ('AUG.SCALE=[1, 0.1]', 'TRAIN.WARMUP_EPOCHS=1000'):
+        assert option.partition('=')[0] in refusal(
+            lambda option=option: init_model('vit_digits', options=[option]))
+
+
 # Files that are no config
 
 @pytest.mark.parametrize('tag', [
@@ -200,6 +225,102 @@ def test_file_that_is_no_mapping_names_the_line_C6(tmp_path, text, line):
 def test_hostile_file_names_the_file_C3_C6(tmp_path, text):
     file = write(tmp_path, text)
     assert refusal(get_config, file).startswith(file)
+
+
+BOMB = 'a0: &a0 {x: 1}\n' + ''.join(
+    f'a{number}: &a{number} {{' + ', '.join(f'k{k}: *a{number - 1}' for k in range(9)) + '}\n'
+    for number in range(1, 12))
+MULTIPLIED = {  # what is repeated: (before, part, after), as often as fits into the file
+    'sexagesimal number': ('SEED: 1', ':59', '\n'),
+    'sexagesimal fraction': ('TRAIN: {BASE_LR: 1', ':59', '.5}\n'),
+    'long number': ('SEED: ', '9', '\n'),
+    'long hexadecimal number': ('SEED: 0x', 'f', '\n'),
+    'long key': ('', 'k', ': 1\n'),
+    'many values': ('SEED: [', '1,', ']\n'),
+    'many keys': ('', '? {}\n', '\n'),
+    'nested keys': ('', '{a: ', '\n'),
+    'long text': ('SAVE: "', '\\x41', '"\n'),
+    'tag': ('SEED: !', 'b', ' 1\n'),
+}
+
+
+@pytest.mark.parametrize('text', [BOMB, 'a: &a [x]\n? *a\n: 1\n',
+                                  'SEED: &a 1\nSAVE_FREQ: *a\n'],
+                         ids=['mappings', 'as a key', 'as a value'])
+def test_alias_is_refused_before_anything_is_made_of_it_C8(tmp_path, text):
+    file, begin = write(tmp_path, text), time.thread_time()
+    assert refusal(get_config, file) == \
+        f'{file}:2: not safe yaml: got an alias (*), expected the value itself'
+    assert time.thread_time() - begin < 5
+    assert 'got an alias' in refusal(lambda: with_flags(o=['SAVE=[&a x, *a]']))
+
+
+@pytest.mark.parametrize('parts', MULTIPLIED.values(), ids=MULTIPLIED)
+def test_reading_costs_no_more_than_the_file_C8(tmp_path, parts):
+    """Each has a cost of the square of the file, or makes millions of objects, when it is read to
+    the end."""
+    before, part, after = parts
+    text = before + part * ((200_000 - len(before + after)) // len(part)) + after
+    file, begin = write(tmp_path, text), time.thread_time()
+    message = refusal(get_config, file)
+    assert time.thread_time() - begin < 5
+    assert message.startswith(f'{file}:') and ': not safe yaml: ' in message
+    assert len(message) < 400
+
+
+@pytest.mark.parametrize('text', ['<<: {SEED: 1}', 'SAVE: !!binary aGk=', 'SAVE: !!set {a, b}',
+                                  'SAVE: !!omap [a: b]', 'SAVE: !x y', '[SEED]: 1', '{a: b}: 1'])
+def test_what_no_config_needs_is_refused_C8(tmp_path, text):
+    file = write(tmp_path, f'AMP: true\n{text}\n')
+    message = refusal(get_config, file)
+    assert message.startswith(f'{file}:2: ') and 'got ' in message and 'expected ' in message
+
+
+@pytest.mark.parametrize('value', ['0x' + 'f' * 4000, '"0x' + 'f' * 4000 + '"'])
+@pytest.mark.parametrize('key', ['SEED', 'TRAIN.BASE_LR', 'TRAIN.OPTIMIZER.BETAS', 'MODEL.NAME'])
+def test_number_that_python_does_not_write_is_one_line_C8(tmp_path, key, value):
+    file = write(tmp_path, nested(key, value))
+    message = refusal(get_config, file)
+    assert message.startswith(file) and f' {key}' in message and len(message) < 400
+    assert 'MODEL.NAME: got ' in refusal(lambda: create_model('vit_digits', NAME=16 ** 4000))
+
+
+def test_number_of_bases_is_bounded_C8(tmp_path):
+    write(tmp_path, 'SEED: 1\n', 'base.yaml')
+    names = ', '.join(['base.yaml'] * 1000)
+    assert 'expected at most 8 files' in refusal(get_config, write(tmp_path, f'BASE: [{names}]\n'))
+
+
+@pytest.mark.parametrize('name', ['../../../x', 'a/b', '/tmp/x', '..', '.x', '-x', 'a b', 'x' * 101,
+                                  'a\x1b[31mb', 'a\nb', 'a\\b', 'a\0b', '\u202eb', 'caf\xe9'])
+def test_name_of_a_model_stays_in_its_folder_C9(tmp_path, name):
+    """Through yaml, flag and Python; it becomes a part of the name of a run's folder."""
+    file = write(tmp_path, f'MODEL:\n  TYPE: vit\n  NAME: {json.dumps(name)}\n')
+    for found in (refusal(get_config, file), refusal(create_model, file),
+                  refusal(lambda: with_flags(o=[f'MODEL.NAME={json.dumps(name)}'])),
+                  refusal(lambda: create_model('vit_digits', NAME=name))):
+        assert 'MODEL.NAME: got ' in found and 'expected up to 100 letters' in found
+        assert found.isprintable()
+
+
+@pytest.mark.parametrize('make', [
+    lambda folder: get_config(write(folder, '"a\\e[2Jb\\nc": 1\n')),
+    lambda folder: get_config(write(folder, 'SEED: -1\n', 'a\x1b[2Jb\nc.yaml')),
+    lambda folder: get_config(str(folder / 'a\x1b[2Jb\nc.yaml')),
+    lambda folder: with_flags(o=['a\x1b[2Jb\nc=1']),
+    lambda folder: with_flags(o=['DATA.DATASET="a\\e[2Jb\\nc"']),
+    lambda folder: create_model('a\x1b[2Jb\nc'),
+    lambda folder: create_model('vit_digits', **{'a\x1b[2Jb\nc': 1}),
+], ids=['key', 'file', 'missing file', 'option', 'value', 'model', 'override'])
+def test_what_a_terminal_would_obey_is_shown_as_text_C9(tmp_path, make):
+    message = refusal(make, tmp_path)
+    assert message.isprintable()
+    assert r'a\x1b[2jb\nc' in message.lower()
+
+
+def test_type_that_is_no_name_is_one_line_C9(tmp_path):
+    for text in ('[vit]', '{a: b}', '5', 'null'):
+        assert 'MODEL.TYPE' in refusal(create_model, write(tmp_path, f'MODEL: {{TYPE: {text}}}\n'))
 
 
 @pytest.mark.parametrize('name', ['missing.yaml', 'folder', 'missing/a.yaml'])
@@ -333,7 +454,7 @@ def test_bad_flag_is_named_C7(flags, key):
     pytest.param('BASE=5', id='BASE is a number'),
 ])
 def test_bad_option_is_named_C2(item):
-    assert refusal(lambda: with_flags(o=[item])).startswith(f'-o {item}: ')
+    assert refusal(lambda: with_flags(o=[item])).startswith(f'-o {printable(item)}: ')
 
 
 @pytest.mark.parametrize('item, key, expected', [

@@ -1,6 +1,11 @@
 """Reading image files: every kind of pixels as Pillow converts it, every bad file an error."""
+import os
+import socket
 import struct
+import subprocess
+import time
 import zlib
+from pathlib import Path
 
 import cv2
 import numpy as np
@@ -12,6 +17,7 @@ from common.datasets import ImageDataset
 from common.images import MAX_PIXELS, is_plain_jpeg, load_image
 from common.lists import read_list
 from common.transforms import EvalTransform
+from common.verify_dataset import verify
 from tests.reference import FIXTURES, Case, sha256
 
 pytestmark = pytest.mark.smoke
@@ -151,18 +157,73 @@ def test_16_bit_grey_is_scaled_I3(tmp_path, name, dtype, backend):
 
 
 @pytest.mark.parametrize('backend', BACKENDS)
-def test_32_bit_grey_is_of_16_bits_and_clipped(tmp_path, backend):
-    values = np.array([[-5, 0, 0x1234], [0xffff, 0x10000, 2 ** 31 - 1]], np.int32)
-    Image.fromarray(values).save(tmp_path / 'a.tif')
-    result = pixels_of(tmp_path / 'a.tif', backend)
-    assert np.array_equal(result[:, :, 0], [[0, 0, 0x12], [255, 255, 255]])
-
-
-@pytest.mark.parametrize('backend', BACKENDS)
 def test_16_bit_rgb_is_scaled(tmp_path, backend):
     values = np.random.default_rng(0).integers(0, 65536, (5, 6, 3), np.uint16)
     assert cv2.imwrite(str(tmp_path / 'a.png'), values[:, :, ::-1])
     assert np.array_equal(pixels_of(tmp_path / 'a.png', backend), values >> 8)
+
+
+# Modes: the same by path and as a Pillow image
+
+GREY = (np.arange(12 * 16).reshape(12, 16) * 341).astype(np.uint16)  # 0 to 65131
+
+
+def tiff(values, bits, sample_format=1, photometric=1):
+    """A grey TIFF file that is not compressed, of little-endian values [H, W]."""
+    content = values.astype(values.dtype.newbyteorder('<')).tobytes()
+    height, width = values.shape
+    tags = [(256, width), (257, height), (258, bits), (259, 1), (262, photometric), (273, 134),
+            (277, 1), (278, height), (279, len(content)), (339, sample_format)]
+    return (b'II*\0\x08\0\0\0' + struct.pack('<H', len(tags))
+            + b''.join(struct.pack('<HHII', tag, 4, 1, value) for tag, value in tags)
+            + bytes(4) + content)
+
+
+@pytest.mark.parametrize('name', ['PNG', 'TIFF', 'PPM', 'JPEG2000'])
+def test_16_bit_grey_is_the_same_by_path_and_as_an_image_I9(tmp_path, name):
+    path, options = tmp_path / 'a', {'irreversible': False} if name == 'JPEG2000' else {}
+    Image.fromarray(GREY).save(path, name, **options)
+    with Image.open(path) as image:
+        as_image = np.asarray(apis.read_image(image))
+    for result in (as_image, *(pixels_of(path, backend) for backend in BACKENDS)):
+        assert np.array_equal(result, np.repeat((GREY >> 8)[:, :, None], 3, axis=2))
+
+
+@pytest.mark.parametrize('mode', ['I;16', 'I;16B', 'I;16L', 'I;16N'])
+def test_16_bit_grey_of_each_mode_is_scaled_I9(mode):
+    image = Image.new(mode, (3, 2), 0x1234)
+    assert np.array_equal(apis.read_image(image), np.full((2, 3, 3), 0x12))
+
+
+WITHOUT_RANGE = {
+    'float': (lambda: tiff(GREY.astype('<f4'), 32, 3), 'got float pixels'),
+    '32 bits': (lambda: tiff(GREY.astype('<u4'), 32), 'got integer pixels of 32 bits'),
+    '32 bits of 8': (lambda: tiff((GREY >> 8).astype('<u4'), 32), 'got integer pixels of 32 bits'),
+    '32 bits signed': (lambda: tiff(GREY.astype('<i4'), 32, 2), 'got integer pixels of 32 bits'),
+    '16 bits signed': (lambda: tiff(GREY.astype('<i2'), 16, 2), 'or with a sign'),
+    '8 bits signed': (lambda: tiff(GREY.astype('i1'), 8, 2), 'got pixels with a sign'),
+    '12 bits': (lambda: tiff(GREY, 12), 'got grey of 12 bits'),
+    '0 is white': (lambda: tiff(GREY, 16, photometric=0), '0 as white'),
+}
+
+
+@pytest.mark.parametrize('kind', WITHOUT_RANGE)
+def test_pixels_without_a_range_are_refused_by_path_and_as_an_image_I9(tmp_path, kind):
+    """Pillow reads them, and makes them white, black or the negative of what they are."""
+    make, said = WITHOUT_RANGE[kind]
+    path = tmp_path / 'a.tif'
+    path.write_bytes(make())
+    with Image.open(path) as image, pytest.raises(ValueError, match=said):
+        apis.read_image(image)
+    for backend in BACKENDS:
+        with pytest.raises(ValueError, match='expected 8 or 16 bits'):
+            load_image(path, backend)
+
+
+@pytest.mark.parametrize('values', [GREY.astype(np.int32), GREY.astype(np.float32)])
+def test_image_without_a_range_is_refused_I9(values):
+    with pytest.raises(ValueError, match='expected 8 or 16 bits'):
+        apis.read_image(Image.fromarray(values))
 
 
 def test_evaluation_and_prediction_see_the_same_pixels_I6(tmp_path):
@@ -253,6 +314,108 @@ def test_bad_file_is_an_error_I1_I2(tmp_path, kind, backend):
     assert str(error.value)
     if kind == 'float':
         assert str(error.value) == 'got float pixels, expected 8 or 16 bits'
+
+
+# What is opened at all
+
+SPECIAL = {
+    'pipe': lambda path: os.mkfifo(path),
+    'link to a pipe': lambda path: (os.mkfifo(f'{path}.fifo'), path.symlink_to(f'{path}.fifo')),
+    'link to a device': lambda path: path.symlink_to('/dev/zero'),
+    'link to another device': lambda path: path.symlink_to('/dev/null'),
+    'link to a folder': lambda path: path.symlink_to(path.parent),
+    'socket': lambda path: socket.socket(socket.AF_UNIX).bind(str(path)),
+    'link to itself': lambda path: path.symlink_to(path),
+}
+
+
+@pytest.mark.parametrize('backend', BACKENDS)
+@pytest.mark.parametrize('kind', SPECIAL)
+def test_what_is_no_file_is_not_waited_for_I7(tmp_path, monkeypatch, kind, backend):
+    """By itself, in a list, in the Python interface and in the check of a data set."""
+    monkeypatch.chdir(tmp_path)  # a socket's path must be short
+    path = Path('a.jpg')
+    SPECIAL[kind](path)
+    with pytest.raises((OSError, ValueError)) as error:
+        load_image(path, backend)
+    assert len(str(error.value)) < 200
+    assert kind.rpartition(' ')[2] in ('socket', 'itself') or str(error.value).startswith('got a ')
+    Path('train_list.txt').write_text('a.jpg 0\n')
+    images = read_list('train_list.txt')
+    images.backend = backend
+    error = ImageDataset(images, EvalTransform(8, 0.9), 8)[0, 0].error
+    assert error.startswith('train_list.txt:1: cannot read a.jpg: ')
+    (_, errors), = apis.pixel_batches(apis.Preprocessing([8, 8], 0.9, 'bicubic', 0, 1), [path])
+    assert errors[0].startswith('a.jpg: cannot read the image: ')
+    findings = verify('.', decode=True, workers=1)
+    assert findings['train: missing files'][0] == 1
+
+
+def test_name_with_escapes_is_shown_as_text_C9(tmp_path, capsys):
+    """Of a list, by the data set, its check and the Python interface."""
+    (tmp_path / 'train_list.txt').write_text('a\x1b[2J\u202eb.jpg 0\n')
+    images = read_list(str(tmp_path / 'train_list.txt'))
+    preprocessing = apis.Preprocessing([8, 8], 0.9, 'bicubic', 0, 1)
+    (_, errors), = apis.pixel_batches(preprocessing, [images.path(0)])
+    verify(str(tmp_path)).report()
+    for text in (ImageDataset(images, EvalTransform(8, 0.9), 8)[0, 0].error, errors[0],
+                 capsys.readouterr().out):
+        assert text.replace('\n', '').isprintable() and 'a\\x1b[2J\\u202eb.jpg' in text
+
+
+def test_link_to_a_file_is_read_I7(tmp_path):
+    picture().save(tmp_path / 'a.png')
+    (tmp_path / 'link.png').symlink_to(tmp_path / 'a.png')
+    for backend in BACKENDS:
+        assert np.array_equal(pixels_of(tmp_path / 'link.png', backend), picture())
+
+
+@pytest.mark.parametrize('backend', BACKENDS)
+@pytest.mark.parametrize('name', ['a.webp', 'a.jpg', 'a.png'])
+def test_file_without_an_end_is_not_read_I7(tmp_path, name, backend):
+    """One with a hole of a terabyte; some readers take all of a file first."""
+    picture().save(tmp_path / name)
+    os.truncate(tmp_path / name, 1 << 40)
+    with pytest.raises(ValueError, match='got 1099511627776 bytes, expected at most'):
+        load_image(tmp_path / name, backend)
+
+
+@pytest.mark.parametrize('kind', ['EPS', 'ICO', 'PCX', 'TGA', 'ICNS', 'PDF'])
+def test_other_format_is_refused_before_it_is_decoded_I7(tmp_path, monkeypatch, kind):
+    """Whatever the name says. Pillow starts Ghostscript for an EPS file."""
+    started = []
+    picture(size=(32, 32)).save(tmp_path / 'a.jpg', kind)
+    monkeypatch.setattr(subprocess, 'Popen', lambda *args, **_: started.append(args))
+    for backend in BACKENDS:
+        with pytest.raises(OSError, match='got no image, or a damaged one; expected one of JPEG'):
+            load_image(tmp_path / 'a.jpg', backend)
+    assert not started
+
+
+@pytest.mark.parametrize('kind', ['MPO', *images.FORMATS])
+def test_format_of_photographs_is_read_I7(tmp_path, kind):
+    Image.new('RGB', (16, 12), (200, 40, 90)).save(tmp_path / 'a', kind)
+    result = pixels_of(tmp_path / 'a', 'pillow')
+    assert result.shape == (12, 16, 3) and np.abs(result - [200.0, 40.0, 90.0]).max() < 6
+
+
+def rle_bmp(width, height, content=b''):
+    """A BMP file of run-length encoded palette indices; Pillow fills up what is missing."""
+    palette = bytes(4 * 256)
+    head = struct.pack('<IiiHHIIiiII', 40, width, height, 1, 8, 1, len(content), 0, 0, 256, 0)
+    start = 14 + len(head) + len(palette)
+    return (b'BM' + struct.pack('<IHHI', start + len(content), 0, 0, start) + head + palette
+            + content)
+
+
+@pytest.mark.parametrize('backend', BACKENDS)
+def test_run_length_encoded_bmp_is_refused_I7(tmp_path, backend):
+    """Read by a loop in Python, a second for two million pixels that need not be in the file."""
+    (tmp_path / 'a.bmp').write_bytes(rle_bmp(9000, 9000, 9000 * b'\x01\x05\0\0' + b'\0\1'))
+    begin = time.thread_time()
+    with pytest.raises(ValueError, match='got a BMP file with run-length encoding'):
+        load_image(tmp_path / 'a.bmp', backend)
+    assert time.thread_time() - begin < 2
 
 
 def test_truncated_images_are_not_filled_up():

@@ -1,6 +1,8 @@
 """The rules of the layout that keep the code easy to change, checked on the sources."""
 import ast
 import re
+import subprocess
+import sys
 from pathlib import Path
 
 import pytest
@@ -60,3 +62,40 @@ def test_readme_links_lead_somewhere():
 def test_no_weights_or_large_files():
     for path in Path(ROOT / 'tests').rglob('*'):
         assert not path.is_file() or path.stat().st_size < 1 << 20, path
+
+
+IMPORT_ALL = '''
+import importlib, logging, os, pkgutil, signal, sys, warnings
+import cv2, matplotlib.pyplot, numpy, paddle, PIL.Image, tqdm, yaml
+import common
+
+cv2.setNumThreads(2)
+# what other libraries do when they are imported is theirs
+def state():
+    return {
+        'threads of OpenCV': cv2.getNumThreads(), 'environment': dict(os.environ),
+        'signal handlers': {number: signal.getsignal(number) for number in signal.valid_signals()},
+        'filters of warnings': list(warnings.filters), 'path': list(sys.path),
+        'log': (logging.root.level, list(logging.root.handlers)),
+        'flags of Paddle': paddle.get_flags(['FLAGS_use_stride_kernel', 'FLAGS_check_nan_inf']),
+        'types': paddle.get_default_dtype(), 'errors of numpy': numpy.geterr(),
+        'limits': (PIL.Image.MAX_IMAGE_PIXELS, sys.getrecursionlimit()),
+        'folder': os.getcwd(), 'hooks': (sys.excepthook, sys.displayhook)}
+
+before = state()
+count = 0
+for module in pkgutil.walk_packages(common.__path__, 'common.'):
+    importlib.import_module(module.name)
+    count += 1
+    after = state()
+    assert after == before, (module.name, [key for key in after if after[key] != before[key]])
+print(count)
+'''
+
+
+def test_import_changes_nothing_in_the_user_s_process():
+    """OpenCV's threads, the environment, signals, warnings, logs, flags: of every module."""
+    done = subprocess.run([sys.executable, '-W', 'ignore', '-c', IMPORT_ALL], cwd=ROOT, text=True,
+                          capture_output=True)
+    assert done.returncode == 0, done.stderr
+    assert int(done.stdout) >= 50

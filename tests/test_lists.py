@@ -101,6 +101,67 @@ def test_bad_line_is_named_D4_D6_D10(tmp_path, line):
     assert refusal(read_list, file).startswith(f'{file}:1: ')
 
 
+OTHER_LAYOUTS = {
+    'comma': (b'a.jpg,1', 'put a space or a tab before the label'),
+    'comma and spaces in the path': (b'my cat.jpg,1', 'put a space or a tab before the label'),
+    'comma and space': (b'a.jpg, 1', 'expected no comma before the label; there is no such file'),
+    'semicolon': (b'a.jpg;1', 'put a space or a tab before the label'),
+    'float': (b'a.jpg 0.0', 'write it without a point'),
+    'several labels': (b'a.jpg 0,1', 'an image has one label, several are not read'),
+    'negative': (b'a.jpg -1', 'labels count from 0: leave out images that have none'),
+    'label first': (b'1 a.jpg', 'the path comes first'),
+    'comment': (b'# the images', 'a list has no comments'),
+    'comment with a number': (b'# images: 100', 'expected no comment; there is no such file'),
+    'backslashes': (b'train\\a.jpg 0', "expected '/' between folders; there is no such file"),
+    'CR only': (b'a.jpg 0\rb.jpg 1\rc.jpg 2', "expected one entry a line (tr '\\r' '\\n' puts in "
+                'line ends for CR); there is no such file'),
+    'GBK': ('\u6d4b\u8bd5.jpg 0'.encode('gbk'), 'iconv -f GBK -t UTF-8 converts a file in GBK'),
+}
+
+
+@pytest.mark.smoke
+@pytest.mark.parametrize('line, said', OTHER_LAYOUTS.values(), ids=OTHER_LAYOUTS)
+def test_line_of_another_layout_says_what_to_change_D11(tmp_path, line, said):
+    file = write(tmp_path, b'ok.jpg 0\n' + line + b'\nok.jpg 0\n')
+    message = refusal(read_list, file)
+    assert message.startswith(f'{file}:2: ') and message.endswith(said), message
+
+
+@pytest.mark.smoke
+@pytest.mark.parametrize('encoding', ['utf-16', 'utf-16-le', 'utf-16-be'])
+def test_list_in_utf_16_is_named_D11(tmp_path, encoding):
+    file = write(tmp_path, CLEAN.decode().encode(encoding))
+    assert refusal(read_list, file).startswith(f'{file}:1: ')
+    assert 'iconv -f UTF-16 -t UTF-8' in refusal(read_list, file)
+
+
+@pytest.mark.smoke
+def test_absolute_path_in_the_folder_is_given_as_it_should_be_D11(tmp_path):
+    file = write(tmp_path, f'{tmp_path}/train/a.jpg 0\n'.encode())
+    message = refusal(read_list, file)
+    assert message.startswith(f'{file}:1: path: got ')
+    assert message.endswith("; here it is 'train/a.jpg'")
+    assert 'here it is' not in refusal(read_list, write(tmp_path, b'/etc/passwd 0\n'))
+
+
+@pytest.mark.smoke
+@pytest.mark.parametrize('name', ['a\\b.jpg', '#1.jpg', 'a,', 'a\rb.jpg', 'a..b,c'])
+def test_strange_name_of_a_file_that_is_there_is_fine_D11(tmp_path, name):
+    (tmp_path / name).write_bytes(b'')
+    assert entries(read_list(write(tmp_path, f'{name} 3\n'.encode()))) == [(name, 3)]
+
+
+@pytest.mark.smoke
+def test_labels_from_1_are_said_and_gaps_are_fine_D11(tmp_path):
+    images = read_list(write(tmp_path, b'a.jpg 1\nb.jpg 2\nc.jpg 3\n'))
+    assert refusal(images.check_labels, 3).endswith(
+        '1 of 3 entries are out of range; labels count from 0, and the least here is 1')
+    images = read_list(write(tmp_path, b'a.jpg 0\nb.jpg 2\nb.jpg 2\nc.jpg 4\n'))
+    images.check_labels(5)
+    assert images.labels.tolist() == [0, 2, 2, 4]
+    assert refusal(images.check_labels, 4).endswith('are out of range')
+
+
 @pytest.mark.smoke
 @pytest.mark.parametrize('num_classes, line', [(12, 4), (4, 4), (3, 1), (1, 1)])
 def test_label_out_of_range_is_named_D5(tmp_path, num_classes, line):

@@ -29,6 +29,7 @@ from common.attention_maps import attention_maps
 from common.convert import save
 from common.zoo import create_model
 from tests.conftest import ROOT, refusal, run_script
+from tests.test_images import rle_bmp
 
 for module in ('fastapi', 'uvicorn', 'python_multipart'):
     pytest.importorskip(module, reason="the extra 'serve' is not installed")
@@ -471,6 +472,128 @@ def test_uploads_have_an_end_G3(model, monkeypatch):
         for connection in slow:
             connection.close()
         wait_for(lambda: client.ask('/api/predict', body, headers)[0] == 200, 5)
+
+
+def chunk(kind, content):
+    return struct.pack('>I', len(content)) + kind + content + struct.pack(
+        '>I', zlib.crc32(kind + content))
+
+
+def png_of_parts(part):
+    content, start = png(8, 8), 33  # after the header
+    return content[:start] + part * ((4 << 20) // len(part)) + content[start:]
+
+
+def png_of_small_parts():
+    data = zlib.compress(bytes(3001 * 3000), 0)[:300_000]
+    header = struct.pack('>IIBBBBB', 3000, 3000, 8, 0, 0, 0, 0)
+    return b''.join([b'\x89PNG\r\n\x1a\n', chunk(b'IHDR', header),
+                     *(chunk(b'IDAT', data[i:i + 1]) for i in range(len(data)))])
+
+
+def jpeg_of_parts(part):
+    stream = io.BytesIO()
+    Image.new('RGB', (8, 8), 90).save(stream, 'JPEG')
+    content = stream.getvalue()
+    return content[:2] + part * ((4 << 20) // len(part)) + content[2:]
+
+
+def gif_of_parts():
+    stream = io.BytesIO()
+    Image.new('P', (8, 8)).save(stream, 'GIF')
+    content = stream.getvalue()
+    start = content.index(b',')
+    return content[:start] + b'!\xfe' + b'\x01x' * (2 << 20) + b'\0' + content[start:]
+
+
+SLOW = {
+    'RLE BMP of 12 kB': (400, lambda: rle_bmp(3500, 3500, 2700 * b'\1\1\0\0')),
+    'RLE BMP of 4 MB': (400, lambda: rle_bmp(3500, 3500, (2 << 20) * b'\0\0')),
+    'PNG, empty parts': (413, lambda: png_of_parts(chunk(b'abCD', b''))),
+    'PNG, small parts': (413, png_of_small_parts),
+    'JPEG, empty parts': (413, lambda: jpeg_of_parts(b'\xff\xfe\0\2')),
+    'JPEG, filled up': (413, lambda: jpeg_of_parts(b'\xff')),
+    'GIF, small parts': (413, gif_of_parts),
+}
+
+
+@pytest.mark.smoke
+@pytest.mark.parametrize('name', SLOW)
+def test_picture_that_takes_long_to_read_is_refused_G5(name):
+    """Seconds each, of 16 MB up to 16: Pillow goes through them step by step in Python."""
+    status, make = SLOW[name]
+    content, begin = make(), time.thread_time()
+    with pytest.raises(serve.Refused) as refused:
+        serve.read_picture(content)
+    assert time.thread_time() - begin < 1
+    assert refused.value.status == status
+    assert 'run-length' in str(refused.value) or 'very many small parts' in str(refused.value)
+
+
+@pytest.mark.smoke
+@pytest.mark.parametrize('kind, size', [('PNG', (1200, 1000)), ('JPEG', (1200, 1000)),
+                                        ('GIF', (500, 400)), ('BMP', (500, 400))])
+def test_ordinary_picture_needs_few_steps_G5(kind, size, monkeypatch):
+    """Of noise, so that the file is as large as it can be: half of the steps are enough."""
+    pixels = np.random.RandomState(0).randint(0, 256, (size[1], size[0], 3)).astype(np.uint8)
+    stream = io.BytesIO()
+    Image.fromarray(pixels).save(stream, kind)
+    monkeypatch.setattr(serve, 'MIN_STEPS', serve.MIN_STEPS // 2)
+    monkeypatch.setattr(serve, 'STEP_BYTES', serve.STEP_BYTES * 2)
+    assert serve.read_picture(stream.getvalue()).size == size
+
+
+def test_uploads_in_chunks_of_a_byte_are_cut_off_G5(model):
+    """200,000 chunks each, of eight clients; others were to wait for all of them."""
+    head = form(b'')[0][:-13]
+    start = (b'POST /api/predict HTTP/1.1\r\nHost: 127.0.0.1\r\nTransfer-Encoding: chunked\r\n'
+             b'Content-Type: multipart/form-data; boundary=limit\r\n\r\n'
+             + b'%x\r\n%b\r\n' % (len(head), head))
+
+    def upload(_):
+        with client.open(start) as connection, \
+                contextlib.suppress(BrokenPipeError, ConnectionResetError):
+            connection.sendall(200_000 * b'1\r\nx\r\n')
+            return connection.recv(100)
+        return b''
+
+    with in_process(serve.Service(model)) as client, ThreadPoolExecutor(8) as threads:
+        uploads = threads.map(upload, range(8))
+        assert client.ask('/api/model')[0] == 200
+        assert client.send(picture()[0])[0] == 200
+        assert list(uploads) == 8 * [b'']
+        body, headers = form(picture()[0])
+        pieces = [body[i:i + 300] for i in range(0, len(body), 300)]
+        assert client.ask('/api/predict', iter(pieces), headers, encode_chunked=True)[0] == 200
+
+
+@pytest.mark.smoke
+def test_others_have_their_turn_while_a_form_is_read_G5():
+    body = bytes(range(256)) * 1000
+    turns = 0
+
+    async def others():
+        nonlocal turns
+        while True:
+            turns += 1
+            await asyncio.sleep(0)
+
+    async def arrived():
+        return {'type': 'http.request', 'body': body, 'more_body': False}
+
+    async def read():
+        other, exchange = asyncio.ensure_future(others()), serve.Exchange(arrived, None)
+        pieces, more = [], True
+        while more:
+            event = await exchange.receive()
+            pieces.append(event['body'])
+            more = event['more_body']
+        other.cancel()
+        return pieces
+
+    pieces = asyncio.run(read())
+    assert b''.join(pieces) == body and max(map(len, pieces)) <= serve.FORM_BYTES
+    assert turns >= len(pieces) > 10
 
 
 def test_this_machine_only_G4(server):

@@ -284,3 +284,65 @@ def test_input_is_left_as_it_was(backend):
         result = train(backend, (30, 40))(kind, np.random.default_rng(seed)).copy()
         result[:] = 0
         assert sha256(kind) == before
+
+
+# Images of which the resized whole would be huge
+
+THIN = [(300, 200), (1000, 3), (3, 1000), (64, 1), (1, 64), (33, 77), (5000, 20)]
+
+
+@pytest.mark.parametrize('interpolation', ['bicubic', 'bilinear'])
+@pytest.mark.parametrize('size, crop_pct', [(224, 0.875), ((64, 128), 0.5), (32, 1.0)])
+@pytest.mark.parametrize('image', THIN, ids=lambda size: 'x'.join(map(str, size)))
+def test_part_is_cut_out_of_the_whole_I8(image, size, crop_pct, interpolation, monkeypatch):
+    """Within one step of rounding, where both ways can be gone."""
+    image, transform = noise(*image), EvalTransform(size, crop_pct, interpolation)
+    whole = transform(image).astype(int)
+    monkeypatch.setattr(transforms, 'MAX_RESIZED', 0)
+    difference = np.abs(transform(image) - whole)
+    assert difference.max() <= 1 and (difference > 0).mean() < 0.1
+
+
+@pytest.mark.parametrize('turn', [False, True], ids=['wide', 'high'])
+@pytest.mark.parametrize('length', [8192, 40_000, 2_000_000])
+def test_thin_image_costs_its_pixels_and_the_result_s_I8(length, turn, monkeypatch):
+    """All but the middle is out of sight, so that a short strip has the same result."""
+    sizes, resize = [], Image.Image.resize
+    image = noise(length, 1)
+    short = image.crop((length // 2 - 100, 0, length // 2 + 100, 1))
+    if turn:
+        image, short = (one.transpose(Image.ROTATE_90) for one in (image, short))
+    transform = EvalTransform(224, 0.875)
+    expected = transform(short).astype(int)
+
+    def seen(self, size, *args, **options):
+        sizes.append((self.size, size))
+        return resize(self, size, *args, **options)
+
+    monkeypatch.setattr(Image.Image, 'resize', seen)
+    assert np.abs(transform(image) - expected).max() <= 1
+    (before, after), = sizes
+    assert before[0] * before[1] <= length and after == (224, 224)
+
+
+def test_ordinary_image_is_resized_whole_I8():
+    """To the bit as published: up to a side 250 times as long as the other at 224 pixels."""
+    assert transforms.MAX_RESIZED > 256 * 256 * 250
+    image = noise(500, 2)
+    whole = np.asarray(image.resize((64_000, 256), Image.BICUBIC))
+    assert np.array_equal(EvalTransform(224, 0.875)(image), whole[16:240, 31888:32112])
+
+
+@pytest.mark.parametrize('backend', ['pillow', 'cv2'])
+@pytest.mark.parametrize('shape', [(1, 40_000), (40_000, 1)], ids=['wide', 'high'])
+def test_thin_image_is_trained_with_I8(shape, backend):
+    """A column or a row whose brightness grows along it: a crop shows a part of it, in order."""
+    ramp = np.linspace(0, 255, 40_000).astype(np.uint8).reshape(shape)
+    image = Image.fromarray(np.repeat(ramp[:, :, None], 3, axis=2))
+    for ratio in (RATIO, (1e-3, 1e3)):
+        transform = TrainTransform(224, SCALE, ratio, hflip=0.0, backend=backend)
+        for seed in range(5):
+            result = transform(image, np.random.default_rng(seed))
+            line = result[0 if shape[0] == 1 else slice(None), slice(None) if shape[0] == 1 else 0]
+            assert result.shape == (224, 224, 3)
+            assert (np.diff(line[:, 0].astype(int)) >= -1).all()

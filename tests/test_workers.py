@@ -6,6 +6,7 @@ import signal
 import threading
 import time
 
+import cv2
 import numpy as np
 import paddle
 import pytest
@@ -158,3 +159,21 @@ def test_workers_start_while_other_threads_use_paddle_M1():
         done.set()
         for thread in threads:
             thread.join()
+
+
+def test_workers_use_one_thread_of_opencv_and_leave_the_process_its_own():
+    image, before = np.zeros((2000, 2000, 3), np.uint8), cv2.getNumThreads()
+
+    def count(task):
+        cv2.GaussianBlur(image, (9, 9), 0)
+        return (np.array(cv2.getNumThreads()),)
+
+    try:
+        cv2.setNumThreads(3)
+        cv2.GaussianBlur(image, (9, 9), 0)  # now there are threads, which no fork copies
+        workers = Workers(count, 2, timeout=20.0)
+        assert [threads.item() for threads, in workers.run(range(4))] == [1] * 4
+        workers.close()
+        assert cv2.getNumThreads() == 3
+    finally:
+        cv2.setNumThreads(before)
