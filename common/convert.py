@@ -7,15 +7,14 @@ that it understands. `-check` loads the result into a new model, runs both, and 
 """
 import argparse
 import hashlib
-import os
-import sys
 
 import numpy as np
 import paddle
 from safetensors.numpy import save_file
 
 from common.checkpoint import replace_atomically, write_atomically
-from common.errors import InputError
+from common.errors import InputError, errors_of_a_tool, printable, say
+from common.flags import check_output
 from common.weights import load_pretrained
 from common.zoo import build_model, model_config
 
@@ -37,10 +36,7 @@ def convert(name_or_file, source, target, check=False):
     Raises:
         InputError: the source does not fit, or the result differs.
     """
-    if os.path.splitext(target)[1] not in SUFFIXES:
-        raise InputError(f'-dst: got {target}, expected a name with {" or ".join(SUFFIXES)}')
-    if not os.path.isdir(os.path.dirname(target) or '.'):
-        raise InputError(f'-dst: got {target}, expected a folder that exists')
+    check_output('dst', target, SUFFIXES)
     config = model_config(name_or_file)
     model = build_model(config)
     notes = load_pretrained(model, source)
@@ -84,15 +80,13 @@ def main(argv=None):
     parser.add_argument('-dst', required=True, metavar='FILE', help='.pdparams or .safetensors')
     parser.add_argument('-check', action='store_true', help='load the result and compare logits')
     args = parser.parse_args(argv)
-    try:
+    with errors_of_a_tool():
         notes, digest = convert(args.cfg, args.src, args.dst, args.check)
-    except (InputError, OSError) as error:
-        sys.exit(f'error: {error}')
-    for note in notes:
-        print(note)
-    print(f'{args.src} -> {args.dst}')
-    if digest:
-        print(f'check: the logits are equal, hash {digest}')
+        for note in notes:
+            say(printable(note))
+        say(f'{printable(args.src)} -> {printable(args.dst)}')
+        if digest:
+            say(f'check: the logits are equal, hash {digest}')
 
 
 if __name__ == '__main__':

@@ -1,6 +1,17 @@
-"""The exceptions whose message is for the user."""
+"""The exceptions whose message is for the user, and how text reaches a terminal."""
 import contextlib
+import io
+import os
+import re
+import signal
 import sys
+
+# Bytes of a file's name that are no UTF-8, as Python holds them.
+RAW_BYTES = re.compile('[\udc80-\udcff]+')
+# What moves a terminal's cursor, ends a line, turns the direction of text, or cannot be written.
+UNPRINTABLE = re.compile('[\0-\x1f\x7f-\x9f\u2028-\u202e\u2066-\u2069\ud800-\udfff]')
+# As shells count it: ended because nobody reads its output.
+OUTPUT_LOST = 128 + signal.SIGPIPE
 
 
 class InputError(ValueError):
@@ -21,12 +32,66 @@ def one_line(error):
     return text[:300] or type(error).__name__
 
 
+def printable(text, limit=None):
+    r"""Text with names of files or classes in it as it goes to a terminal, a file or a picture.
+
+    It is one line of characters that UTF-8 can write. A byte of a name that is no UTF-8 stands as
+    \xb2, a control character as \n or \x1b; every other character stays. What is printable already
+    is not changed.
+
+    Args:
+        text: str, or what has one.
+        limit: how many characters of it at most, with '...' for the rest; None takes all.
+    """
+    text = str(text)
+    if limit is not None and len(text) > limit:
+        text = f'{text[:limit]}...'
+    text = RAW_BYTES.sub(lambda found: found[0].encode('utf-8', 'surrogateescape').decode(
+        'utf-8', 'backslashreplace'), text)
+    return UNPRINTABLE.sub(lambda found: found[0].encode('unicode_escape').decode(), text)
+
+
+def set_up_output():
+    """Has a terminal that lacks a character show its number, \\u6d4b, instead of an exception."""
+    for stream in (sys.stdout, sys.stderr):
+        if isinstance(stream, io.TextIOWrapper):
+            stream.reconfigure(errors='backslashreplace')
+
+
+def drop_output():
+    """Nothing more is written to standard output, whose reader has gone; also not at the exit."""
+    with contextlib.suppress(OSError):
+        nothing = os.open(os.devnull, os.O_WRONLY)
+        os.dup2(nothing, sys.stdout.fileno())
+        os.close(nothing)
+
+
+def say(text):
+    """Prints a line of a tool that writes files: it goes on when nobody reads the line."""
+    try:
+        print(text, flush=True)
+    except BrokenPipeError:
+        drop_output()
+
+
 @contextlib.contextmanager
 def errors_of_a_tool():
-    """Ends a tool with one line, and exit code 1, on what is wrong with its input or a file."""
+    """Ends a tool with one line, and exit code 1, on what is wrong with its input or a file.
+
+    When whoever reads its output has gone (`| head`), it ends without a word.
+    """
+    set_up_output()
     try:
         yield
+        sys.stdout.flush()
     except InputError as error:
-        sys.exit(f'error: {error}')
+        sys.exit(f'error: {printable(error)}')
+    except BrokenPipeError:
+        sys.exit(OUTPUT_LOST)
     except OSError as error:
-        sys.exit(f'error: {error.filename or "file"}: {error.strerror or error}')
+        sys.exit(f'error: {printable(error.filename or "file")}: {error.strerror or error}')
+    finally:
+        try:
+            sys.stdout.flush()
+        except BrokenPipeError:
+            drop_output()

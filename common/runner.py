@@ -13,6 +13,7 @@ import subprocess
 import sys
 import time
 import traceback
+import warnings
 from functools import partial
 from multiprocessing import connection
 
@@ -24,7 +25,7 @@ from common import dist, processes
 from common.checkpoint import BEST, LAST, find_run, replace_atomically, resume
 from common.config import differences, plain_config
 from common.ema import Ema, build_ema
-from common.errors import InputError, RunError, one_line
+from common.errors import InputError, RunError, one_line, printable, set_up_output
 from common.flags import add_flag
 from common.layers import recompute_cells
 from common.loader import Batches, Normalize, get_dataloader
@@ -112,6 +113,7 @@ def run(get_config, update_config, build_model, get_dataset, argv=None):
 def errors_in_one_line():
     """Ends the process with one line on standard error, and with the exit code that says what
     kind of end it is; see common/processes.py."""
+    set_up_output()
     try:
         yield
     except Stopped as stopped:
@@ -123,7 +125,8 @@ def errors_in_one_line():
         text, code = str(error), WRONG_INPUT if isinstance(error, InputError) else FAILED
         if not isinstance(error, (InputError, RunError)):
             text = f'{type(error).__name__}: {one_line(error)} (-debug shows where)'
-        print(f'error{where}: {text}', file=sys.stderr, flush=True)
+        with contextlib.suppress(OSError):  # nobody may be there to read it
+            print(f'error{where}: {printable(text)}', file=sys.stderr, flush=True)
         sys.exit(code)
 
 
@@ -178,8 +181,18 @@ def pick_device(config):
     """'gpu' or 'cpu', by DEVICE and by what this Paddle and machine have."""
     has_gpu = paddle.is_compiled_with_cuda() and paddle.device.cuda.device_count() > 0
     if config.DEVICE == 'gpu' and not has_gpu:
-        raise InputError('DEVICE: got gpu, but this machine or this Paddle has none')
+        raise InputError(f'DEVICE: got gpu, but this machine or this Paddle has none '
+                         f'({gpus_looked_for()})')
     return 'gpu' if has_gpu and config.DEVICE != 'cpu' else 'cpu'
+
+
+def gpus_looked_for():
+    """Where Paddle has looked for GPUs, in words."""
+    if not paddle.is_compiled_with_cuda():
+        return f'Paddle {paddle.__version__} is built for CPUs'
+    visible = os.environ.get('CUDA_VISIBLE_DEVICES')
+    return (f'looked for NVIDIA GPUs with a driver for CUDA {paddle.version.cuda()}, '
+            f'CUDA_VISIBLE_DEVICES {"is not set" if visible is None else f"is {visible!r}"}')
 
 
 def launch(config, nprocs, build_model, get_dataset):
@@ -207,8 +220,11 @@ def launch(config, nprocs, build_model, get_dataset):
         return
     options = {'backend': 'gloo'} if device == 'cpu' else {}
     with StopSignal() as signals:
-        context = paddle_dist.spawn(spawned_worker, nprocs=nprocs, join=False, args=arguments,
-                                    **options)
+        with warnings.catch_warnings():
+            # what this run's own log says, too: that it computes on the CPU
+            warnings.filterwarnings('ignore', 'Your model will be trained under CPUONLY mode')
+            context = paddle_dist.spawn(spawned_worker, nprocs=nprocs, join=False, args=arguments,
+                                        **options)
         wait_for(context.processes, signals)
 
 
@@ -387,7 +403,9 @@ def go_on(position, config, folder, data, log):
     if folder is None:
         return
     if os.path.dirname(file) != folder:
-        position['best'] = inherit_best(file, folder, position['best'])
+        best = position['best'] = inherit_best(file, folder, position['best'])
+        if best:
+            log.metric('best', at=best['epoch'], epoch=best['epoch'], acc1=best['acc1'])
         return
     log.cut(position['epoch'], position['step'])
     damaged = os.path.join(folder, LAST)
@@ -398,7 +416,7 @@ def go_on(position, config, folder, data, log):
 def write_names(file, images, log):
     """The images of a part of the training set and their labels, one a line, on rank 0."""
     if dist.is_master():
-        with open(file, 'w') as stream:
+        with open(file, 'w', encoding='utf-8') as stream:
             stream.writelines(f'{images.name(index)} {label}\n'
                               for index, label in enumerate(images.labels))
     log.info(f'{len(images)} training images, listed in {file}')
@@ -426,6 +444,10 @@ def describe(log, config, model, precision, device, folder):
              f'output in {folder}')
     log.info(f'device: {dist.world_size()} x {device}, precision {precision}, '
              f'Paddle {paddle.__version__}')
+    if device == 'cpu' and config.DEVICE != 'cpu' and paddle.is_compiled_with_cuda():
+        log.warning(f'this Paddle is built for GPUs and found none: the run is on the CPU, many '
+                    f'times slower ({gpus_looked_for()}; nvidia-smi shows what there is). '
+                    f'-o DEVICE=gpu stops instead, -o DEVICE=cpu says that it is meant')
     log.info(f'evaluation images: {data.IMAGE_SIZE} px, crop {data.CROP_PCT}, '
              f'{data.INTERPOLATION}, mean {data.IMAGENET_MEAN}, std {data.IMAGENET_STD}')
 

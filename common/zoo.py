@@ -16,7 +16,7 @@ import paddle
 
 from common.config import read_base, read_yaml, set_key
 from common.dialects import translate
-from common.errors import InputError
+from common.errors import InputError, errors_of_a_tool
 from common.macs import count_macs, count_parameters
 from common.weights import load_pretrained
 
@@ -193,7 +193,8 @@ def main(argv=None):
     parser = argparse.ArgumentParser(description='Lists the models as a markdown table.')
     parser.add_argument('pattern', nargs='?', default='*', help="shell pattern, e.g. 'vit_base*'")
     args = parser.parse_args(argv)
-    print(table(args.pattern))
+    with errors_of_a_tool():
+        print(table(args.pattern))
 
 
 if __name__ == '__main__':
