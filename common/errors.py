@@ -36,8 +36,8 @@ def printable(text, limit=None):
     r"""Text with names of files or classes in it as it goes to a terminal, a file or a picture.
 
     It is one line of characters that UTF-8 can write. A byte of a name that is no UTF-8 stands as
-    \xb2, a control character as \n or \x1b; every other character stays. What is printable already
-    is not changed.
+    \xb2, and so does each byte of a control character (a line feed is \x0a); every other character
+    stays, also a backslash, so that what is printable already is not changed.
 
     Args:
         text: str, or what has one.
@@ -48,7 +48,8 @@ def printable(text, limit=None):
         text = f'{text[:limit]}...'
     text = RAW_BYTES.sub(lambda found: found[0].encode('utf-8', 'surrogateescape').decode(
         'utf-8', 'backslashreplace'), text)
-    return UNPRINTABLE.sub(lambda found: found[0].encode('unicode_escape').decode(), text)
+    return UNPRINTABLE.sub(lambda found: ''.join(
+        f'\\x{byte:02x}' for byte in found[0].encode('utf-8', 'surrogatepass')), text)
 
 
 def set_up_output():

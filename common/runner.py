@@ -405,7 +405,7 @@ def go_on(position, config, folder, data, log):
     if os.path.dirname(file) != folder:
         best = position['best'] = inherit_best(file, folder, position['best'])
         if best:
-            log.metric('best', at=best['epoch'], epoch=best['epoch'], acc1=best['acc1'])
+            log.metric('best', at=best['epoch'], **best)
         return
     log.cut(position['epoch'], position['step'])
     damaged = os.path.join(folder, LAST)

@@ -185,7 +185,7 @@ class Trainer:
                 self.best = result
                 self.keeper.save(BEST, save_weights, self.bare_model,
                                  {'epoch': epoch, 'best': result})
-                self.log.metric('best', at=epoch, epoch=epoch, acc1=result['acc1'])
+                self.log.metric('best', at=epoch, **result)
 
 
 def count_bad_images(batches, log, epoch):

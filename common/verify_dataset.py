@@ -199,9 +199,10 @@ def write_lists(path, val_labels=None, ids=None, force=False):
     kept = [file for file in files.values() if os.path.lexists(file) and not force]
     if len(kept) == len(files):
         raise InputError(f'{path}: got -write, but both lists exist; -force replaces them')
-    for file in files.values():
-        if file not in kept:
-            check_output('write', file)
+    if os.path.isdir(path):  # else what is said below of its missing folders is clearer
+        for file in files.values():
+            if file not in kept:
+                check_output('write', file)
     images = {file: read_flat_val(path, val_labels, ids)[0] if val_labels and split == 'val'
               else read_folder(path, split == 'train')[0]
               for split, file in files.items() if file not in kept}

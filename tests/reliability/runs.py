@@ -41,7 +41,7 @@ def arguments(family, data, output, *more):
 def start(family, data, output, *more, prefix=()):
     """The program as a process."""
     return subprocess.Popen(
-        [sys.executable, '-W', 'ignore', *prefix, 'main_multi_gpu.py',
+        [sys.executable, *prefix, 'main_multi_gpu.py',
          *arguments(family, data, output, *more)],
         cwd=ROOT / family, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True)
 
