@@ -61,12 +61,12 @@ class Classifier:
 
     Attributes:
         preprocessing: Preprocessing.
-        class_names: list of K str, or None if they are not known.
+        class_names: list of K printable str, or None if they are not known.
     """
 
     def __init__(self, preprocessing, class_names=None):
         self.preprocessing = preprocessing
-        self.class_names = class_names
+        self.class_names = class_names and [printable(name) for name in class_names]
 
     def __call__(self, pixels):
         """uint8 [B, 3, H, W] -> logits, float32 [B, K], both of numpy."""

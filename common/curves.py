@@ -10,7 +10,7 @@ from matplotlib.figure import Figure
 
 from common.config import read_yaml
 from common.drawing import best_of, columns, save
-from common.errors import InputError, errors_of_a_tool, printable
+from common.errors import InputError, complain, errors_of_a_tool
 
 METRICS, PICTURE = 'metrics.jsonl', 'curves.png'  # in a run's folder
 # What a line of each kind must have for a picture.
@@ -35,16 +35,18 @@ def read_metrics(file):
         InputError: no line can be read.
         OSError: the file cannot be read.
     """
-    lines, bad = [], []
+    lines, note, bad = [], '', 0
     with open(file, encoding='utf-8', errors='replace') as stream:
         for number, text in enumerate(stream, 1):
             line = figures_of(text)
             if line:
                 lines.append(line)
-            else:
-                bad.append((number, text.strip()))
-    note = f'{file}:{bad[0][0]}: got {bad[0][1][:60]!r}, expected a line of a run\'s figures; ' \
-           f'{len(bad)} of {len(bad) + len(lines)} lines are left out' if bad else ''
+                continue
+            bad += 1
+            note = note or f'{file}:{number}: got {text.strip()[:60]!r}, expected a line of a ' \
+                           f'run\'s figures'
+    if bad:
+        note += f'; {bad} of {number} lines are left out'
     if not lines:
         raise InputError(note or f'{file}: got no figures yet')
     if best_of(lines) is None:
@@ -66,10 +68,11 @@ def figures_of(text):
 
 def best_by_config(lines, config_file):
     """[a line of the kind 'best'] as the run would have written it last; [] if it has none."""
+    chosen = [line for line in lines if line['kind'] == 'eval']
     averaged = [line for line in lines if line['kind'] == 'eval_ema']
-    chosen = averaged if averaged and os.path.isfile(config_file) and any(
-        value for key, value, _ in read_yaml(config_file) if key == 'TRAIN.EMA.BEST') else \
-        [line for line in lines if line['kind'] == 'eval']
+    if averaged and os.path.isfile(config_file):
+        keys = {key: value for key, value, _ in read_yaml(config_file)}
+        chosen = averaged if keys.get('TRAIN.EMA.BEST') else chosen
     if not chosen:
         return []
     best = max(chosen, key=lambda line: line['acc1'])  # of equal ones the first, as in training
@@ -129,7 +132,7 @@ def main(argv):
     with errors_of_a_tool():
         note = draw(argv[0])
         if note:
-            print(f'WARNING: {printable(note)}', file=sys.stderr)
+            complain(f'WARNING: {note}')
 
 
 if __name__ == '__main__':

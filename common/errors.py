@@ -75,6 +75,12 @@ def say(text):
         drop_output()
 
 
+def complain(text):
+    """A line on standard error, if there is anybody to read it."""
+    with contextlib.suppress(OSError):
+        print(printable(text), file=sys.stderr, flush=True)
+
+
 @contextlib.contextmanager
 def errors_of_a_tool():
     """Ends a tool with one line, and exit code 1, on what is wrong with its input or a file.
@@ -94,5 +100,5 @@ def errors_of_a_tool():
     finally:
         try:
             sys.stdout.flush()
-        except BrokenPipeError:
+        except OSError:  # said above
             drop_output()

@@ -1,7 +1,5 @@
 """Which files of a folder count as images, by their names, and what is said about the others."""
-import sys
-
-from common.errors import printable
+from common.errors import complain, printable
 
 # Of class folders: torchvision's. The images of a data set are numbered, so that an ending more
 # would make another data set of the same folder.
@@ -42,4 +40,4 @@ class PassedOver:
     def say(self):
         """One line on standard error, if there were any."""
         if self.count:
-            print(self, file=sys.stderr, flush=True)
+            complain(self)

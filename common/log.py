@@ -9,7 +9,7 @@ import time
 from tqdm import tqdm
 
 from common.checkpoint import replace_atomically
-from common.errors import InputError, drop_output, printable
+from common.errors import InputError, complain, drop_output, printable
 
 
 class TqdmHandler(logging.Handler):
@@ -99,8 +99,7 @@ class RunLog:
         """Says once that the log cannot be written (disk full); the run is worth more."""
         if not self.lost:
             self.lost = True
-            with contextlib.suppress(OSError):  # nobody may be there to read it
-                print(f'WARNING: the log cannot be written: {error}', file=sys.stderr, flush=True)
+            complain(f'WARNING: the log cannot be written: {error}')
 
     def lose_terminal(self, error):
         """Says in log.txt why the terminal has no further line."""

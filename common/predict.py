@@ -74,7 +74,7 @@ def predict(model, files, topk=5, batch_size=32, workers=None):
             continue
         best = scores.argsort(kind='stable')[::-1][:topk]
         yield {'file': printable(file), 'classes': [
-            {'label': int(label), 'name': printable(classifier.class_name(label)),
+            {'label': int(label), 'name': classifier.class_name(label),
              'score': float(scores[label])} for label in best]}
 
 

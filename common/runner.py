@@ -25,7 +25,7 @@ from common import dist, processes
 from common.checkpoint import BEST, LAST, find_run, replace_atomically, resume
 from common.config import differences, plain_config
 from common.ema import Ema, build_ema
-from common.errors import InputError, RunError, one_line, printable, set_up_output
+from common.errors import InputError, RunError, complain, one_line, set_up_output
 from common.flags import add_flag
 from common.layers import recompute_cells
 from common.loader import Batches, Normalize, get_dataloader
@@ -125,8 +125,7 @@ def errors_in_one_line():
         text, code = str(error), WRONG_INPUT if isinstance(error, InputError) else FAILED
         if not isinstance(error, (InputError, RunError)):
             text = f'{type(error).__name__}: {one_line(error)} (-debug shows where)'
-        with contextlib.suppress(OSError):  # nobody may be there to read it
-            print(f'error{where}: {printable(text)}', file=sys.stderr, flush=True)
+        complain(f'error{where}: {text}')
         sys.exit(code)
 
 

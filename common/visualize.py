@@ -37,7 +37,7 @@ from common.config import update_config
 from common.curves import METRICS, read_metrics, run_figure
 from common.datasets import get_dataset
 from common.erasing import build_erasing
-from common.errors import InputError, errors_of_a_tool, printable, say
+from common.errors import InputError, complain, errors_of_a_tool, printable, say
 from common.flags import add_flag, check_least, check_output, check_output_folder
 from common.loader import Batches, Normalize, get_dataloader
 from common.processes import set_up_cpu
@@ -368,7 +368,7 @@ def read_lines(run):
     """The figures of a run's folder; a note about what cannot be read goes to standard error."""
     lines, note = read_metrics(os.path.join(run, METRICS))
     if note:
-        print(f'WARNING: {printable(note)}', file=sys.stderr)
+        complain(f'WARNING: {note}')
     return lines
 
 

@@ -96,8 +96,14 @@ def test_names_in_features_errors_and_the_log_O1(weights, names, tmp_path, monke
     assert sorted(np.load(tmp_path / 'a.npz')['names'].tolist()) == sorted(
         f'{names}/{shown}' for shown in NAMES.values())
     missing = os.fsdecode(b'none' + GBK)
+    model = init_model('vit_digits', weights)
     with pytest.raises(InputError, match=re.escape(f'none{NAMES[GBK]}: cannot read the image')):
-        inference_model(init_model('vit_digits', weights), missing)
+        inference_model(model, missing)
+    model.class_names = [f'\x1b\ud800{label}' for label in range(10)]
+    predictions = list(predict.predict(model, [f'{names}/a.png'], topk=1))
+    predict.write_json(str(tmp_path / 'a.json'), predictions)
+    found, = json.loads((tmp_path / 'a.json').read_text(encoding='utf-8'))[0]['classes']
+    assert found['name'] == rf'\x1b\xed\xa0\x80{found["label"]}'
     with pytest.raises(SystemExit) as end, errors_of_a_tool():
         raise InputError(f'{missing}: got a\nb')
     assert str(end.value) == rf'error: none{NAMES[GBK]}: got a\x0ab'
