@@ -41,11 +41,12 @@ def printable(text, limit=None):
 
     Args:
         text: str, or what has one.
-        limit: how many characters of it at most, with '...' for the rest; None takes all.
+        limit: how many characters of it at most, the last three '...' if it has more; None takes
+            all.
     """
     text = str(text)
     if limit is not None and len(text) > limit:
-        text = f'{text[:limit]}...'
+        text = f'{text[:limit - 3]}...'
     text = RAW_BYTES.sub(lambda found: found[0].encode('utf-8', 'surrogateescape').decode(
         'utf-8', 'backslashreplace'), text)
     return UNPRINTABLE.sub(lambda found: ''.join(
