@@ -32,18 +32,18 @@ $(BIN26)/.test: pyproject.toml
 	touch $@
 
 $(DIGITS)/val_list.txt: | $(BIN)/.demo
-	$(BIN)/python -W ignore -m common.digits $(DIGITS)
+	$(BIN)/python -m common.digits $(DIGITS)
 
 demo: $(BIN)/.demo $(DIGITS)/val_list.txt
 	@rm -rf $(DEMO)
-	cd vit && ../$(BIN)/python -W ignore main_multi_gpu.py -cfg=./configs/vit_digits.yaml \
+	cd vit && ../$(BIN)/python main_multi_gpu.py -cfg=./configs/vit_digits.yaml \
 		-data_path=../$(DIGITS) -output=../$(DEMO)/train
 	@echo; echo "--- the saved weights, evaluated again"
-	cd vit && ../$(BIN)/python -W ignore main_multi_gpu.py -cfg=./configs/vit_digits.yaml \
+	cd vit && ../$(BIN)/python main_multi_gpu.py -cfg=./configs/vit_digits.yaml \
 		-data_path=../$(DIGITS) -output=../$(DEMO)/eval -eval \
 		-pretrained=$$(ls -d ../$(DEMO)/train/*)/best.pdparams
 	@echo; echo "--- one prediction"
-	$(BIN)/python -W ignore -m common.predict -cfg vit_digits -topk 3 \
+	$(BIN)/python -m common.predict -cfg vit_digits -topk 3 \
 		-pretrained $(DEMO)/train/*/best.pdparams $$(ls $(DIGITS)/val/7/*.png | head -1)
 	@echo; echo "curves: $$(ls $(DEMO)/train/*/curves.png)"
 	@echo "the trained ViT: $$(tail -1 $(DEMO)/train/*/log.txt | cut -d' ' -f3-)"
@@ -67,11 +67,11 @@ reliability: $(BIN)/.test
 # For a machine with a GPU: what a CPU cannot check. Uses the Paddle of `python`, which must be one
 # for GPUs; `make gpu-check PYTHON=...` chooses another.
 gpu-check:
-	$(PYTHON) -W ignore -m tests.gpu_check
+	$(PYTHON) -m tests.gpu_check
 
 # 5,000 weight files, one half mutated, the other built from a grammar; `make test` loads 400.
 fuzz: $(BIN)/.test
-	$(BIN)/python -W ignore -m tests.fuzz_weights 5000
+	$(BIN)/python -m tests.fuzz_weights 5000
 
 lint: $(BIN)/.test
 	$(BIN)/ruff check .

@@ -11,6 +11,7 @@ import json
 import os
 import reprlib
 import sys
+import warnings
 from functools import partial
 from typing import NamedTuple
 
@@ -22,7 +23,7 @@ from common.class_names import check_class_names, imagenet_classes  # noqa: F401
 from common.config import set_options
 from common.errors import InputError, one_line, printable
 from common.flags import add_flag
-from common.folders import EXPECTED, EXTENSIONS
+from common.image_names import READABLE, PassedOver, is_hidden, is_image
 from common.images import as_rgb, load_image
 from common.layers import to_pair
 from common.loader import EvalSampler, Loader, Normalize
@@ -55,12 +56,12 @@ class Classifier:
 
     Attributes:
         preprocessing: Preprocessing.
-        class_names: list of K str, or None if they are not known.
+        class_names: list of K printable str, or None if they are not known.
     """
 
     def __init__(self, preprocessing, class_names=None):
         self.preprocessing = preprocessing
-        self.class_names = class_names
+        self.class_names = class_names and [printable(name) for name in class_names]
 
     def __call__(self, pixels):
         """uint8 [B, 3, H, W] -> logits, float32 [B, K], both of numpy."""
@@ -148,7 +149,10 @@ def inference_model(model, images, batch_size=32, workers=None):
     """
     classifier = as_classifier(model)
     if isinstance(images, (str, os.PathLike)) and os.path.isdir(images):
-        images = list_images([images])
+        passed_over = PassedOver()
+        images = list_images([images], passed_over)
+        if passed_over.count:
+            warnings.warn(str(passed_over), stacklevel=2)
     elif isinstance(images, np.ndarray) and images.ndim == 4:
         images = list(images)
     one = not isinstance(images, (list, tuple))
@@ -244,19 +248,54 @@ def stack_pictures(items):
     return np.ascontiguousarray(pixels), np.frombuffer(errors, np.uint8)
 
 
-def list_images(paths):
-    """The files of some paths; a folder stands for all images in it, sorted by name."""
+def list_images(paths, passed_over=None):
+    """The files of some paths; a folder stands for all images in it, sorted by name.
+
+    Args:
+        paths: of images and folders.
+        passed_over: PassedOver, which counts what is in a folder, neither hidden nor an image.
+
+    Raises:
+        InputError: a folder cannot be read, or has no image.
+    """
     found = []
     for path in map(os.fspath, paths):
-        if not os.path.isdir(path):
+        if os.path.isdir(path):
+            inside = images_inside(path, passed_over or PassedOver())
+            if not inside:
+                raise InputError(f'{path}: got a folder without images, expected files with '
+                                 f'{", ".join(READABLE)}')
+            found += inside
+        else:
             found.append(path)
-            continue
-        inside = [os.path.join(folder, name) for folder, _, names in os.walk(path)
-                  for name in names if name.lower().endswith(EXTENSIONS)]
-        if not inside:
-            raise InputError(f'{path}: got a folder without images, {EXPECTED}')
-        found += sorted(inside)
     return found
+
+
+def images_inside(path, passed_over):
+    """The images in a folder and in those below it, sorted; see list_images."""
+    def refuse(error):
+        raise InputError(f'{error.filename}: cannot read the folder: {error.strerror}')
+
+    found = []
+    for folder, folders, names in os.walk(path, onerror=refuse):
+        folders[:] = [name for name in folders if not is_hidden(name)]
+        for name in folders:
+            if os.path.islink(os.path.join(folder, name)):
+                passed_over.add(f'{os.path.join(folder, name)} (a link to a folder)')
+        for name in names:
+            if is_image(name) and not is_hidden(name):
+                found.append(os.path.join(folder, name))
+            elif not is_hidden(name):
+                passed_over.add(os.path.join(folder, name))
+    return sorted(found)
+
+
+def images_of_tool(paths):
+    """list_images, with a line on standard error about what was passed over."""
+    passed_over = PassedOver()
+    files = list_images(paths, passed_over)
+    passed_over.say()
+    return files
 
 
 def add_model_flags(parser, needed=True):

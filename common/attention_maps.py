@@ -156,7 +156,7 @@ def check_query(query, image_size):
 def model_input(model, image):
     """An image of attention_maps as the model's input; puts the model into evaluation mode."""
     model.eval()
-    image = paddle.to_tensor(image)
+    image = image if isinstance(image, paddle.Tensor) else paddle.to_tensor(image)
     if image.ndim != 4 or list(image.shape[:2]) != [1, 3]:
         raise InputError(f'image: got shape {list(image.shape)}, expected [1, 3, H, W]')
     if image.dtype == paddle.uint8:

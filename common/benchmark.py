@@ -30,10 +30,11 @@ import paddle.nn.functional as F
 from common.benchmark_data import data_table
 from common.benchmark_memory import memory_table, peak_memory
 from common.benchmark_peers import peers_table
+from common.checkpoint import replace_atomically
 from common.engine import train_one_epoch
 from common.errors import InputError, errors_of_a_tool
 from common.export import runtime_of
-from common.flags import add_flag, check_least
+from common.flags import add_flag, check_least, check_output
 from common.layers import to_pair
 from common.macs import count_macs, count_parameters
 from common.precision import Precision
@@ -274,6 +275,8 @@ def main(argv=None):
         if getattr(args, 'amp', None) and not on_gpu:
             raise InputError('-amp: got it on a CPU, where Paddle computes in float32; '
                              '-runtime paddle-bf16 is what is fast there')
+        if getattr(args, 'json', None):
+            check_output('json', args.json)
         if not on_gpu:
             set_up_cpu()  # as the training program does
         {'model': measure_models, 'peers': measure_peers, 'memory': measure_memory,
@@ -289,12 +292,12 @@ def measure_models(args):
     rows = model_rows(names, args.image_size, args.batch_size, args.runtime, args.train, args.amp,
                       args.rounds)
     facts = environment()
+    if args.json:
+        with replace_atomically(args.json) as temporary, open(temporary, 'w') as stream:
+            json.dump({**facts, 'rounds': args.rounds, 'rows': rows}, stream, indent=1)
     print(', '.join(f'{key} {value:.0f}' if isinstance(value, float) else f'{key} {value}'
                     for key, value in facts.items()) + '\n')
     print(model_table(rows))
-    if args.json:
-        with open(args.json, 'w') as stream:
-            json.dump({**facts, 'rounds': args.rounds, 'rows': rows}, stream, indent=1)
 
 
 def measure_peers(args):

@@ -76,7 +76,10 @@ def read_checkpoint(path):
 
 @contextlib.contextmanager
 def replace_atomically(path):
-    """A temporary path beside `path`, to be written; takes its place at the end of the block."""
+    """A temporary path beside `path`, to be written; takes its place at the end of the block.
+
+    An OSError in the block names `path`, not the temporary file that its user does not know.
+    """
     temporary = f'{path}.tmp{os.getpid()}'
     with contextlib.suppress(FileNotFoundError):
         os.remove(temporary)  # it might be another name of a file that is needed
@@ -85,9 +88,11 @@ def replace_atomically(path):
         with open(temporary, 'rb+') as stream:
             os.fsync(stream.fileno())
         os.replace(temporary, path)
-    except BaseException:
+    except BaseException as error:
         if os.path.exists(temporary):
             os.remove(temporary)
+        if isinstance(error, OSError) and error.filename in (None, temporary):
+            error.filename = path
         raise
     folder = os.open(os.path.dirname(os.path.abspath(path)), os.O_RDONLY)
     try:

@@ -19,7 +19,8 @@ from PIL import Image
 from tqdm import tqdm
 
 from common.bounds import Budget, Refused
-from common.errors import InputError, one_line
+from common.checkpoint import replace_atomically
+from common.errors import InputError, errors_of_a_tool, one_line, printable, say
 from common.lists import ImageList
 from common.safe_load import DataUnpickler
 
@@ -232,7 +233,6 @@ def download_cifar(name, folder):
             with open(path, 'rb') as stream:
                 copy(stream, None, layout.md5, f'{path} (remove it to download it again)')
             return path
-        from common.checkpoint import replace_atomically  # it imports Paddle, which takes a second
         os.makedirs(folder, exist_ok=True)
         with replace_atomically(path) as temporary, open(temporary, 'wb') as target, \
                 urllib.request.urlopen(url, timeout=30) as source:
@@ -255,10 +255,12 @@ def copy(source, target, md5, where):
         raise InputError(f'{where}: got md5 {digest.hexdigest()}, expected {md5}')
 
 
-if __name__ == '__main__':
-    if len(sys.argv) != 3:
+def main(argv):
+    if len(argv) != 2:
         sys.exit(__doc__)
-    try:
-        print(download_cifar(*sys.argv[1:]))
-    except InputError as error:
-        sys.exit(f'error: {error}')
+    with errors_of_a_tool():
+        say(printable(download_cifar(*argv)))
+
+
+if __name__ == '__main__':
+    main(sys.argv[1:])

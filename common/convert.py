@@ -8,8 +8,6 @@ that it understands. `-check` loads the result into a new model, runs both, and 
 """
 import argparse
 import hashlib
-import os
-import sys
 
 import numpy as np
 import paddle
@@ -17,7 +15,8 @@ from safetensors.numpy import save_file
 
 from common.checkpoint import replace_atomically, write_atomically
 from common.config import set_options
-from common.errors import InputError
+from common.errors import InputError, errors_of_a_tool, printable, say
+from common.flags import check_output
 from common.weights import load_pretrained
 from common.zoo import build_model, model_config, model_with_weights
 
@@ -43,10 +42,7 @@ def convert(name_or_file, source, target, check=False, options=()):
     Raises:
         InputError: the source does not fit, or the result differs.
     """
-    if os.path.splitext(target)[1] not in SUFFIXES:
-        raise InputError(f'-dst: got {target}, expected a name with {" or ".join(SUFFIXES)}')
-    if not os.path.isdir(os.path.dirname(target) or '.'):
-        raise InputError(f'-dst: got {target}, expected a folder that exists')
+    check_output('dst', target, SUFFIXES)
     model = model_with_weights(
         name_or_file, source, lambda config, limits: set_options(config, options, *limits))
     notes, classes = list(model.notes), model.config.MODEL.NUM_CLASSES
@@ -94,15 +90,13 @@ def main(argv=None):
     parser.add_argument('-o', action='append', metavar='KEY=VALUE',
                         help='a key of the config; several are possible')
     args = parser.parse_args(argv)
-    try:
+    with errors_of_a_tool():
         notes, digest = convert(args.cfg, args.src, args.dst, args.check, args.o or ())
-    except (InputError, OSError) as error:
-        sys.exit(f'error: {error}')
-    for note in notes:
-        print(note)
-    print(f'{args.src} -> {args.dst}')
-    if digest:
-        print(f'check: the logits are equal, hash {digest}')
+        for note in notes:
+            say(printable(note))
+        say(f'{printable(args.src)} -> {printable(args.dst)}')
+        if digest:
+            say(f'check: the logits are equal, hash {digest}')
 
 
 if __name__ == '__main__':

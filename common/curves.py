@@ -6,20 +6,90 @@ import json
 import os
 import sys
 
-import matplotlib
+from matplotlib.figure import Figure
 
-matplotlib.use('Agg')
-from matplotlib import pyplot as plt  # noqa: E402 - after the choice of the backend
+from common.config import read_yaml
+from common.drawing import best_of, columns, save
+from common.errors import InputError, complain, errors_of_a_tool
+
+METRICS, PICTURE = 'metrics.jsonl', 'curves.png'  # in a run's folder
+# What a line of each kind must have for a picture.
+FIGURES = {'train': ('epoch', 'epoch_share', 'loss', 'acc1', 'lr'),
+           'eval': ('epoch', 'loss', 'acc1', 'acc5'), 'eval_ema': ('epoch', 'acc1'),
+           'best': ('epoch', 'acc1')}
 
 
-def draw(metrics_file, picture):
-    """Draws the lines of a metrics.jsonl into a PNG file."""
-    with open(metrics_file) as stream:
-        lines = [json.loads(line) for line in stream]
+def read_metrics(file):
+    """The figures of a run, and which of its evaluations the saved weights are of.
+
+    A line that cannot be read is left out: a run that was killed leaves half a line.
+
+    Args:
+        file: metrics.jsonl. For a run of a version that did not write lines of the kind 'best',
+            the config.yaml beside it tells whether the averaged weights are those that were saved.
+
+    Returns:
+        A list of dicts, and a note about the lines that are left out or ''.
+
+    Raises:
+        InputError: no line can be read.
+        OSError: the file cannot be read.
+    """
+    lines, note, bad = [], '', 0
+    with open(file, encoding='utf-8', errors='replace') as stream:
+        for number, text in enumerate(stream, 1):
+            line = figures_of(text)
+            if line:
+                lines.append(line)
+                continue
+            bad += 1
+            note = note or f'{file}:{number}: got {text.strip()[:60]!r}, expected a line of a ' \
+                           f'run\'s figures'
+    if bad:
+        note += f'; {bad} of {number} lines are left out'
+    if not lines:
+        raise InputError(note or f'{file}: got no figures yet')
+    if best_of(lines) is None:
+        lines += best_by_config(lines, os.path.join(os.path.dirname(file), 'config.yaml'))
+    return lines, note
+
+
+def figures_of(text):
+    """A line of metrics.jsonl as a dict, or None if it is none."""
+    try:
+        line = json.loads(text)
+    except (ValueError, RecursionError):
+        return None
+    if not isinstance(line, dict) or not isinstance(line.get('kind'), str):
+        return None
+    needed = FIGURES.get(line['kind'], ())
+    return line if all(isinstance(line.get(name), (int, float)) for name in needed) else None
+
+
+def best_by_config(lines, config_file):
+    """[a line of the kind 'best'] as the run would have written it last; [] if it has none."""
+    chosen = [line for line in lines if line['kind'] == 'eval']
+    averaged = [line for line in lines if line['kind'] == 'eval_ema']
+    if averaged and os.path.isfile(config_file):
+        keys = {key: value for key, value, _ in read_yaml(config_file)}
+        chosen = averaged if keys.get('TRAIN.EMA.BEST') else chosen
+    if not chosen:
+        return []
+    best = max(chosen, key=lambda line: line['acc1'])  # of equal ones the first, as in training
+    return [{'kind': 'best', 'epoch': best['epoch'], 'acc1': best['acc1']}]
+
+
+def run_figure(lines):
+    """The figure of one run.
+
+    Args:
+        lines: of read_metrics.
+    """
     train = [line for line in lines if line['kind'] == 'train']
     evaluations = [line for line in lines if line['kind'] == 'eval']
     averaged = [line for line in lines if line['kind'] == 'eval_ema']
-    figure, (loss, accuracy, rate) = plt.subplots(1, 3, figsize=(13, 3.8), layout='constrained')
+    figure = Figure(figsize=(13, 3.8), layout='constrained')
+    loss, accuracy, rate = figure.subplots(1, 3)
 
     loss.plot(*columns(train, 'epoch_share', 'loss'), label='training', alpha=0.8)
     loss.plot(*columns(evaluations, 'epoch', 'loss'), label='evaluation')
@@ -34,8 +104,8 @@ def draw(metrics_file, picture):
         accuracy.plot(*columns(averaged, 'epoch', 'acc1', 100), label='averaged weights, acc@1')
     accuracy.set_title('accuracy (%)')
     accuracy.legend(loc='lower right')
-    if evaluations:
-        best = max(evaluations + averaged, key=lambda line: line['acc1'])
+    best = best_of(lines)
+    if best:
         accuracy.annotate(f'best {100 * best["acc1"]:.2f}', (best['epoch'], 100 * best['acc1']),
                           xytext=(0, -28), textcoords='offset points', ha='center',
                           arrowprops={'arrowstyle': '->'})
@@ -46,18 +116,24 @@ def draw(metrics_file, picture):
     for axes in (loss, accuracy, rate):
         axes.set_xlabel('epoch')
         axes.grid(alpha=0.3)
-    figure.savefig(picture, dpi=100)
-    plt.close(figure)
+    return figure
 
 
-def columns(lines, x, y, scale=1):
-    return [line[x] for line in lines], [line[y] * scale for line in lines]
+def draw(folder):
+    """Draws curves.png of a run's folder; returns the note of read_metrics."""
+    lines, note = read_metrics(os.path.join(folder, METRICS))
+    save(run_figure(lines), os.path.join(folder, PICTURE), dpi=100)
+    return note
+
+
+def main(argv):
+    if len(argv) != 1:
+        sys.exit(__doc__)
+    with errors_of_a_tool():
+        note = draw(argv[0])
+        if note:
+            complain(f'WARNING: {note}')
 
 
 if __name__ == '__main__':
-    if len(sys.argv) != 2:
-        sys.exit(__doc__)
-    try:
-        draw(os.path.join(sys.argv[1], 'metrics.jsonl'), os.path.join(sys.argv[1], 'curves.png'))
-    except OSError as error:
-        sys.exit(f'error: {error}')
+    main(sys.argv[1:])

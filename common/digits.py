@@ -11,7 +11,7 @@ import sys
 import numpy as np
 from PIL import Image
 
-from common.errors import InputError
+from common.errors import InputError, errors_of_a_tool, printable, say
 from common.lists import ImageList
 
 
@@ -75,11 +75,13 @@ def write_digits(folder):
     return len(lists['train']), len(lists['val'])
 
 
-if __name__ == '__main__':
-    if len(sys.argv) != 2:
+def main(argv):
+    if len(argv) != 1:
         sys.exit(__doc__)
-    try:
-        print('{}: {} training and {} validation images'.format(
-            sys.argv[1], *write_digits(sys.argv[1])))
-    except (InputError, OSError) as error:
-        sys.exit(f'error: {error}')
+    with errors_of_a_tool():
+        say('{}: {} training and {} validation images'.format(
+            printable(argv[0]), *write_digits(argv[0])))
+
+
+if __name__ == '__main__':
+    main(sys.argv[1:])

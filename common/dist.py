@@ -41,7 +41,9 @@ class Agreement:
 
     def __call__(self, *flags):
         """Numbers or scalar tensors, 0 for no -> as many booleans."""
-        values = paddle.stack([paddle.to_tensor(flag).astype('float32') for flag in flags])
+        tensors = [flag if isinstance(flag, paddle.Tensor) else paddle.to_tensor(flag)
+                   for flag in flags]
+        values = paddle.stack([tensor.astype('float32') for tensor in tensors])
         values = all_reduce_sum(values)
         if self.delayed:
             values, self.pending = self.pending, values

@@ -1,19 +1,19 @@
 """Pictures from arrays: maps over images, learned windows, filters, position embeddings, batches.
 
-A function `..._figure` gives a matplotlib figure; `save` writes it as a PNG file.
+A function `..._figure` gives a matplotlib figure; `save` writes it as a PNG file. They do without
+pyplot, which belongs to the process: its backend and its open figures stay as the user has them.
 """
 import math
+import warnings
 
 import cv2
 import matplotlib
 import numpy as np
+from matplotlib.figure import Figure
+from matplotlib.patches import Rectangle
 
 from common.checkpoint import replace_atomically
-from common.curves import columns
-
-matplotlib.use('Agg')
-from matplotlib import pyplot as plt  # noqa: E402 - after the choice of the backend
-from matplotlib.patches import Rectangle  # noqa: E402
+from common.errors import printable
 
 COLOURS = matplotlib.colormaps['inferno']
 INCH = 1.7           # width of a panel; up to 3 where there are few
@@ -22,11 +22,27 @@ LINE = 0.16          # height of a line of text above it
 SHORTEST_SIDE = 224  # small pictures are enlarged, pixel by pixel, to about this
 
 
-def save(figure, file):
+def save(figure, file, dpi=110):
     """Writes a figure as a PNG file: the whole one or none."""
-    with replace_atomically(file) as temporary:
-        figure.savefig(temporary, format='png', dpi=110)
-    plt.close(figure)
+    with replace_atomically(file) as temporary, warnings.catch_warnings():
+        # matplotlib's font has no Chinese, for one; it draws boxes, and warns of each character
+        warnings.filterwarnings('ignore', 'Glyph .* missing|Matplotlib currently does not support')
+        figure.savefig(temporary, format='png', dpi=dpi)
+
+
+def literal(text):
+    """A line with names in it for a figure, where a formula would stand between two $."""
+    return printable(text).replace('$', r'\$')
+
+
+def columns(lines, x, y, scale=1):
+    """Two lists of the lines of metrics.jsonl: their x, and their y times `scale`."""
+    return [line[x] for line in lines], [line[y] * scale for line in lines]
+
+
+def best_of(lines):
+    """The line of metrics.jsonl about the evaluation whose weights were saved, or None."""
+    return next((line for line in reversed(lines) if line['kind'] == 'best'), None)
 
 
 def overlay(picture, weights):
@@ -73,13 +89,12 @@ def panels(groups, most_columns, height, lines, title):
     count = math.ceil(widest / math.ceil(widest / most_columns))  # rows of about the same length
     rows = [math.ceil(group / count) for group in groups]
     inch = max(INCH, min(3, LEAST_WIDTH / count))
-    figure, axes = plt.subplots(
-        sum(rows), count, squeeze=False, layout='constrained',
-        figsize=(max(count * inch, LEAST_WIDTH),
-                 sum(rows) * (inch * height + lines * LINE) + 2.5 * LINE))
+    figure = Figure(layout='constrained', figsize=(
+        max(count * inch, LEAST_WIDTH), sum(rows) * (inch * height + lines * LINE) + 2.5 * LINE))
+    axes = figure.subplots(sum(rows), count, squeeze=False)
     for one in axes.flat:
         one.set_axis_off()
-    figure.suptitle(title, fontsize=10)
+    figure.suptitle(literal(title), fontsize=10)
     starts = np.cumsum([0, *rows])
     return figure, [list(axes[start:start + used].flat)[:group] for start, used, group
                     in zip(starts, rows, groups, strict=False)]
@@ -104,7 +119,7 @@ def attention_figure(rows, title, mark=None):
     height, width = rows[0][1].shape[:2]
     figure, groups = panels([1 + len(maps) for _, _, maps in rows], 8, height / width, 2, title)
     for (name, picture, maps), axes in zip(rows, groups, strict=True):
-        show(axes[0], enlarge(picture), name, mark)
+        show(axes[0], enlarge(picture), literal(name), mark)
         for one, (words, weights) in zip(axes[1:], maps, strict=True):
             show(one, overlay(picture, weights), f'{words}\n{range_and_sum(weights)}', mark)
     return figure
@@ -134,11 +149,11 @@ def windows_figure(rows, title):
     figure, groups = panels([len(queries) for _, _, queries in rows], 5,
                             (bottom - top) / (right - left), 1, title)
     heads = len(rows[0][2][0][1])
-    colours = plt.get_cmap('tab10' if heads <= 10 else 'tab20').colors
+    colours = matplotlib.colormaps['tab10' if heads <= 10 else 'tab20'].colors
     for (name, picture, queries), axes in zip(rows, groups, strict=True):
         for index, (one, (default, windows)) in enumerate(zip(axes, queries, strict=True)):
             one.imshow(picture, extent=(0, width, height, 0), interpolation='nearest', alpha=0.75)
-            one.set_title(name if index == 0 else '', fontsize=8)
+            one.set_title(literal(name) if index == 0 else '', fontsize=8)
             one.add_patch(rectangle(default, edgecolor='black', linewidth=2.4))
             one.add_patch(rectangle(default, edgecolor='white', label='default window'))
             for head, window in enumerate(windows):
@@ -173,10 +188,9 @@ def embedding_figure(similarities, filters, title):
             be empty.
         filters: (title, float [count, k, k, 3], 0 is grey).
     """
-    figure, axes = plt.subplots(
-        1, 1 + len(similarities), squeeze=False, layout='constrained',
-        figsize=(5 + 5.6 * len(similarities), 4.4))
-    figure.suptitle(title, fontsize=10)
+    figure = Figure(figsize=(5 + 5.6 * len(similarities), 4.4), layout='constrained')
+    axes = figure.subplots(1, 1 + len(similarities), squeeze=False)
+    figure.suptitle(literal(title), fontsize=10)
     words, components = filters
     largest = np.abs(components).max(axis=(1, 2, 3), keepdims=True)
     tiles = 0.5 + 0.5 * components / np.maximum(largest, 1e-12)            # each with its own range
@@ -221,7 +235,7 @@ def batch_figure(pictures, words, title):
     height, width = pictures.shape[1:3]
     figure, (axes,) = panels([len(pictures)], 8, height / width, 1, title)
     for one, picture, line in zip(axes, pictures, words, strict=True):
-        show(one, picture, line)
+        show(one, picture, literal(line))
     return figure
 
 
@@ -229,15 +243,16 @@ def runs_figure(runs):
     """Accuracies and training losses of several runs in one picture.
 
     Args:
-        runs: {name: dicts of metrics.jsonl}.
+        runs: {name: dicts of metrics.jsonl, see common.curves.read_metrics}.
     """
-    figure, (accuracy, loss) = plt.subplots(1, 2, figsize=(13, 4.8), layout='constrained')
+    figure = Figure(figsize=(13, 4.8), layout='constrained')
+    accuracy, loss = figure.subplots(1, 2)
     for name, lines in runs.items():
         kinds = {kind: [line for line in lines if line['kind'] == kind]
                  for kind in ('train', 'eval', 'eval_ema')}
-        best = max([line['acc1'] for line in kinds['eval'] + kinds['eval_ema']], default=None)
-        best = '' if best is None else f', best {100 * best:.2f}'
-        line, = accuracy.plot(*columns(kinds['eval'], 'epoch', 'acc1', 100), label=f'{name}{best}')
+        best = best_of(lines)
+        label = literal(name) + (f', best {100 * best["acc1"]:.2f}' if best else '')
+        line, = accuracy.plot(*columns(kinds['eval'], 'epoch', 'acc1', 100), label=label)
         colour = line.get_color()
         if kinds['eval_ema']:
             accuracy.plot(*columns(kinds['eval_ema'], 'epoch', 'acc1', 100), '--', color=colour,

@@ -30,12 +30,12 @@ from common.apis import (
     Eager,
     Preprocessing,
     add_model_flags,
-    list_images,
+    images_of_tool,
     model_of,
     pixel_batches,
 )
-from common.errors import InputError, errors_of_a_tool, one_line
-from common.flags import add_flag
+from common.errors import InputError, errors_of_a_tool, one_line, printable, say
+from common.flags import add_flag, check_output_folder
 from common.processes import end_of, end_with_parent, set_up_cpu
 from common.runtimes import (
     FACTS,
@@ -340,19 +340,20 @@ def main(argv=None):
     args = make_parser().parse_args(argv)
     with errors_of_a_tool():
         set_up_cpu()
+        check_output_folder('output', args.output)
         check_replaceable(os.path.abspath(args.output))
-        images = list_images(args.images)
+        images = images_of_tool(args.images)
         facts = export_model(model_of(args), args.output, args.format, images)
-    size = sum(os.path.getsize(os.path.join(args.output, name)) for name in facts['files'])
-    height, width = facts['preprocessing']['image_size']
-    print(f'{args.output}: {facts["model"]} as {args.format}, {size / 1e6:.1f} MB, input [B, 3, '
-          f'{height}, {width}], {facts["num_classes"]} classes')
-    for kind in facts['check']:
-        if kind != 'tolerance':
-            found = facts['check'][kind]
-            print(f'{found["count"]} {kind}: logits differ from the model\'s by '
-                  f'{found["error"]:.1g} of the largest (at most '
-                  f'{facts["check"]["tolerance"]:g})')
+        size = sum(os.path.getsize(os.path.join(args.output, name)) for name in facts['files'])
+        height, width = facts['preprocessing']['image_size']
+        say(f'{printable(args.output)}: {facts["model"]} as {args.format}, {size / 1e6:.1f} MB, '
+            f'input [B, 3, {height}, {width}], {facts["num_classes"]} classes')
+        for kind in facts['check']:
+            if kind != 'tolerance':
+                found = facts['check'][kind]
+                say(f'{found["count"]} {kind}: logits differ from the model\'s by '
+                    f'{found["error"]:.1g} of the largest (at most '
+                    f'{facts["check"]["tolerance"]:g})')
 
 
 if __name__ == '__main__':

@@ -18,11 +18,11 @@ import numpy as np
 import paddle
 from tqdm import tqdm
 
-from common.apis import Preprocessing, add_model_flags, list_images, model_of, pixel_batches
+from common.apis import Preprocessing, add_model_flags, images_of_tool, model_of, pixel_batches
 from common.attention_maps import reads_class_token
 from common.checkpoint import replace_atomically
-from common.errors import InputError, errors_of_a_tool
-from common.flags import add_flag, check_least
+from common.errors import InputError, errors_of_a_tool, printable, say
+from common.flags import add_flag, check_least, check_output
 from common.layers import FEATURE_TYPES
 from common.loader import Normalize
 from common.processes import set_up_cpu
@@ -139,13 +139,13 @@ def write_features(model, files, output, types, stage, batch_size, workers):
                 tqdm.write(f'error: {error}', file=sys.stderr)
             if good:
                 writer.add(arrays)
-            names += good
+            names += map(printable, good)
             failed += len(errors)
             bar.update(len(good) + len(errors))
         if names:
             writer.finish(names=np.array(names))
     for name, (_, dtype, shape) in writer.parts.items():
-        print(f'{output}: {name}, {dtype} {[len(names), *shape]}')
+        say(f'{printable(output)}: {name}, {dtype} {[len(names), *shape]}')
     return failed
 
 
@@ -153,12 +153,9 @@ def main(argv=None):
     args = make_parser().parse_args(argv)
     with errors_of_a_tool():
         check_least(args, batch_size=1, workers=0)
-        if not args.output.endswith('.npz') or not os.path.isdir(
-                os.path.dirname(os.path.abspath(args.output))):
-            raise InputError(f'-output: got {args.output}, expected a name that ends with .npz, in '
-                             f'a folder that exists')
+        check_output('output', args.output, ('.npz',))
         set_up_cpu()
-        files = list_images(args.images)
+        files = images_of_tool(args.images)
         model = model_of(args)
         types = list(dict.fromkeys(
             args.type or ['cls_token' if reads_class_token(model) else 'avg_featmap']))

@@ -1,4 +1,6 @@
 """What the command lines of the programs and tools share."""
+import os
+
 from common.errors import InputError
 
 
@@ -14,3 +16,37 @@ def check_least(args, **least):
         for value in values if isinstance(values, list) else [values]:
             if value is not None and value < smallest:
                 raise InputError(f'-{flag}: got {value}, expected at least {smallest}')
+
+
+def check_output(flag, path, suffixes=('',)):
+    """Raises InputError if no file can be written at `path`: before the work that it is for.
+
+    A file that is there is not touched; the folder must exist.
+
+    Args:
+        flag: that named the path.
+        suffixes: tuple of the endings that its name may have.
+    """
+    if not path.endswith(suffixes):
+        raise InputError(f'-{flag}: got {path}, expected a name that ends with '
+                         f'{" or ".join(suffixes)}')
+    if os.path.lexists(path) and not os.path.isfile(path):
+        raise InputError(f'-{flag}: got {path}, which is there and no file')
+    probe = f'{path}.tmp{os.getpid()}'  # as replace_atomically will: a name too long is found, too
+    try:
+        with open(probe, 'wb'):
+            pass
+        os.remove(probe)
+    except OSError as error:
+        raise InputError(f'-{flag}: got {path}, expected a file that can be written, in a folder '
+                         f'that exists: {error.strerror}') from None
+
+
+def check_output_folder(flag, path):
+    """Raises InputError if `path` is no folder in which files can be made, nor can become one."""
+    nearest = os.path.abspath(path)
+    while not os.path.lexists(nearest):
+        nearest = os.path.dirname(nearest)
+    if not os.path.isdir(nearest) or not os.access(nearest, os.W_OK | os.X_OK):
+        raise InputError(f'-{flag}: got {path}, expected a folder that can be written or made; '
+                         f'{nearest} cannot be written or is no folder')

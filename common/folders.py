@@ -11,10 +11,9 @@ import numpy as np
 
 from common.class_names import check_count, class_names  # noqa: F401 - where they were
 from common.errors import InputError
+from common.image_names import EXPECTED, EXTENSIONS, PassedOver, is_hidden, is_image
 from common.lists import ImageList
 
-EXTENSIONS = ('.jpg', '.jpeg', '.png', '.ppm', '.bmp', '.pgm', '.tif', '.tiff', '.webp')
-EXPECTED = f'expected files with {", ".join(EXTENSIONS)}'
 MAX_DEPTH = 8  # folders in a class folder; more is a link that leads back
 
 
@@ -53,9 +52,11 @@ def read_folder(data_path, is_train=True):
         raise InputError(f'{os.path.join(folder, unknown[0])}: a class that is not in {train}; '
                          f'{len(unknown)} of {len(present)} classes are not')
     split = os.path.basename(folder)
+    passed_over = PassedOver()
     images = make_images(data_path, folder, (
         (name, numbers[class_name]) for class_name in present
-        for name in image_names(data_path, f'{split}/{class_name}')))
+        for name in image_names(data_path, f'{split}/{class_name}', passed_over)))
+    passed_over.say()
     if is_train:
         counts = np.bincount(images.labels, minlength=len(classes))
         if not counts.all():
@@ -92,16 +93,17 @@ def entries(folder):
     try:
         with os.scandir(folder) as found:
             return sorted((entry.name, entry.is_dir()) for entry in found
-                          if not entry.name.startswith('.'))
+                          if not is_hidden(entry.name))
     except OSError as error:
         raise InputError(f'{folder}: cannot read the folder: {error.strerror}') from None
 
 
-def image_names(root, name, depth=0):
+def image_names(root, name, passed_over, depth=0):
     """Yields the names of a folder's images, as bytes and relative to the root.
 
     Args:
         root, name: the folder is root/name.
+        passed_over: PassedOver, which counts the other files.
     """
     if depth > MAX_DEPTH:
         raise InputError(f'{os.path.join(root, name)}: got more than {MAX_DEPTH} folders in a '
@@ -110,7 +112,9 @@ def image_names(root, name, depth=0):
     for file, is_folder in entries(os.path.join(root, name)):
         if is_folder:
             folders.append(file)
-        elif file.lower().endswith(EXTENSIONS):
+        elif not is_image(file, EXTENSIONS):
+            passed_over.add(f'{name}/{file}')
+        else:
             # A link that leads nowhere counts: loading it names it.
             try:
                 yield f'{name}/{file}'.encode()
@@ -118,7 +122,7 @@ def image_names(root, name, depth=0):
                 raise InputError(f'{os.path.join(root, name)}: got the file name '
                                  f'{os.fsencode(file)!r}, expected UTF-8') from None
     for folder in folders:
-        yield from image_names(root, f'{name}/{folder}', depth + 1)
+        yield from image_names(root, f'{name}/{folder}', passed_over, depth + 1)
 
 
 def read_flat_val(data_path, labels_file, ids_file=None):
@@ -146,7 +150,9 @@ def read_flat_val(data_path, labels_file, ids_file=None):
         pairs = (row[0].split()[:2] for _, row in rows_of(ids_file))
         ids = {pair[1]: numbers[pair[0]] for pair in pairs if len(pair) > 1 and pair[0] in numbers}
         words = {**ids, **numbers}
-    names = [name for name in image_names(data_path, 'val') if name.count(b'/') == 1]
+    passed_over = PassedOver()
+    names = [name for name in image_names(data_path, 'val', passed_over) if name.count(b'/') == 1]
+    passed_over.say()
     pairs = []
     for name, (line, word) in zip(names, label_words(labels_file, names), strict=True):
         if word not in words:

@@ -8,12 +8,13 @@ import subprocess
 import sys
 import time
 import traceback
+import warnings
 from multiprocessing import connection, parent_process, resource_tracker
 
 import paddle.distributed as paddle_dist
 
 from common import dist, processes
-from common.errors import InputError, RunError, one_line
+from common.errors import InputError, RunError, complain, one_line, set_up_output
 from common.processes import FAILED, WRONG_INPUT
 from common.run_folder import OWN_FOLDER, choose_folder, discard
 from common.signals import (
@@ -38,11 +39,12 @@ PATIENCE = 60.0
 def errors_in_one_line(signals):
     """Ends the process with one line on standard error, and with the exit code that says what
     kind of end it is; see common/processes.py."""
+    set_up_output()
     try:
         yield
     except Stopped as stopped:
         if not signals.child:
-            say(f'stopped by {signal.Signals(stopped.number).name}')
+            complain(f'stopped by {signal.Signals(stopped.number).name}')
         raise
     except Exception as error:  # noqa: BLE001 - the last one to see it
         if signals.number is not None and not signals.only_noted:
@@ -55,14 +57,8 @@ def errors_in_one_line(signals):
         text, code = str(error), WRONG_INPUT if isinstance(error, InputError) else FAILED
         if not isinstance(error, (InputError, RunError)):
             text = f'{type(error).__name__}: {one_line(error)} (-debug shows where)'
-        say(f'error{where}: {text}')
+        complain(f'error{where}: {text}')
         sys.exit(code)
-
-
-def say(text):
-    """A line on standard error, which may be a file on a full disk."""
-    with contextlib.suppress(OSError):
-        print(text, file=sys.stderr, flush=True)
 
 
 def supervise(config, max_restarts, signals):
@@ -80,13 +76,13 @@ def supervise(config, max_restarts, signals):
             if signals.number is not None or restart == max_restarts:
                 break
             end_children(PATIENCE)  # ranks whose launcher has died
-            say(f'the run has ended with code {code}; restart {restart + 1} of {max_restarts}')
+            complain(f'the run has ended with code {code}; restart {restart + 1} of {max_restarts}')
             time.sleep(1.0)
             if signals.number is not None:
                 raise Stopped(signals.number)
     end_children(PATIENCE)
     why = 'no restart is left' if signals.number is None else 'no restart after a signal'
-    say(f'the run has ended with code {code}; {why}')
+    complain(f'the run has ended with code {code}; {why}')
     return FAILED
 
 
@@ -125,7 +121,9 @@ def spawn(worker, nprocs, arguments, device, signals):
     options = {'backend': 'gloo'} if device == 'cpu' else {}
     with signals.noted():
         resource_tracker.ensure_running()  # it would let the signals in
-        with held_back():
+        with held_back(), warnings.catch_warnings():
+            # what this run's own log says, too: that it computes on the CPU
+            warnings.filterwarnings('ignore', 'Your model will be trained under CPUONLY mode')
             context = paddle_dist.spawn(spawned, args=(worker, *arguments), nprocs=nprocs,
                                         join=False, **options)
         return wait_for(context.processes, signals)
@@ -166,6 +164,6 @@ def first_code(ranks):
     if index is None:
         return 0
     if ended[index] < 0:
-        say(f'error: process {index} was ended by {processes.end_of(ended[index])}')
+        complain(f'error: process {index} was ended by {processes.end_of(ended[index])}')
         return FAILED
     return ended[index]

@@ -1,5 +1,6 @@
 """What a run writes: log.txt, metrics.jsonl, curves.png, and the progress bar on a terminal."""
 import contextlib
+import errno
 import json
 import logging
 import os
@@ -9,17 +10,36 @@ import time
 from tqdm import tqdm
 
 from common.checkpoint import replace_atomically
+from common.errors import InputError, complain, drop_output, printable
 
 
 class TqdmHandler(logging.Handler):
-    """Lines to standard output that do not tear a progress bar."""
+    """Lines to standard output that do not tear a progress bar.
+
+    A run outlives its terminal (`| head`, a connection that ends): from then on it is silent.
+
+    Args:
+        lose: called with the OSError when nobody reads the lines any more.
+    """
+
+    def __init__(self, lose):
+        super().__init__()
+        self.lose = lose
+        self.lost = False
 
     def emit(self, record):
+        if self.lost:
+            return
         try:
             tqdm.write(self.format(record), file=sys.stdout)
             sys.stdout.flush()
-        except OSError:  # it is a file on a full disk
-            self.handleError(record)
+        except OSError as error:
+            if error.errno == errno.ENOSPC:  # a file on a full disk, where there may be space again
+                self.handleError(record)
+                return
+            self.lost = True
+            drop_output()
+            self.lose(error)
 
 
 class RunLog:
@@ -42,9 +62,9 @@ class RunLog:
         self.lost = False
         if not active:
             return
-        handlers = [TqdmHandler()]
+        handlers = [TqdmHandler(self.lose_terminal)]
         if folder:
-            file = logging.FileHandler(os.path.join(folder, 'log.txt'))
+            file = logging.FileHandler(os.path.join(folder, 'log.txt'), encoding='utf-8')
             handlers.append(file)
             self.metrics = open(os.path.join(folder, 'metrics.jsonl'), 'a')  # noqa: SIM115
             if visualdl:
@@ -57,7 +77,7 @@ class RunLog:
 
     def info(self, text):
         if self.active:
-            self.logger.info(text)
+            self.logger.info(printable(text))
 
     def warning(self, text):
         self.info(f'WARNING: {text}')
@@ -83,8 +103,11 @@ class RunLog:
         """Says once that the log cannot be written (disk full); the run is worth more."""
         if not self.lost:
             self.lost = True
-            with contextlib.suppress(OSError):  # standard error may be on the same disk
-                print(f'WARNING: the log cannot be written: {error}', file=sys.stderr, flush=True)
+            complain(f'WARNING: the log cannot be written: {error}')
+
+    def lose_terminal(self, error):
+        """Says in log.txt why the terminal has no further line."""
+        self.warning(f'standard output cannot be written ({error.strerror}); the run goes on')
 
     def progress(self, total, text, initial=0):
         """A progress bar over `total` steps; only on a terminal."""
@@ -109,9 +132,8 @@ class RunLog:
         if self.metrics and (force or time.monotonic() - self.last_curves > 60):
             from common.curves import draw  # matplotlib takes half a second to import
             try:
-                draw(os.path.join(self.folder, 'metrics.jsonl'),
-                     os.path.join(self.folder, 'curves.png'))
-            except OSError as error:
+                draw(self.folder)
+            except (OSError, InputError) as error:
                 self.lose(error)
             self.last_curves = time.monotonic()
 

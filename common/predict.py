@@ -16,14 +16,14 @@ from common.apis import (
     add_model_flags,
     as_classifier,
     classify,
-    list_images,
+    images_of_tool,
     model_of,
     set_device,
 )
 from common.checkpoint import replace_atomically
-from common.errors import InputError, errors_of_a_tool
+from common.errors import InputError, drop_output, errors_of_a_tool, printable
 from common.export import runtime_of
-from common.flags import add_flag, check_least
+from common.flags import add_flag, check_least, check_output
 from common.processes import set_up_cpu
 from common.runtimes import RUNTIMES, load_exported
 
@@ -63,16 +63,17 @@ def classifier_of(args):
 def predict(model, files, topk=5, batch_size=32, workers=None):
     """Yields a dict for each file, in order, with what -json writes.
 
-    `file`; and `classes`, a list of {label, name, score}, most probable first, or `error`.
+    `file`; and `classes`, a list of {label, name, score}, most probable first, or `error`. Names
+    are as common.errors.printable gives them.
     """
     classifier = as_classifier(model)
     for file, (scores, error) in zip(files, classify(classifier, files, batch_size, workers),
                                      strict=True):
         if error:
-            yield {'file': file, 'error': error}
+            yield {'file': printable(file), 'error': error}
             continue
         best = scores.argsort(kind='stable')[::-1][:topk]
-        yield {'file': file, 'classes': [
+        yield {'file': printable(file), 'classes': [
             {'label': int(label), 'name': classifier.class_name(label),
              'score': float(scores[label])} for label in best]}
 
@@ -102,23 +103,39 @@ def write_csv(file, predictions, topk):
             table.writerow([found['file'], *cells, found.get('error', '')])
 
 
+def classify_files(args, model, files):
+    """The predictions, each with its line on the terminal as it comes.
+
+    When nobody reads the lines any more, the rest is predicted for a file that was asked for.
+    """
+    predictions = []
+    with tqdm(total=len(files), unit='img', disable=None, leave=False) as bar:
+        for found in predict(model, files, args.topk, args.batch_size, args.workers):
+            predictions.append(found)
+            try:
+                if 'error' in found:
+                    tqdm.write(f'error: {found["error"]}', file=sys.stderr)
+                else:
+                    tqdm.write(line_of(found))
+            except BrokenPipeError:
+                if not (args.json or args.csv):
+                    raise
+                drop_output()
+            bar.update()
+    return predictions
+
+
 def main(argv=None):
     args = make_parser().parse_args(argv)
     with errors_of_a_tool():
         check_least(args, topk=1, batch_size=1, workers=0)
+        for flag in ('json', 'csv'):
+            if getattr(args, flag):
+                check_output(flag, getattr(args, flag))
         set_up_cpu()
-        files = list_images(args.images)
-        model = classifier_of(args)
-        predictions, failed = [], 0
-        with tqdm(total=len(files), unit='img', disable=None, leave=False) as bar:
-            for found in predict(model, files, args.topk, args.batch_size, args.workers):
-                if 'error' in found:
-                    tqdm.write(f'error: {found["error"]}', file=sys.stderr)
-                    failed += 1
-                else:
-                    tqdm.write(line_of(found))
-                predictions.append(found)
-                bar.update()
+        files = images_of_tool(args.images)
+        predictions = classify_files(args, classifier_of(args), files)
+        failed = sum('error' in found for found in predictions)
         classes = min(args.topk, max(len(found.get('classes', [])) for found in predictions))
         if args.json:
             write_json(args.json, predictions)

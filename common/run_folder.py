@@ -253,9 +253,13 @@ def go_on(position, folder, facts, log):
         return
     in_place = os.path.dirname(file) == folder
     take_best(position, folder, in_place)
+    if in_place:
+        log.cut(position['epoch'], position['step'])
+    best = position['best']
+    if best and (not in_place or best['epoch'] > position['epoch']):  # its line is not in the log
+        log.metric('best', at=best['epoch'], **best)
     if not in_place:
         return
-    log.cut(position['epoch'], position['step'])
     damaged = os.path.join(folder, LAST)
     if file != damaged and os.path.exists(damaged):
         os.replace(damaged, f'{damaged}.damaged')  # else it would become the one before the next

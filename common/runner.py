@@ -136,8 +136,18 @@ def pick_device(config):
     """'gpu' or 'cpu', by DEVICE and by what this Paddle and machine have."""
     has_gpu = paddle.is_compiled_with_cuda() and paddle.device.cuda.device_count() > 0
     if config.DEVICE == 'gpu' and not has_gpu:
-        raise InputError('DEVICE: got gpu, but this machine or this Paddle has none')
+        raise InputError(f'DEVICE: got gpu, but this machine or this Paddle has none '
+                         f'({gpus_looked_for()})')
     return 'gpu' if has_gpu and config.DEVICE != 'cpu' else 'cpu'
+
+
+def gpus_looked_for():
+    """Where Paddle has looked for GPUs, in words."""
+    if not paddle.is_compiled_with_cuda():
+        return f'Paddle {paddle.__version__} is built for CPUs'
+    visible = os.environ.get('CUDA_VISIBLE_DEVICES')
+    return (f'looked for NVIDIA GPUs with a driver for CUDA {paddle.version.cuda()}, '
+            f'CUDA_VISIBLE_DEVICES {"is not set" if visible is None else f"is {visible!r}"}')
 
 
 def launch(config, nprocs, build_model, get_dataset, signals):
@@ -331,6 +341,10 @@ def describe(log, config, model, precision, device, folder):
              f'output in {folder}')
     log.info(f'device: {dist.world_size()} x {device}, precision {precision}, '
              f'Paddle {paddle.__version__}')
+    if device == 'cpu' and config.DEVICE != 'cpu' and paddle.is_compiled_with_cuda():
+        log.warning(f'this Paddle is built for GPUs and found none: the run is on the CPU, many '
+                    f'times slower ({gpus_looked_for()}; nvidia-smi shows what there is). '
+                    f'-o DEVICE=gpu stops instead, -o DEVICE=cpu says that it is meant')
     log.info(f'evaluation images: {data.IMAGE_SIZE} px, crop {data.CROP_PCT}, '
              f'{data.INTERPOLATION}, mean {data.IMAGENET_MEAN}, std {data.IMAGENET_STD}')
 

@@ -212,6 +212,7 @@ class Trainer:
                                        {'epoch': result['epoch'], 'best': result})
         if written:
             self.best = result
+            self.log.metric('best', at=result['epoch'], **result)
         if self.unsaved is None or result['acc1'] >= self.unsaved['acc1']:
             self.unsaved = None if written else result
 

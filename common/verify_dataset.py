@@ -27,8 +27,9 @@ from functools import partial
 import numpy as np
 from tqdm import tqdm
 
-from common.errors import InputError, one_line, printable
-from common.flags import add_flag, check_least
+from common.checkpoint import replace_atomically
+from common.errors import InputError, errors_of_a_tool, one_line, printable, say
+from common.flags import add_flag, check_least, check_output
 from common.folders import folder_labels, read_flat_val, read_folder
 from common.images import load_image
 from common.lists import read_list
@@ -43,7 +44,7 @@ class Findings(dict):
 
     def add(self, kind, text):
         count, texts = self.get(kind, (0, []))
-        self[kind] = count + 1, [*texts, printable(str(text))] if count < SHOWN else texts
+        self[kind] = count + 1, [*texts, printable(text)] if count < SHOWN else texts
 
     def report(self):
         """Prints what was found; returns whether all is well."""
@@ -92,8 +93,8 @@ def verify(path, decode=False, workers=None, num_classes=None):
 def check_labels(images, split, num_classes, findings):
     """Counts of the classes, and labels that are out of range."""
     classes, counts = np.unique(images.labels, return_counts=True)
-    print(f'{images.file}: {len(images)} entries, {len(classes)} classes, {counts.min()} to '
-          f'{counts.max()} images in each', flush=True)
+    print(f'{printable(images.file)}: {len(images)} entries, {len(classes)} classes, '
+          f'{counts.min()} to {counts.max()} images in each', flush=True)
     if num_classes is None:
         return
     for index in np.flatnonzero(images.labels >= num_classes):
@@ -146,7 +147,7 @@ def look_at(path, load, key):
     `key` is filled with the device and number of the file, and with a hash of its bytes if there is
     a load; of what is not there, with a hash of its path.
     """
-    key.reshape(-1, 2)[:] = hash_of(path.encode())
+    key.reshape(-1, 2)[:] = hash_of(os.fsencode(path))
     kind = 'missing files'
     try:
         found = os.stat(path)
@@ -194,16 +195,19 @@ def write_lists(path, val_labels=None, ids=None, force=False):
     Raises InputError if both are there, and what common.folders raises. val_labels and ids are the
     files of its read_flat_val.
     """
-    from common.checkpoint import replace_atomically  # it imports Paddle, which takes a second
     files = {split: os.path.join(path, f'{split}_list.txt') for split in SPLITS}
     kept = [file for file in files.values() if os.path.lexists(file) and not force]
     if len(kept) == len(files):
         raise InputError(f'{path}: got -write, but both lists exist; -force replaces them')
+    if os.path.isdir(path):  # else what is said below of its missing folders is clearer
+        for file in files.values():
+            if file not in kept:
+                check_output('write', file)
     images = {file: read_flat_val(path, val_labels, ids)[0] if val_labels and split == 'val'
               else read_folder(path, split == 'train')[0]
               for split, file in files.items() if file not in kept}
     for file in kept:
-        print(f'{file}: kept; -force replaces it')
+        say(f'{printable(file)}: kept; -force replaces it')
     for file, source in images.items():
         if b'\n' in source.names.tobytes():
             raise InputError(f'{source.file}: got a file name with a line break, which no list '
@@ -212,7 +216,7 @@ def write_lists(path, val_labels=None, ids=None, force=False):
                 open(temporary, 'w', encoding='utf-8') as stream:
             for index, label in enumerate(source.labels.tolist()):
                 stream.write(f'{source.name(index)} {label}\n')
-        print(f'{file}: written')
+        say(f'{printable(file)}: written')
 
 
 def main(argv=None):
@@ -229,16 +233,14 @@ def main(argv=None):
     add('val_labels', 'with -write: labels of the images in PATH/val/', metavar='FILE')
     add('ids', 'with -val_labels: classes of the numbers there', metavar='FILE')
     args = parser.parse_args(argv)
-    try:
+    with errors_of_a_tool():
         check_least(args, workers=1, num_classes=1)
         if args.write:
             write_lists(args.path, args.val_labels, args.ids, args.force)
         elif args.force or args.val_labels or args.ids:
             raise InputError('-force, -val_labels, -ids: got one of them without -write')
-        findings = verify(args.path, args.decode, args.workers, args.num_classes)
-    except (InputError, OSError) as error:
-        sys.exit(f'error: {error}')
-    sys.exit(0 if findings.report() else 1)
+        well = verify(args.path, args.decode, args.workers, args.num_classes).report()
+    sys.exit(0 if well else 1)
 
 
 if __name__ == '__main__':

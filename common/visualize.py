@@ -9,8 +9,6 @@ python -m common.visualize curves RUN [RUN ...]
 each with [-output FILE.png | FOLDER]
 """
 import argparse
-import io
-import json
 import os
 import sys
 
@@ -22,7 +20,7 @@ from common import drawing
 from common.apis import (
     Preprocessing,
     add_model_flags,
-    list_images,
+    images_of_tool,
     model_of,
     pixel_batches,
 )
@@ -35,13 +33,12 @@ from common.attention_maps import (
     reads_class_token,
     roll_out,
 )
-from common.checkpoint import replace_atomically
 from common.config import update_config
-from common.curves import draw
+from common.curves import METRICS, read_metrics, run_figure
 from common.datasets import get_dataset
 from common.erasing import build_erasing
-from common.errors import InputError, errors_of_a_tool
-from common.flags import add_flag, check_least
+from common.errors import InputError, complain, errors_of_a_tool, printable, say
+from common.flags import add_flag, check_least, check_output, check_output_folder
 from common.loader import Batches, Normalize, get_dataloader
 from common.processes import set_up_cpu
 from common.zoo import key_limits, model_config
@@ -98,10 +95,13 @@ class Output:
     def __init__(self, path):
         self.path = path
         self.is_folder = os.path.isdir(path) or not os.path.splitext(path)[1]
-        if not self.is_folder and not (path.lower().endswith('.png') and os.path.isdir(
-                os.path.dirname(os.path.abspath(path)))):
-            raise InputError(f'-output: got {path}, expected a name that ends with .png, in a '
-                             f'folder that exists, or a folder')
+        if self.is_folder:
+            check_output_folder('output', path)
+        elif path.lower().endswith('.png'):
+            check_output('output', path)
+        else:
+            raise InputError(f'-output: got {path}, expected a name that ends with .png, or a '
+                             f'folder')
         self.used = set()
 
     def file(self, name):
@@ -119,7 +119,7 @@ class Output:
     def save(self, figure, name):
         file = self.file(name)
         drawing.save(figure, file)
-        print(f'{file}: written')
+        say(f'{printable(file)}: written')
 
 
 def images_tool(args, look, figure):
@@ -133,7 +133,7 @@ def images_tool(args, look, figure):
         How many images could not be read.
     """
     output = Output(args.output)
-    files = list_images(args.images)
+    files = images_of_tool(args.images)
     if not output.is_folder and len(files) > MOST_IMAGES:
         raise InputError(f'-output: got one file for {len(files)} images, expected a folder, or at '
                          f'most {MOST_IMAGES} images')
@@ -353,34 +353,22 @@ def label_of(target, names, smoothing):
 
 def draw_curves(args):
     output = Output(args.output)
-    runs = {os.path.normpath(run): read_metrics(os.path.join(run, 'metrics.jsonl'))
-            for run in args.runs}
-    names = {run: os.path.basename(run) for run in runs}
-    if len(set(names.values())) == len(runs):
-        runs = {names[run]: lines for run, lines in runs.items()}
-    if len(runs) > 1:
-        output.save(drawing.runs_figure(runs), args.tool)
-        return
-    file, picture = output.file(args.tool), io.BytesIO()
-    draw(os.path.join(args.runs[0], 'metrics.jsonl'), picture)
-    with replace_atomically(file) as temporary, open(temporary, 'wb') as stream:
-        stream.write(picture.getvalue())
-    print(f'{file}: written')
+    runs = {os.path.normpath(run): read_lines(run) for run in args.runs}
+    if len(runs) == 1:
+        figure = run_figure(*runs.values())
+    else:
+        names = {run: os.path.basename(run) for run in runs}
+        if len(set(names.values())) == len(runs):
+            runs = {names[run]: lines for run, lines in runs.items()}
+        figure = drawing.runs_figure(runs)
+    output.save(figure, args.tool)
 
 
-def read_metrics(file):
-    """The lines of a run's metrics.jsonl as dicts."""
-    lines = []
-    with open(file, encoding='utf-8') as stream:
-        for number, text in enumerate(stream, 1):
-            try:
-                lines.append(json.loads(text))
-                lines[-1]['kind'], lines[-1]['epoch']
-            except (ValueError, TypeError, KeyError):
-                raise InputError(f'{file}:{number}: got {text.strip()[:60]!r}, expected a line of '
-                                 f'a run\'s figures') from None
-    if not lines:
-        raise InputError(f'{file}: got no figures yet')
+def read_lines(run):
+    """The figures of a run's folder; a note about what cannot be read goes to standard error."""
+    lines, note = read_metrics(os.path.join(run, METRICS))
+    if note:
+        complain(f'WARNING: {note}')
     return lines
 
 

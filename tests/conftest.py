@@ -26,7 +26,7 @@ def float64():
 
 def run_script(arguments, folder='vit', timeout=240, env=None):
     """Runs a command in a family's folder as a user does: (exit code, stdout, stderr)."""
-    result = subprocess.run([sys.executable, '-W', 'ignore', *map(str, arguments)],
+    result = subprocess.run([sys.executable, *map(str, arguments)],
                             cwd=ROOT / folder, capture_output=True, text=True, timeout=timeout,
                             env={**os.environ, **(env or {})})
     return result.returncode, result.stdout, result.stderr

@@ -92,7 +92,7 @@ def training(family, precision, device, gpus):
         env['CUDA_VISIBLE_DEVICES'] = ','.join(visible()[:gpus])
     with tempfile.TemporaryDirectory() as folder:
         done = subprocess.run(
-            [sys.executable, '-W', 'ignore', 'main_multi_gpu.py',
+            [sys.executable, 'main_multi_gpu.py',
              f'-cfg=./configs/{FAMILIES[family]}.yaml', '-dataset=digits', f'-output={folder}',
              '-o', f'DEVICE={device}', '-o', f'TRAIN.NUM_EPOCHS={EPOCHS}',
              '-o', 'TRAIN.WARMUP_EPOCHS=1', '-o', 'TRAIN.COOLDOWN_EPOCHS=0', *flags],
@@ -149,7 +149,7 @@ def main(argv=None):
         print(f'{"pass" if passed else "FAIL"}  {what}: {text}', flush=True)
     if device == 'gpu':
         for amp in ([], ['-amp', 'float16']):
-            subprocess.run([sys.executable, '-W', 'ignore', '-m', 'common.benchmark', 'model',
+            subprocess.run([sys.executable, '-m', 'common.benchmark', 'model',
                             *TABLE, '-batch_size', '128', *amp], cwd=ROOT, check=False)
     sys.exit(f'{failed} checks failed' if failed else 0)
 

@@ -105,7 +105,7 @@ class Server(Client):
         self.folder = folder
         (folder / 'temporary').mkdir(parents=True)
         self.process = subprocess.Popen(
-            [sys.executable, '-W', 'ignore', '-m', 'common.serve', '-cfg', 'vit_digits',
+            [sys.executable, '-m', 'common.serve', '-cfg', 'vit_digits',
              '-pretrained', weights, '-port', '0', *flags], cwd=folder, text=True,
             stdout=subprocess.PIPE, stderr=open(folder / 'stderr', 'w'),  # noqa: SIM115
             env={**os.environ, 'PYTHONPATH': str(ROOT), 'TMPDIR': str(folder / 'temporary')})

@@ -411,5 +411,6 @@ def test_curves_tool(tmp_path):
         check_picture(tmp_path / f'{name}.png')
     with open(tmp_path / 'second' / 'metrics.jsonl', 'a') as stream:
         stream.write('{"kind": "tr')
-    message = refusal(visualize.read_metrics, str(tmp_path / 'second' / 'metrics.jsonl'))
-    assert message.startswith(f'{tmp_path}/second/metrics.jsonl:9: got \'{{"kind": "tr\', expected')
+    lines, note = visualize.read_metrics(str(tmp_path / 'second' / 'metrics.jsonl'))
+    assert len(lines) == 8 + 1  # and the best
+    assert note.startswith(f'{tmp_path}/second/metrics.jsonl:9: got \'{{"kind": "tr\', expected')

@@ -44,7 +44,7 @@ def arguments(family, data, output, *more):
 def start(family, data, output, *more, prefix=(), script='main_multi_gpu.py', **options):
     """The program as a process."""
     return subprocess.Popen(
-        [sys.executable, '-W', 'ignore', *prefix, str(script),
+        [sys.executable, *prefix, str(script),
          *arguments(family, data, output, *more)],
         cwd=ROOT / family, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True,
         **options)
