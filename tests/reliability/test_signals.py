@@ -69,7 +69,7 @@ def ended(process, code):
     finally:
         for pid in alive_in(process.pid):
             os.kill(pid, signal.SIGKILL)
-    assert 'Traceback' not in err and 'restart' not in err, err
+    assert not re.search('^error|Traceback|restart', err, re.M), err
     return out, err
 
 
@@ -214,14 +214,14 @@ def test_restart_goes_on_in_its_own_folder_S4(save_steps, data, tmp_path):
     assert digest(load_pickle(str(own / LAST))) == digest(load_pickle(str(whole / LAST)))
 
 
-# A run of two processes: the second one has the lock, and takes a second to end when the first,
+# A run of two processes: the second one has the lock, and takes seconds to end when the first,
 # its launcher, has died. It says how each start went.
 LAUNCHER = '''
 import os, signal, subprocess, sys, time
 from common.processes import end_with_parent, lock
 folder = sys.argv[1]
 if len(sys.argv) > 2:
-    signal.signal(signal.SIGTERM, lambda number, frame: (time.sleep(1), sys.exit(143)))
+    signal.signal(signal.SIGTERM, lambda number, frame: (time.sleep(4), sys.exit(143)))
     signal.pthread_sigmask(signal.SIG_SETMASK, [])
     end_with_parent(signal.SIGTERM)
 held = lock(folder)
