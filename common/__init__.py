@@ -2,7 +2,6 @@
 
 Nothing in this package knows which family it serves, but for `zoo.py`.
 """
-import importlib.util
 import warnings
 
 # Paddle 2.6 exports the zlib that is built into it. When Paddle is loaded before Pillow, Pillow's
@@ -10,9 +9,5 @@ import warnings
 import PIL.Image  # noqa: F401
 
 # Paddle 3 warns at its import that it found no ccache, a tool for those who compile its extensions.
-# It is imported here so that this one message goes at this one place: the user's own filters are
-# as before afterwards. Some tools need no Paddle.
-if importlib.util.find_spec('paddle'):
-    with warnings.catch_warnings():
-        warnings.filterwarnings('ignore', 'No ccache found', UserWarning)
-        import paddle  # noqa: F401
+# Paddle is not imported here, since the programs and some tools begin without it.
+warnings.filterwarnings('ignore', 'No ccache found', UserWarning)
