@@ -125,7 +125,13 @@ def set_device(device):
 
 
 def as_classifier(model):
-    return model if isinstance(model, Classifier) else Eager(model)
+    """The Classifier of a Layer; one that has no classifier gives features, and is an error."""
+    if isinstance(model, Classifier):
+        return model
+    if getattr(model, model.classifier_name) is None:
+        raise InputError('model: got one without a classifier (MODEL.NUM_CLASSES 0), which gives '
+                         'features, see common.features; expected classes')
+    return Eager(model)
 
 
 def inference_model(model, images, batch_size=32, workers=None):

@@ -36,6 +36,7 @@ class Dialect:
 # Of several copies of a model in one file the average is taken: published accuracies are mostly
 # that one's.
 AVERAGE = re.compile(r'(^|[._])(ema|teacher)([._]|$)')
+MOST_COPIES, MOST_STAGES = 16, 16  # that are looked for: a file may hold any number of names
 
 
 def translate(model, state, kind):
@@ -111,8 +112,10 @@ def apply(dialect, state, kind, notes):
     return {rename(name, dialect.names): value for name, value in state.items()}
 
 
-def first(names):
-    return ', '.join(names[:3]) + (', ...' if len(names) > 3 else '')
+def first(names, count=3):
+    """Some of a file's names, for a message; each on one line, and cut."""
+    more = ', ...' if len(names) > count else ''
+    return ', '.join(ascii(name[:100])[1:-1] for name in names[:count]) + more
 
 
 def find_prefix(dialects, state):
@@ -129,7 +132,7 @@ def find_prefix(dialects, state):
     if not found:
         return None
     prefix = min(found, key=lambda prefix: (not AVERAGE.search(prefix), len(prefix)))
-    return prefix, [other for other in found if other != prefix]
+    return prefix, [other for other in found if other != prefix][:MOST_COPIES]
 
 
 def from_torch_linear(value):
@@ -192,6 +195,6 @@ def count_of(pattern, names):
 def stage_counts(pattern, names):
     """The `count_of` of stage 0, 1, ... of a pattern with {} for the stage, to the first 0."""
     counts = []
-    while count := count_of(pattern.format(len(counts)), names):
+    while len(counts) < MOST_STAGES and (count := count_of(pattern.format(len(counts)), names)):
         counts.append(count)
     return counts

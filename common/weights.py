@@ -8,7 +8,7 @@ import paddle
 
 from common.class_names import check_class_names, head_order
 from common.containers import find_state
-from common.dialects import translate
+from common.dialects import first, translate
 from common.errors import InputError, shown
 from common.layers import resize_position_embedding
 from common.weight_files import from_bfloat16, read_file
@@ -176,12 +176,12 @@ def check_representation(model, state, wanted, file):
     prefix = f'{getattr(model, "representation_name", None)}.'
     names = [name for name in state if name.startswith(prefix) and name not in wanted]
     if names:
-        width = state[names[-1]].shape[-1:]
+        width = ''.join(map(str, state[names[-1]].shape[-1:]))
         raise InputError(
-            f'{file}: got a layer before the classifier ({", ".join(names[:2])}), as weights '
+            f'{file}: got a layer before the classifier ({first(names)}), as weights '
             f'trained on ImageNet-21k have; nothing was loaded; expected '
-            f'-o MODEL.REPRESENTATION_SIZE={"".join(map(str, width))}, or fine-tuning with a new '
-            f'classifier, which leaves both out')
+            f'-o MODEL.REPRESENTATION_SIZE={width}, or fine-tuning with a new classifier, which '
+            f'leaves both out')
 
 
 def resize_positions(model, state, wanted, file):
@@ -209,7 +209,7 @@ def resize_positions(model, state, wanted, file):
 
 def known_as(model, state, kind):
     """A sentence about what some weights are that do not fit to a model, or ''."""
-    from common.zoo import describe  # the zoo imports this file
+    from common.identify import describe  # it imports the zoo, and the zoo this file
     return lookalike(model, state) or describe(state, kind)
 
 
@@ -269,5 +269,4 @@ def dtype_name(tensor):
 
 
 def first_ten(what, names):
-    more = ', ...' if len(names) > 10 else ''
-    return f'{len(names)} {what}' + (f' ({", ".join(names[:10])}{more})' if names else '')
+    return f'{len(names)} {what}' + (f' ({first(names, 10)})' if names else '')

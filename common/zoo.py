@@ -19,7 +19,7 @@ import paddle
 
 from common.class_names import class_names_of
 from common.config import read_base, read_yaml, set_key, wrong
-from common.dialects import find_prefix, own_names, translate
+from common.dialects import translate
 from common.errors import InputError, errors_of_a_tool
 from common.macs import count_macs, count_parameters
 from common.weights import known_as, load_pretrained, read_weights
@@ -62,8 +62,6 @@ CHECKPOINT_KEYS = ('MODEL.NUM_CLASSES', 'DATA.IMAGE_SIZE', 'DATA.CROP_PCT', 'DAT
                    'DATA.IMAGENET_MEAN', 'DATA.IMAGENET_STD', 'DATA.DATASET')
 # Pixels of the short side before the crop; a file that asks for more is not believed.
 MOST_PIXELS = 4096
-# What the message about weights that fit nowhere may build: blocks, and the side of a window.
-MOST_BLOCKS, LARGEST_WINDOW = 128, 24
 
 
 def list_models(pattern='*'):
@@ -143,15 +141,18 @@ def model_with_weights(name, file=None, set_values=lambda config, limits: None, 
     Returns:
         see create_model.
     """
-    config = model_config(name).clone()
-    config.defrost()
-    limits = key_limits(config)
+    asked = model_config(name).clone()
+    asked.defrost()
+    config, limits = asked.clone(), key_limits(asked)
     weights = read_weights(file) if file else None
     said = said_values(weights[3], config) if file else {}
     for key, value in said.items():
         set_key(config, key, value, file, *limits)
-    set_values(config, limits)
+    for one in (asked, config):
+        set_values(one, limits)
     config.freeze()
+    said = {key: value for key, value in said.items()
+            if value_of(config, key) == value != value_of(asked, key)}
     check_said(config, said, weights, file)
     model = build_model(config)
     model.notes = load_pretrained(model, file, new_head, weights) if file else []
@@ -160,6 +161,11 @@ def model_with_weights(name, file=None, set_values=lambda config, limits: None, 
         names = None  # of a classifier that was left out
     model.class_names = class_names_of(config, names, file)
     return model
+
+
+def value_of(config, key):
+    node, leaf = key.split('.')
+    return config[node][leaf]
 
 
 def said_values(facts, config):
@@ -179,22 +185,18 @@ def check_said(config, said, weights, file):
 
     Args:
         config: to be built.
-        said: {key: value} of the checkpoint; those that the user has set to others do not count.
+        said: {key: value} of the checkpoint alone, which neither yaml nor user says.
         weights: of common.weights.read_weights.
         file: for messages.
 
     Raises:
         InputError: the arrays are for another number of classes or another image size.
     """
-    def holds(key):
-        node, leaf = key.split('.')
-        return key in said and config[node][leaf] == said[key]
-
-    if not any(map(holds, ('MODEL.NUM_CLASSES', 'DATA.IMAGE_SIZE', 'DATA.CROP_PCT'))):
+    if not said.keys() & {'MODEL.NUM_CLASSES', 'DATA.IMAGE_SIZE', 'DATA.CROP_PCT'}:
         return
     size = config.DATA.IMAGE_SIZE
     pixels = max(size if isinstance(size, list) else [size]) / config.DATA.CROP_PCT
-    if pixels > MOST_PIXELS and (holds('DATA.IMAGE_SIZE') or holds('DATA.CROP_PCT')):
+    if pixels > MOST_PIXELS and said.keys() & {'DATA.IMAGE_SIZE', 'DATA.CROP_PCT'}:
         raise InputError(f'{file}: its config says DATA.IMAGE_SIZE {size} and DATA.CROP_PCT '
                          f'{config.DATA.CROP_PCT:g}, expected images of at most {MOST_PIXELS} '
                          f'pixels; -o DATA.IMAGE_SIZE=N where it is meant')
@@ -206,7 +208,7 @@ def check_said(config, said, weights, file):
     sizes = [('MODEL.NUM_CLASSES', f'{model.classifier_name}.weight', -1)]
     sizes += [('DATA.IMAGE_SIZE', name, 1) for name in model.position_embeddings()]
     for key, name, axis in sizes:
-        if not holds(key):
+        if key not in said:
             continue
         if name not in own:
             raise InputError(f'{file}: these weights are not for this model; nothing was loaded: '
@@ -299,88 +301,6 @@ def check_family(cfg_file, config):
             raise InputError(f'{cfg_file}:{line}: MODEL.TYPE: got {value}, a model of {other}/; '
                              f'expected one of {own}/ here: cd ../{other} and run '
                              f'main_multi_gpu.py there')
-
-
-def identify(state, kind):
-    """The names of the models that some weights are for, whatever their classes and image size.
-
-    Args:
-        state: {name: array} of a file.
-        kind: layout of the arrays, see common/dialects.py.
-    """
-    return [name for name, _ in candidates(state, kind)[0]]
-
-
-def describe(state, kind):
-    """A sentence about which model some weights are for, or ''."""
-    exact, near = candidates(state, kind)
-    if exact:
-        return f'; the file fits to {" or ".join(name for name, _ in exact[:4])}'
-    for name, other in near:
-        options = ' '.join(f'-o MODEL.{key}={str(value).replace(" ", "")}'
-                           for key, value in other.items())
-        return f'; the file fits to {name} with {options}'
-    return ''
-
-
-def candidates(state, kind):
-    """Which models some weights are for.
-
-    Their sizes are read from the shapes, so that only models with these are built.
-
-    Returns:
-        two lists of (name, {MODEL key: value of the file}): the models of the zoo that fit, and if
-        none does, the one that fits with the fewest other values.
-    """
-    exact, near = [], []
-    for model_type, (folder, file, _) in MODELS.items():
-        module = load_family_file(folder, file)
-        if find_prefix(module.DIALECTS, state) is None:
-            continue
-        own, _, _ = own_names(module.DIALECTS, state, kind)
-        try:
-            told = module.config_of({name: list(value.shape) for name, value in own.items()})
-        except (LookupError, ZeroDivisionError):
-            continue  # weights of something else
-        for name in models_of(folder):
-            model = model_config(name).MODEL
-            if model_type != model.TYPE:
-                continue
-            other = {key: value for key, value in told.items() if model[key] != value}
-            near.append((name, other))
-            if not other and fits(without_weights(name), state, kind):
-                exact.append((name, other))
-    near = min(near, key=lambda pair: len(pair[1]), default=None)
-    return exact, [near] if near and not exact and fits_with(*near, state, kind) else []
-
-
-def fits(model, state, kind):
-    """Whether a file has a model's weights, whatever its classes and image size."""
-    own, _ = translate(model, state, kind)
-    free = set(model.position_embeddings()) | {
-        f'{model.classifier_name}.{part}' for part in ('weight', 'bias')}
-    wanted = {key: list(value.shape) for key, value in model.state_dict().items()
-              if key not in free}
-    return wanted == {key: list(value.shape) for key, value in own.items() if key not in free}
-
-
-def fits_with(name, values, state, kind):
-    """Whether a file fits to a model with some other values of MODEL keys."""
-    config = model_config(name).clone()
-    config.defrost()
-    try:
-        for key, value in values.items():
-            set_key(config, f'MODEL.{key}', value, name, *key_limits(config))
-    except InputError:
-        return False
-    depths = values.get('DEPTHS', [values.get('DEPTH', 0)])
-    if sum(depths) > MOST_BLOCKS or values.get('WINDOW_SIZE', 0) > LARGEST_WINDOW:
-        return False  # a file could say anything
-    try:
-        with paddle.LazyGuard():
-            return fits(build_model(config), state, kind)
-    except InputError:
-        return False
 
 
 @functools.cache

@@ -8,6 +8,7 @@ import json
 import re
 import struct
 import sys
+import time
 import tracemalloc
 import types
 import zipfile
@@ -18,7 +19,9 @@ import paddle
 import pytest
 from safetensors.numpy import save_file
 
+from common.dialects import translate
 from common.errors import InputError
+from common.identify import describe
 from common.weight_files import TORCH_NUMBER, read_file
 from common.weights import read_weights
 from common.zoo import create_model
@@ -785,3 +788,16 @@ def test_container_that_was_taken_is_named_L13(tiny, tmp_path):
         loads(tmp_path / 'a.pth', own)
         notes = create_model('vit_digits', pretrained=str(tmp_path / 'a.pth'), depth=1).notes
         assert re.search(note, notes[0])
+
+
+@pytest.mark.smoke
+def test_many_names_that_look_like_a_model_s_take_time_in_proportion_L12():
+    """Each has a prefix, or a stage, of its own; comparing all with all would take minutes."""
+    one = np.zeros(1, np.float32)
+    begin = time.thread_time()
+    for pattern in ('{}.blocks.0.norm1.weight', 'layers.{}.blocks.0.norm1.weight',
+                    'encoder.layers.{}.attn_norm.weight'):
+        state = {pattern.format(index): one for index in range(20_000)}
+        translate(create_model('vit_digits', depth=1), state, 'torch')
+        assert describe(state, 'torch') == ''
+    assert time.thread_time() - begin < 30

@@ -10,12 +10,13 @@ import numpy as np
 import paddle
 import pytest
 
-from common import zoo
-from common.apis import init_model
+from common import identify, zoo
+from common.apis import inference_model, init_model
 from common.checkpoint import save_weights, write_atomically
 from common.config import plain_config
 from common.convert import convert
 from common.errors import InputError
+from common.identify import describe
 from common.macs import count_macs
 from common.zoo import (
     ALIASES,
@@ -23,7 +24,6 @@ from common.zoo import (
     build_model,
     check_family,
     create_model,
-    describe,
     list_models,
     load_family_file,
     model_config,
@@ -184,6 +184,10 @@ def test_size_that_a_checkpoint_only_says_costs_nothing_L14(name, config, messag
 def test_user_s_size_wins_over_the_checkpoint_s_L14(tmp_path):
     file, _ = run_s_file(tmp_path / 'best.pdparams', config={'DATA.IMAGE_SIZE': 16384})
     assert create_model('vit_digits', pretrained=file, image_size=64).grid == (8, 8)
+    file, _ = run_s_file(tmp_path / 'best.pdparams', 'vitae_digits', {'DATA.IMAGE_SIZE': 16384})
+    model = create_model('vitae_digits', pretrained=file, image_size=16384)
+    assert model.config.DATA.IMAGE_SIZE == 16384
+    assert create_model('vitae_digits', pretrained=file, image_size=32).config.DATA.IMAGE_SIZE == 32
 
 
 # The front doors
@@ -237,6 +241,7 @@ def test_model_without_a_classifier_gives_the_features_L17(name, size, tmp_path)
         features = model(image).numpy()
         assert features.shape == (2, model.num_features)
         assert np.array_equal(features, source.forward_features(image).numpy())
+    assert 'a classifier (MODEL.NUM_CLASSES 0)' in refusal(inference_model, model, 'x.png')
 
 
 @pytest.mark.smoke
@@ -268,7 +273,7 @@ def test_sizes_of_a_file_are_named_with_the_options_that_fit_L16(tmp_path):
 def test_naming_a_model_builds_no_other_L16(monkeypatch):
     built = []
     build = zoo.without_weights.__wrapped__
-    monkeypatch.setattr(zoo, 'without_weights', lambda name: built.append(name) or build(name))
+    monkeypatch.setattr(identify, 'without_weights', lambda name: built.append(name) or build(name))
     for name in ('vit_digits', 'vitae_digits', 'vitaev2_vsa_digits', 'swin_tiny'):
         state = {key: np.empty(value.shape, np.float32)
                  for key, value in build(name).state_dict().items()}
