@@ -5,6 +5,7 @@ import os
 import re
 import signal
 import sys
+import warnings
 
 # Bytes of a file's name that are no UTF-8, as Python holds them.
 RAW_BYTES = re.compile('[\udc80-\udcff]+')
@@ -79,10 +80,16 @@ def shown(value, length=100):
 
 
 def set_up_output():
-    """Has a terminal that lacks a character show its number, \\u6d4b, instead of an exception."""
+    """What a terminal gets. For programs: it acts on the whole process.
+
+    - A character that the terminal lacks is shown by its number, \\u6d4b, and is no exception.
+    - Pillow's warnings of odd images are not shown, unless by the user's own -W: who reads an image
+      says what is wrong with it.
+    """
     for stream in (sys.stdout, sys.stderr):
         if isinstance(stream, io.TextIOWrapper):
             stream.reconfigure(errors='backslashreplace')
+    warnings.filterwarnings('ignore', module=r'PIL\.', append=True)
 
 
 def drop_output():

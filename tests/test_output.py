@@ -18,7 +18,7 @@ from common import benchmark, convert, drawing, export, features, predict, runne
 from common.apis import inference_model, init_model, list_images
 from common.checkpoint import replace_atomically
 from common.config import base_config
-from common.errors import OUTPUT_LOST, InputError, errors_of_a_tool, printable
+from common.errors import OUTPUT_LOST, InputError, errors_of_a_tool, printable, set_up_output
 from common.folders import read_flat_val, read_folder
 from common.image_names import EXTENSIONS, READABLE, PassedOver
 from common.images import load_image
@@ -284,6 +284,26 @@ warnings.warn('No word of mine is hidden')
 '''], folder='.')
     assert code == 0 and 'UserWarning: No word of mine is hidden' in err
     assert err.count('Warning') == 1
+
+
+@pytest.mark.smoke
+def test_programs_hide_pillow_s_warnings_only_O6(tmp_path):
+    file = tmp_path / 'a.png'
+    image = Image.new('P', (2, 2))
+    image.putpalette(range(9))
+    image.save(file, transparency=b'\0\x80\x90')
+    with warnings.catch_warnings(record=True) as caught:
+        warnings.resetwarnings()
+        load_image(file)
+        assert 'Palette images with Transparency' in str(caught.pop().message)
+        set_up_output()
+        load_image(file)
+        warnings.warn('mine', stacklevel=1)
+        assert [str(one.message) for one in caught] == ['mine']
+        warnings.filterwarnings('error', module='PIL')  # as by -W of the user
+        set_up_output()
+        with pytest.raises(UserWarning):
+            load_image(file)
 
 
 def test_training_prints_no_warning_O6(small_data, tmp_path):
