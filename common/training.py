@@ -161,11 +161,11 @@ class Trainer:
         """A checkpoint of the present position; `sums` count for the next report on rank 0."""
         facts = {'epoch': self.epoch, 'step': self.step, 'sums': sums, 'best': self.best,
                  'unsaved': self.unsaved, 'bad_images': self.bad_images}
-        written = self.keeper.save(LAST, save_checkpoint, self.bare_model, facts, ema=self.ema,
-                                   optimizer=self.optimizer, scaler=self.precision.scaler,
-                                   resumed=self.resumed)
+        self.keeper.save(LAST, save_checkpoint, self.bare_model, facts, ema=self.ema,
+                         optimizer=self.optimizer, scaler=self.precision.scaler,
+                         resumed=self.resumed)
         self.saved_at = time.monotonic()
-        self.unwritten, = self.meet(not written)
+        self.unwritten, = self.meet(LAST in self.keeper.failed)
 
     def report(self, figures):
         steps_per_epoch = self.sampler.steps_per_epoch
@@ -208,8 +208,9 @@ class Trainer:
         """Writes the present weights; their evaluation is better than that of best.pdparams."""
         averaged = self.ema and self.config.TRAIN.EMA.BEST
         with self.ema.in_place() if averaged else contextlib.nullcontext():
-            written = self.keeper.save(BEST, save_weights, self.bare_model,
-                                       {'epoch': result['epoch'], 'best': result})
+            self.keeper.save(BEST, save_weights, self.bare_model,
+                             {'epoch': result['epoch'], 'best': result})
+        written = BEST not in self.keeper.failed
         if written:
             self.best = result
             self.log.metric('best', at=result['epoch'], **result)
@@ -272,6 +273,9 @@ class Keeper:
         folder: the run's.
         facts: kept in each file: seed, config, class_names, data and data_sets.
         log: RunLog.
+
+    Attributes:
+        failed: {name of a file: why its last writing failed}.
     """
 
     def __init__(self, folder, facts, log):
@@ -281,9 +285,8 @@ class Keeper:
         self.failed = {}
 
     def save(self, name, writer, model, facts, **state):
-        """Whether it was written."""
         if self.folder is None or not dist.is_master():
-            return True
+            return
         facts = {**facts, **self.facts}
         try:
             writer(os.path.join(self.folder, name), model, facts=facts, **state)
@@ -291,7 +294,6 @@ class Keeper:
         except OSError as error:
             self.failed[name] = f'cannot write {error.filename or name}: {error.strerror}'
             self.log.warning(f'{self.failed[name]}; the file before it is kept')
-        return name not in self.failed
 
     def what_is_left(self):
         """How the run can go on after a checkpoint that was not written."""

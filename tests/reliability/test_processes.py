@@ -174,9 +174,10 @@ def test_restarts_after_a_crash_P2(data, tmp_path):
 
     def crash():
         for _ in range(2):
-            for line in process.stdout:
-                if ' step ' in line:
+            for line in process.stdout:  # of this start, past what the one before has left
+                if 'weight decay' in line:
                     break
+            wait_for_training(process)
             os.kill(children_of(process.pid)[0], signal.SIGKILL)
         process.stdout.read()
 
