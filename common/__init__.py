@@ -2,6 +2,7 @@
 
 Nothing in this package knows which family it serves, but for `zoo.py`.
 """
+import sys
 import warnings
 
 # Paddle 2.6 exports the zlib that is built into it. When Paddle is loaded before Pillow, Pillow's
@@ -9,5 +10,6 @@ import warnings
 import PIL.Image  # noqa: F401
 
 # Paddle 3 warns at its import that it found no ccache, a tool for those who compile its extensions.
-# Paddle is not imported here, since the programs and some tools begin without it.
-warnings.filterwarnings('ignore', 'No ccache found', UserWarning)
+# Only this message is left out; Paddle is not imported here, since programs begin without it.
+if 'paddle' not in sys.modules:
+    warnings.filterwarnings('ignore', 'No ccache found', UserWarning)

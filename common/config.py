@@ -426,7 +426,7 @@ def set_options(config, items, nullable=None, ranges=None):
             raise InputError(f'-o {printable(item, 1000)}: got no "=", expected KEY=VALUE')
         where = f'-o {printable(item, 1000)}'
         try:
-            value = yaml.load(text, ConfigLoader)
+            value = ConfigLoader(text).get_single_data()
         except YAML_ERRORS as error:
             raise InputError(f'{where}: got a value that is not yaml ({one_line(error)})'
                              ) from None

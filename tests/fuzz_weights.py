@@ -21,7 +21,7 @@ import numpy as np
 import paddle
 from safetensors.numpy import save_file
 
-from common.errors import InputError
+from common.errors import InputError, printable
 from common.weights import read_weights
 from tests.fuzz_grammar import build
 from tests.torch_files import write_pth
@@ -90,7 +90,7 @@ def load(file):
         weights = read_weights(file)[1]
     except InputError as error:
         message = str(error)
-        if not message.isprintable():
+        if printable(message) != message:
             return f'a message that is not printable: {ascii(message)[:100]}'
         return 'out of memory' if re.search(OUT_OF_MEMORY, message) else f'refused {message}'
     except MemoryError:
