@@ -81,7 +81,7 @@ def kill_and_go_on(family, data, output, kills, seed):
         for line in process.stdout:  # until it trains
             if 'weight decay' in line:
                 break
-        wait_for_saves(process, output, rng.randint(0, 2))
+        wait_for_saves(process, output, rng.randint(0 if last else 1, 2))
         time.sleep(rng.uniform(0.0, 0.03))
         in_training += process.poll() is None
         process.kill()
