@@ -23,7 +23,8 @@ import numpy as np
 
 from common.bounds import MAX_NAME, Budget, Refused, check_key, check_shape, reading
 from common.errors import printable, shown
-from common.safe_load import NAMES, DataUnpickler, Name, items_of, plain, read_pickle
+from common.safe_load import DataUnpickler, plain, read_pickle
+from common.safe_names import NAMES, Name, items_of
 
 TORCH_NUMBER = b'\x80\x02\x8a\nl\xfc\x9cF\xf9 j\xa8P\x19.'  # the first pickle of an older .pth
 BLOCK = 1 << 20

@@ -12,7 +12,7 @@ import struct
 import zipfile
 import zlib
 
-from common.safe_load import INERT_NAMES
+from common.safe_names import INERT_NAMES
 from common.weight_files import TORCH_NAMES, TORCH_NUMBER
 
 # What a file may mention, and what it may not.
