@@ -27,7 +27,7 @@ OTHER_FILES = (
      'a web page, not weights: download the file by hand, and look what the server answers'),
     ((b'version https://git-lfs.',),
      'a Git LFS pointer, not weights: fetch the file itself (git lfs pull)'),
-    ((b'\x1f\x8b',), 'packed with gzip: unpack it first'),
+    ((b'\x1f\x8b\x08',), 'packed with gzip: unpack it first'),
     ((b'\x89hdf',), 'an HDF5 file; expected .pdparams, .pth, .npz or .safetensors'))
 
 
@@ -104,7 +104,7 @@ def reading(file):
         raise InputError(f'{file}: no such weight file')
     try:
         with open(file, 'rb') as stream:
-            check_start(stream.read(64).lower().lstrip(), file)
+            check_start(stream.read(64), file)
             stream.seek(0)
             yield stream
     except InputError:
@@ -120,7 +120,9 @@ def reading(file):
 
 
 def check_start(head, file):
-    """Raises InputError if a file's first bytes, in lower case, are those of something else."""
+    """Raises InputError if a file's first bytes are those of something else."""
+    if head[8:9] == b'{':  # .safetensors, which starts with any number
+        return
     for starts, what in OTHER_FILES:
-        if head.startswith(starts):
+        if head.lower().lstrip().startswith(starts):
             raise InputError(f'{file}: {what}')

@@ -84,6 +84,8 @@ class Programs:
             ('wide list', lambda: b'(' + b'K\x01' * (size // 8) + b'l'),
             ('list of pairs', lambda: b'(' + b'K\x01K\x01\x86' * (size // 16) + b'l'),
             ('nested', lambda: b')' + b'\x85' * (size // 4)),
+            ('sizes', lambda: part(self.choose((0, 1 << 73), (1,) * 70, (1 << 20, 1 << 20), (-1,),
+                                               (1 << 62,) * 3, (0, 0), (1 << 31,) * 3))),
             ('large integer', lambda: b'\x8a\xff' + b'\xff' * 254 + b'\x7f'),
             ('control characters', lambda: part('a\x1b[31m\n\u202e' * min(size, 100))),
             ('lone surrogate', lambda: b'X\x03\0\0\0\xed\xb2\x80'))
@@ -112,6 +114,7 @@ class Programs:
                  part(-1) + part(-1) + b'K\0t', 'order': b'\x89', 'data': b'C\x08' + bytes(8)}
         if wrong:
             parts[wrong] = self.extreme()
+            self.label.append(wrong)
         dtype = named('numpy.dtype') + parts['code'] + b'\x89\x88\x87R' + parts['state'] + b'b'
         return (named('numpy.core.multiarray._reconstruct') + named('numpy.ndarray') + part((0,))
                 + part(b'b') + b'\x87R(K\x01' + parts['shape'] + dtype + parts['order']
@@ -123,6 +126,7 @@ class Programs:
                  'offset': part(0), 'shape': part((count,)), 'strides': part((1,))}
         if wrong:
             parts[wrong] = self.extreme()
+            self.label.append(wrong)
         return (named('torch._utils._rebuild_tensor_v2') + b'((' + part('storage') + parts['kind']
                 + parts['key'] + part('cpu') + parts['count'] + b'tQ' + parts['offset']
                 + parts['shape'] + parts['strides'] + b'\x89}tR')
@@ -143,8 +147,9 @@ class Programs:
         """One function, key or value, made once and used again and again."""
         kind = self.choose('call', 'encode', 'tuple', 'dict', 'key', 'global', 'names')
         self.label.append(f'{kind} x{times}')
+        long = self.choose(text(self.choose(*SIZES)), self.extreme())
         if kind == 'key':
-            return self.extreme() + put(1) + b'](' + (b'}' + get(1) + b'Ns') * times + b'e'
+            return long + put(1) + b'](' + (b'}' + get(1) + b'Ns') * times + b'e'
         if kind == 'global':
             return self.extreme() + put(1) + b'](' + (get(1) * 2 + b'\x93') * times + b'e'
         if kind == 'names':
@@ -152,7 +157,7 @@ class Programs:
             return self.choose(self.array(), self.tensor(None, self.choose(4, 1 << 18))) + put(1) \
                 + b'}(' + names + b'u'
         name, arguments = {
-            'encode': ('_codecs.encode', lambda: self.extreme() + part('latin1') + b'\x86'),
+            'encode': ('_codecs.encode', lambda: long + part('latin1') + b'\x86'),
             'tuple': ('__builtin__.tuple', lambda: self.extreme() + b'\x85'),
             'dict': ('collections.OrderedDict', lambda: self.extreme() + b'\x85')}.get(
             kind, (self.choose(*NAMES), lambda: self.value(0.8) + self.value() + b'\x86'))

@@ -346,6 +346,14 @@ def test_headers_of_safetensors_W11_W12(header, said, tmp_path):
         read_file(str(file))
 
 
+@pytest.mark.smoke
+def test_safetensors_may_start_with_any_number(tmp_path):
+    """A header of 559,903 bytes starts as gzip does."""
+    header = b'{"x": {"dtype": "F32", "shape": [1], "data_offsets": [0, 4]}}'.ljust(0x088b1f)
+    (tmp_path / 'a.safetensors').write_bytes(struct.pack('<Q', len(header)) + header + bytes(4))
+    same(read_file(str(tmp_path / 'a.safetensors'))[1], {'x': np.zeros(1, np.float32)})
+
+
 # What other programs leave beside the weights.
 
 class HistoryBuffer:
