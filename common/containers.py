@@ -30,12 +30,12 @@ def find_state(content):
         named = [key for key in KEYS if isinstance(content.get(key), dict)]
         return (content[named[0]] if named else content), []
     place = min(found, key=lambda place: (rank(place), -len(found[place])))
-    others = [shown(other) for other in found if other != place and rank(other) < len(KEYS)]
+    others = [dotted(other) for other in found if other != place and rank(other) < len(KEYS)]
     notes = []
     if others:
-        notes = [f'weights of {shown(place)}; the file also has {", ".join(others[:5])}']
+        notes = [f'weights of {dotted(place)}; the file also has {", ".join(others[:5])}']
     elif len(place) > 1 or place and rank(place) == len(KEYS):
-        notes = [f'weights of {shown(place)}']
+        notes = [f'weights of {dotted(place)}']
     return found[place], notes
 
 
@@ -53,5 +53,5 @@ def rank(place):
     return min((KEYS.index(key) for key in place if key in KEYS), default=len(KEYS))
 
 
-def shown(place):
+def dotted(place):
     return repr('.'.join(place)[:80]) if place else 'its first level'

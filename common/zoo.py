@@ -296,7 +296,9 @@ def check_family(cfg_file, config):
         return
     own = MODELS[config.MODEL.TYPE][0]
     for key, value, line in read_yaml(cfg_file):
-        other = MODELS[value][0] if key == 'MODEL.TYPE' and value in MODELS else own
+        if key != 'MODEL.TYPE' or not isinstance(value, str) or value not in MODELS:
+            continue  # get_config says what is wrong with it
+        other = MODELS[value][0]
         if other != own:
             raise InputError(f'{cfg_file}:{line}: MODEL.TYPE: got {value}, a model of {other}/; '
                              f'expected one of {own}/ here: cd ../{other} and run '
