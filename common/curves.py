@@ -116,6 +116,9 @@ def run_figure(lines):
     for axes in (loss, accuracy, rate):
         axes.set_xlabel('epoch')
         axes.grid(alpha=0.3)
+        for line in axes.lines:
+            if len(line.get_xdata()) == 1:  # a line of one point would not be seen
+                line.set_marker('o')
     return figure
 
 
