@@ -63,7 +63,12 @@ def figures_of(text):
     if not isinstance(line, dict) or not isinstance(line.get('kind'), str):
         return None
     needed = FIGURES.get(line['kind'], ())
-    return line if all(isinstance(line.get(name), (int, float)) for name in needed) else None
+    return line if all(is_figure(line.get(name)) for name in needed) else None
+
+
+def is_figure(value):
+    """Whether it is a number, and not an integer that no float can hold."""
+    return isinstance(value, float) or isinstance(value, int) and abs(value) < 1e300
 
 
 def best_by_config(lines, config_file):

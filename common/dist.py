@@ -96,6 +96,7 @@ class Meeting:
     def __init__(self, name):
         self.name = name
         self.count = 0
+        self.seen = {}  # how often flags have been true, by their key
         self.store = Store() if world_size() > 1 else None
 
     def __call__(self, *flags):
@@ -103,15 +104,25 @@ class Meeting:
         if self.store is None:
             return list(flags)
         self.count += 1
-        key = f'{self.name}/{self.count}'
-        for index, flag in enumerate(flags):
+        # Keys are used again: the store forgets none. Another rank may be at the next meeting while
+        # this one still reads the flags of this one, but not at the one after it.
+        keys = [f'{self.name}/{self.count % 2}/{index}' for index in range(len(flags))]
+        for key, flag in zip(keys, flags, strict=True):
             if flag:
-                self.store.add(f'{key}/{index}', 1)
-        arrived = self.store.add(key, 1)
-        while arrived < world_size():
+                self.store.add(key, 1)
+        self.store.add(f'{self.name}/arrived', 1)
+        self.wait_for_all('arrived')
+        times = {key: self.store.add(key, 0) for key in keys}
+        answers = [times[key] > self.seen.get(key, 0) for key in keys]
+        self.seen.update(times)
+        self.store.add(f'{self.name}/left', 1)
+        if is_master():  # the store is in its process, which may end now
+            self.wait_for_all('left')
+        return answers
+
+    def wait_for_all(self, gate):
+        while self.store.add(f'{self.name}/{gate}', 0) < self.count * world_size():
             time.sleep(0.01)
-            arrived = self.store.add(key, 0)
-        return [self.store.add(f'{key}/{index}', 0) > 0 for index in range(len(flags))]
 
     def is_called(self, call):
         """Whether a rank calls for a meeting before its time; `call`: whether this one does."""

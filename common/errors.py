@@ -82,10 +82,14 @@ def shown(value, length=100):
 def set_up_output():
     """What a terminal gets. For programs: it acts on the whole process.
 
+    - Without a terminal and a file (`>&-`) it is nothing: what is opened next would take its place.
     - A character that the terminal lacks is shown by its number, \\u6d4b, and is no exception.
     - Pillow's warnings of odd images are not shown, unless by the user's own -W: who reads an image
       says what is wrong with it.
     """
+    for name in ('stdout', 'stderr'):
+        if getattr(sys, name) is None:
+            setattr(sys, name, open(os.devnull, 'w'))  # noqa: SIM115
     for stream in (sys.stdout, sys.stderr):
         if isinstance(stream, io.TextIOWrapper):
             stream.reconfigure(errors='backslashreplace')

@@ -3,6 +3,7 @@ for each device. What they do about signals is in signals.py."""
 import contextlib
 import errno
 import os
+import re
 import signal
 import subprocess
 import sys
@@ -96,7 +97,7 @@ def command_of_child():
     """This command without -max_restarts."""
     command, skip = [sys.executable], False
     for argument in sys.orig_argv[1:]:
-        if not skip and not argument.lstrip('-').startswith('max_restarts'):
+        if not skip and not re.fullmatch('--?max_restarts(=.*)?', argument):
             command.append(argument)
         skip = argument in ('-max_restarts', '--max_restarts')
     return command

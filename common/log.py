@@ -54,9 +54,7 @@ class RunLog:
     def __init__(self, folder=None, active=True, visualdl=False):
         self.active = active
         self.folder = folder
-        self.logger = logging.getLogger(f'run{id(self)}')
-        self.logger.setLevel(logging.INFO)
-        self.logger.propagate = False
+        self.logger = logging.Logger('run', logging.INFO)  # not one that is kept by its name
         self.metrics = self.scalars = None
         self.last_curves = 0.0
         self.lost = False
@@ -121,7 +119,7 @@ class RunLog:
             return
         self.metrics.close()
         file = os.path.join(self.folder, 'metrics.jsonl')
-        with open(file) as source:
+        with open(file, errors='replace') as source:  # a crash of the machine may leave anything
             lines = [line for line in source if is_before(line, epoch, step)]
         with replace_atomically(file) as temporary, open(temporary, 'w') as target:
             target.writelines(lines)
@@ -149,5 +147,5 @@ def is_before(line, epoch, step):
         figures = json.loads(line)
         return figures['epoch'] <= epoch or (
             figures['epoch'] == epoch + 1 and figures.get('step', step + 1) <= step)
-    except (ValueError, KeyError, TypeError):
+    except (ValueError, KeyError, TypeError, RecursionError):
         return False

@@ -7,7 +7,7 @@ import re
 import signal
 import sys
 
-from common.errors import InputError
+from common.errors import InputError, complain
 
 # Loaded here: a worker, which is forked, might wait for ever for the lock of the dynamic linker.
 LIBC = ctypes.CDLL(None)
@@ -114,18 +114,26 @@ def lock(folder):
     """Takes a run's folder for this process, as long as it lives.
 
     Raises:
-        InputError: another process has it.
+        InputError: another process has it, or it cannot be written.
     """
-    stream = open(os.path.join(folder, 'lock'), 'a+')  # noqa: SIM115 - held until the process ends
+    file = os.path.join(folder, 'lock')
     try:
-        fcntl.flock(stream, fcntl.LOCK_EX | fcntl.LOCK_NB)
-    except OSError:
-        stream.seek(0)
-        raise InputError(f'{folder}: process {stream.read().strip()} is running there') from None
-    try:
+        stream = open(file, 'a+')  # noqa: SIM115 - held until the process ends
+        take(stream, folder)
         stream.truncate(0)
         stream.write(f'{os.getpid()}\n')
         stream.flush()
     except OSError as error:
-        raise InputError(f'cannot write {stream.name}: {error.strerror}') from None
+        raise InputError(f'cannot write {file}: {error.strerror}') from None
     return stream
+
+
+def take(stream, folder):
+    try:
+        fcntl.flock(stream, fcntl.LOCK_EX | fcntl.LOCK_NB)
+    except BlockingIOError:
+        stream.seek(0)
+        raise InputError(f'{folder}: process {stream.read().strip()} is running there') from None
+    except OSError as error:  # some file systems of clusters have no locks
+        complain(f'WARNING: {folder} cannot be locked ({error.strerror}): a second run in it would '
+                 f'not be noticed')

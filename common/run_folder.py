@@ -15,7 +15,7 @@ from common.checkpoint import BEST, LAST, PREVIOUS, replace_atomically
 from common.config import differences, plain_config
 from common.errors import InputError
 from common.safe_load import load_pickle
-from common.signals import LAUNCHED
+from common.signals import LAUNCHED, SUPERVISED
 
 AUTO = 'auto'  # of -resume
 OWN_FOLDER = 'RUN_FOLDER'  # environment variable: the folder that a supervisor has chosen
@@ -31,13 +31,18 @@ def choose_folder(config):
     """
     if int(os.environ.get(LAUNCHED, '0')):
         return None
-    folder = os.environ.get(OWN_FOLDER)
+    folder = own_folder()
     if not folder and config.MODEL.RESUME == AUTO:
         folder = find_run(config.SAVE, config.MODEL.NAME)
     if not folder:
         return make_run_folder(config)
     processes.sweep(folder, r'.*\.tmp(\d+)')
     return folder
+
+
+def own_folder():
+    """The folder that a supervisor has chosen for this process, or None."""
+    return os.environ.get(OWN_FOLDER) if SUPERVISED in os.environ else None
 
 
 def find_resumed(config, folder):
@@ -70,8 +75,14 @@ def runs_of(save, name):
 
 def saved_at(folder):
     """When a run's newest checkpoint was written (seconds since 1970); 0.0 if there is none."""
-    files = [os.path.join(folder, name) for name in (LAST, PREVIOUS)]
-    return max((os.path.getmtime(file) for file in files if os.path.isfile(file)), default=0.0)
+    return max(changed_at(os.path.join(folder, name)) for name in (LAST, PREVIOUS))
+
+
+def changed_at(path):
+    """When a file or folder was changed last; 0.0 if it is missing: another run may remove it."""
+    with contextlib.suppress(FileNotFoundError):
+        return os.path.getmtime(path)
+    return 0.0
 
 
 def find_run(save, name):
@@ -83,7 +94,7 @@ def find_run(save, name):
 def note_of_unsaved(config, folder):
     """A sentence about the newest run without a checkpoint, if it is newer than the run that goes
     on; else None. `folder` is where this run is written."""
-    newer = [(os.path.getmtime(run), run) for run in runs_of(config.SAVE, config.MODEL.NAME)
+    newer = [(changed_at(run), run) for run in runs_of(config.SAVE, config.MODEL.NAME)
              if run != folder and not saved_at(run)]
     time_of_run, run = max(newer, default=(0.0, None))
     if time_of_run <= saved_at(folder):

@@ -29,7 +29,6 @@ from common.optim import build_optimizer, decayed_parameters, trainable_paramete
 from common.precision import Precision
 from common.run_folder import (
     AUTO,
-    OWN_FOLDER,
     check_same_run,
     choose_folder,
     discard,
@@ -38,6 +37,7 @@ from common.run_folder import (
     go_on,
     has_result,
     make_run_folder,  # noqa: F401 - was here
+    own_folder,
     remove_result,
     with_resume,
     write_text,
@@ -292,7 +292,7 @@ def prepare_training(config, folder, model, evaluation, train_set, facts, signal
         check_same(train_set.class_names, position.get('class_names'), position['file'])
         facts['class_names'] = train_set.class_names or position.get('class_names')
         go_on(position, folder, facts, log)
-    elif folder and os.environ.get(OWN_FOLDER) and dist.is_master():
+    elif folder and own_folder() and dist.is_master():
         log.cut(position['epoch'], 0)  # a start before this one died before its first checkpoint
     if position['epoch'] >= schedule.num_epochs:
         text = f'nothing to train: {position["epoch"]} of {schedule.num_epochs} epochs are done'

@@ -1,4 +1,5 @@
-"""Signals that stop a run: SIGTERM, and SIGINT (ctrl-C). The rules, for every process of a run:
+"""Signals that stop a run: SIGTERM, SIGINT (ctrl-C), and SIGHUP (its terminal is closed;
+under nohup it is ignored). The rules, for every process of a run:
 
 - Any process may get one, and several may get the same one twice: a terminal signals all processes
   in it, a process manager one or all of a service. So a request counts once, however often it
@@ -8,7 +9,7 @@
 - As long as there is nothing to save (imports, lists, the model), a process ends where it is. In
   training and evaluation it takes note, and all ranks stop at the same place, after a checkpoint.
 - The exit code is 128 + the signal's number. Who was signalled starts nothing again.
-- A process is started with both signals held back, and lets them in when it can take them. So one
+- A process is started with these signals held back, and lets them in when it can take them. So one
   that comes in between is neither lost nor deadly.
 
 This file needs nothing but Python, so that it can act before the imports that take seconds.
@@ -19,7 +20,7 @@ import os
 import signal
 import time
 
-STOP_SIGNALS = (signal.SIGTERM, signal.SIGINT)
+STOP_SIGNALS = (signal.SIGTERM, signal.SIGINT, signal.SIGHUP)
 # Exit codes of a run that a signal has stopped, as shells count.
 STOPPED = {128 + number for number in STOP_SIGNALS}
 # Set for a process whose parent passes signals on: by this program, by Paddle's launcher.
@@ -34,9 +35,15 @@ class Stopped(SystemExit):
         self.number = number
 
 
+def taken_signals():
+    """Those of STOP_SIGNALS that a process takes."""
+    return [number for number in STOP_SIGNALS
+            if number != signal.SIGHUP or signal.getsignal(number) != signal.SIG_IGN]
+
+
 def end_on_signal():
     """Has a signal end this process without a word, until a StopSignal takes over."""
-    for number in STOP_SIGNALS:
+    for number in taken_signals():
         signal.signal(number, lambda number, frame: os._exit(128 + number))
     signal.pthread_sigmask(signal.SIG_UNBLOCK, STOP_SIGNALS)
 
@@ -58,7 +65,7 @@ def is_child():
 
 
 class StopSignal:
-    """Takes SIGTERM and SIGINT within a block: the first one raises Stopped where the program is,
+    """Takes the signals within a block: the first one raises Stopped where the program is,
     or is noted only, in a block of `noted`.
 
     Args:
@@ -74,7 +81,7 @@ class StopSignal:
         self.only_noted = False
 
     def __enter__(self):
-        self.before = {number: signal.signal(number, self.take) for number in STOP_SIGNALS}
+        self.before = {number: signal.signal(number, self.take) for number in taken_signals()}
         signal.pthread_sigmask(signal.SIG_UNBLOCK, STOP_SIGNALS)
         return self
 

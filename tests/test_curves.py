@@ -73,7 +73,8 @@ def test_mark_of_a_run_that_goes_on_in_a_new_folder_O4(small_data, tmp_path):
 
 @pytest.mark.smoke
 @pytest.mark.parametrize('tail', ['{"kind": "eval", "ep', '\0\0\0\n', '[1]\n', '{"kind": "eval"}\n',
-                                  '{"kind": "train", "epoch": "x"}', '[' * 100_000, '\x1b\xff'])
+                                  '{"kind": "train", "epoch": "x"}', '[' * 100_000, '\x1b\xff',
+                                  '{"kind": "best", "acc1": 1, "epoch": 1' + '0' * 400 + '}'])
 def test_line_that_cannot_be_read_is_left_out_and_named_O4(tail, tmp_path, capsys):
     file = write(tmp_path, [TRAIN], tail)
     curves.main([str(tmp_path)])

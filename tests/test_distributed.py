@@ -1,9 +1,15 @@
 """Several processes on a CPU (gloo): the same numbers as one."""
 import json
+import random
+import socket
+import threading
+import time
 
 import numpy as np
 import pytest
+from paddle.base import core
 
+from common import dist
 from common.checkpoint import write_atomically
 from common.safe_load import load_pickle
 from common.zoo import create_model
@@ -109,3 +115,60 @@ def test_error_of_a_spawned_process_is_one_line_P1(data, tmp_path):
         '-eval', f'-pretrained={weights}', '-nprocs=2'])
     assert code == 1 and 'Traceback' not in err, err
     assert 'error: ' in err and 'nothing was loaded: 12 missing' in err
+
+
+class SlowStore:
+    """A real store, that one process or thread is slow to get answers of."""
+
+    def __init__(self, port, rank, ranks):
+        self.store = core.TCPStore('127.0.0.1', port, rank == 0, ranks, 30)
+        self.rank, self.keys, self.last = rank, set(), 0.0
+
+    def add(self, key, number):
+        time.sleep(random.random() * 0.002)
+        answer = self.store.add(key, number)
+        time.sleep(0.02 * self.rank)
+        self.keys.add(key)
+        self.last = time.monotonic()
+        return answer
+
+
+def meet(monkeypatch, flags):
+    """[(answers, store, time of the end) of each rank], each a thread, of many meetings.
+
+    flags: [ranks, meetings, flags of each].
+    """
+    with socket.socket() as probe:
+        probe.bind(('127.0.0.1', 0))
+        port = probe.getsockname()[1]
+    this, results = threading.local(), [None] * len(flags)
+    monkeypatch.setattr(dist, 'world_size', lambda: len(flags))
+    monkeypatch.setattr(dist, 'rank', lambda: this.rank)
+    monkeypatch.setattr(dist, 'Store', lambda: this.store)
+
+    def run(rank):
+        this.rank, this.store = rank, SlowStore(port, rank, len(flags))
+        meeting = dist.Meeting('test')
+        answers = [meeting(*row) for row in flags[rank]]
+        results[rank] = answers, this.store, time.monotonic()
+
+    threads = [threading.Thread(target=run, args=[rank]) for rank in range(len(flags))]
+    for thread in threads:
+        thread.start()
+    for thread in threads:
+        thread.join(60)
+    return results
+
+
+def test_ranks_agree_and_the_store_does_not_grow_S3_M6(monkeypatch):
+    flags = np.random.default_rng(0).random([3, 8, 2]) < 0.3
+    results = meet(monkeypatch, flags.tolist())
+    for answers, _, _ in results:
+        assert answers == flags.any(0).tolist()
+    assert len(set().union(*(store.keys for _, store, _ in results))) <= 6
+
+
+def test_rank_with_the_store_leaves_a_meeting_last_S3_P1(monkeypatch):
+    """Its process may end then, with the store; another one that still asks would have an error."""
+    (_, _, end), (_, other, _) = meet(monkeypatch, [[[True]]] * 2)
+    assert end >= other.last

@@ -182,6 +182,17 @@ def touch(folder, *names):
 
 
 @pytest.mark.smoke
+def test_closed_streams_are_nothing_O2(tmp_path):
+    """`>&- 2>&-`: what the program opens next must not become its standard output."""
+    code = ('import sys\nfrom common.errors import complain, say, set_up_output\n'
+            'set_up_output()\nfile = open(sys.argv[1], "w")\nsay("a")\ncomplain("b")\n'
+            'print("c", flush=True)\nfile.write(f"{file.fileno() > 2}")')
+    file = tmp_path / 'file'
+    result = subprocess.run(['sh', '-c', '"$0" -c "$1" "$2" >&- 2>&-', sys.executable, code,
+                             str(file)], cwd=ROOT)
+    assert result.returncode == 0 and file.read_text() == 'True'
+
+
 def test_files_that_are_no_images_are_counted_and_named_O3(tmp_path, capsys):
     folder = touch(tmp_path / 'a', 'b.txt', 'c.heic', 'd/e.mp4', '._x.png', '.DS_Store', '.h/y.png',
                    'g.JPG', 'd/z.gif')

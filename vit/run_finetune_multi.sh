@@ -1,5 +1,5 @@
-CUDA_VISIBLE_DEVICES=0,1,2,3,4,5,6,7 \
-python main_multi_gpu.py \
+export CUDA_VISIBLE_DEVICES=0,1,2,3,4,5,6,7
+exec python main_multi_gpu.py \
 -cfg='./configs/vit_base_patch16_384_finetune.yaml' \
 -dataset='imagenet2012' \
 -batch_size=64 \

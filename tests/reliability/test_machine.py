@@ -8,6 +8,7 @@ import socket
 import subprocess
 import sys
 import tracemalloc
+import weakref
 
 import numpy as np
 import pytest
@@ -161,6 +162,17 @@ def test_descriptors_and_threads_stay_M7(workers, data, tmp_path, monkeypatch):
 
 
 # M4: folders that are not there
+
+def test_nothing_is_kept_of_the_log_of_a_run_that_has_ended_M7(tmp_path):
+    """Several runs in one Python process."""
+    log = RunLog(str(tmp_path))
+    log.info('a line')
+    log.close()
+    kept = weakref.ref(log)
+    del log
+    gc.collect()
+    assert kept() is None
+
 
 def test_missing_home_M4(data, tmp_path):
     """Nothing that a run needs is kept there: fonts, caches, settings."""

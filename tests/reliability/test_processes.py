@@ -1,14 +1,19 @@
 """Workers, ranks and runs that die, hang or meet: the run ends soon and says why."""
+import errno
+import fcntl
 import os
 import re
 import signal
+import sys
 import threading
 import time
 from pathlib import Path
 
 import pytest
 
-from tests.conftest import ROOT, run_script, write_image_list
+from common.launcher import command_of_child
+from common.processes import lock
+from tests.conftest import ROOT, refusal, run_script, write_image_list
 from tests.reliability.runs import (
     LONG,
     all_ended,
@@ -85,6 +90,23 @@ def test_second_run_in_a_folder_is_refused_M3(data, tmp_path):
     process.kill()
     process.communicate()
     assert code == 1 and f'process {process.pid} is running there' in err
+
+
+def test_file_system_without_locks_M3(tmp_path, monkeypatch, capsys):
+    """Lustre, for one, as many clusters mount it."""
+    def flock(stream, how):
+        raise OSError(errno.ENOSYS, 'Function not implemented')
+
+    monkeypatch.setattr(fcntl, 'flock', flock)
+    lock(str(tmp_path)).close()
+    assert (tmp_path / 'lock').read_text() == f'{os.getpid()}\n'
+    assert capsys.readouterr().err.startswith(
+        f'WARNING: {tmp_path} cannot be locked (Function not implemented): ')
+
+
+def test_lock_that_cannot_be_written_is_one_line_M4(tmp_path):
+    (tmp_path / 'lock').mkdir()
+    assert refusal(lock, str(tmp_path)) == f'cannot write {tmp_path}/lock: Is a directory'
 
 
 @pytest.mark.parametrize('place', ['a file', 'read-only'])
@@ -189,6 +211,14 @@ def test_restarts_after_a_crash_P2(data, tmp_path):
     assert 'ended with code -9; restart 1 of 3' in err and 'restart 2 of 3' in err
     assert cut('vit', data, tmp_path / 'whole', *flags) == 0
     assert digest(content_of(tmp_path / 'crashed')) == digest(content_of(tmp_path / 'whole'))
+
+
+@pytest.mark.parametrize('flags', [['-max_restarts', '2'], ['--max_restarts=2'],
+                                   ['-max_restarts=1', '--max_restarts', '2']])
+def test_restart_has_all_other_arguments_P2(flags, monkeypatch):
+    others = ['main_multi_gpu.py', '-output', 'max_restarts', '-o', 'MODEL.NAME=max_restarts']
+    monkeypatch.setattr(sys, 'orig_argv', ['python', *others[:3], *flags, *others[3:]])
+    assert command_of_child() == [sys.executable, *others]
 
 
 def test_wrong_input_is_not_started_again_P2(data, tmp_path):

@@ -5,8 +5,11 @@ import signal
 
 import pytest
 
+from common import run_folder as run_folders
 from common import training
 from common.checkpoint import BEST, LAST, PREVIOUS, write_atomically
+from common.config import base_config
+from common.log import RunLog
 from common.run_folder import RESULT
 from common.safe_load import load_pickle
 from tests.conftest import write_image_list
@@ -98,6 +101,20 @@ def test_interrupt_from_the_keyboard_R4(data, tmp_path):
     assert content_of(tmp_path)['step'] == 3
 
 
+def test_damaged_lines_are_cut_from_the_log_R6(tmp_path):
+    """What a crash of the machine leaves of a file: zeros, or of another file."""
+    good = '{"kind": "eval", "epoch": 1, "acc1": 0.5}\n'
+    later = good.replace('1', '2', 1)
+    file = tmp_path / 'metrics.jsonl'
+    file.write_bytes(good.encode() + b'\0\0\0\n\xff\xfe\x80\n' + b'[' * 100_000 + b'\n'
+                     + later.encode() + b'{"kind": "ev')
+    log = RunLog(str(tmp_path))
+    log.cut(1, 0)
+    log.metric('eval', at=2, epoch=2, acc1=0.5)
+    log.close()
+    assert file.read_text() == good + later
+
+
 def test_other_batch_within_an_epoch_is_refused_R5(data, tmp_path, capsys):
     assert cut('vit', data, tmp_path, stop_at=3) == 143
     assert cut('vit', data, tmp_path, '-resume=auto', '-batch_size=8') == 1
@@ -143,6 +160,14 @@ def killed_at(monkeypatch, owner, name):
     def kill(*args, **options):
         raise Killed
     monkeypatch.setattr(owner, name, kill)
+
+
+def test_run_that_is_removed_meanwhile_is_passed_over_R8(tmp_path, monkeypatch):
+    """Another start has been refused, and its folder goes while this one looks at it."""
+    config, (gone, own) = base_config(), (str(tmp_path / name) for name in ('gone', 'own'))
+    monkeypatch.setattr(run_folders, 'runs_of', lambda save, name: [gone, own])
+    assert run_folders.find_run(config.SAVE, 'x') is None
+    assert run_folders.note_of_unsaved(config, own) is None
 
 
 @pytest.mark.parametrize('owner, name', [

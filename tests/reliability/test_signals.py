@@ -11,6 +11,7 @@ import pytest
 
 from common import runner, training
 from common.checkpoint import LAST, PREVIOUS
+from common.run_folder import OWN_FOLDER
 from common.safe_load import load_pickle
 from tests.conftest import ROOT, write_image_list
 from tests.reliability.runs import (
@@ -87,6 +88,7 @@ def check_stopped_once(out, output):
     pytest.param(signal.SIGINT, ['-nprocs=2'], id='ranks', marks=pytest.mark.long),
     pytest.param(signal.SIGINT, ['-max_restarts=2'], id='restarts', marks=pytest.mark.long),
     pytest.param(signal.SIGINT, [], id='plain', marks=pytest.mark.long),
+    pytest.param(signal.SIGHUP, BOTH, id='both, SIGHUP', marks=pytest.mark.long),
     pytest.param(signal.SIGTERM, ['-o', 'DATA.NUM_WORKERS=2'], id='workers',
                  marks=pytest.mark.long)])
 def test_signal_to_all_of_a_terminal_S1(number, flags, data, tmp_path):
@@ -95,6 +97,35 @@ def test_signal_to_all_of_a_terminal_S1(number, flags, data, tmp_path):
     os.killpg(process.pid, number)
     out, _ = ended(process, 128 + number)
     check_stopped_once(out, tmp_path)
+
+
+@pytest.mark.parametrize('handler, code', [(signal.SIG_DFL, 129), (signal.SIG_IGN, 0)],
+                         ids=['terminal', 'nohup'])
+def test_closed_terminal_S1(handler, code, data, tmp_path):
+    before = signal.signal(signal.SIGHUP, handler)
+    try:
+        assert cut('vit', data, tmp_path, stop_at=3, number=signal.SIGHUP) == code
+    finally:
+        signal.signal(signal.SIGHUP, before)
+    content = content_of(tmp_path)
+    assert (content['epoch'], content['step']) == ((0, 3) if code else (3, 0))
+
+
+def test_scripts_become_the_program_S1(tmp_path):
+    """A signal to the shell is then one to the run, and whoever has started the shell waits for the
+    run's end."""
+    fake = tmp_path / 'python'
+    fake.write_text('#!/bin/sh\necho $$ $CUDA_VISIBLE_DEVICES "$@"\n')
+    fake.chmod(0o755)
+    scripts = sorted(ROOT.glob('*/run_*_multi.sh'))
+    assert len(scripts) == 9
+    for script in scripts:
+        process = subprocess.Popen(['sh', script.name, '-o', 'A=b c'], cwd=script.parent, text=True,
+                                   stdout=subprocess.PIPE,
+                                   env={**os.environ, 'PATH': f'{tmp_path}:{os.environ["PATH"]}'})
+        out = process.communicate()[0]
+        assert out.startswith(f'{process.pid} 0,1,2,3,4,5,6,7 main_multi_gpu.py -cfg='), script
+        assert out.endswith(' -o A=b c\n')
 
 
 def test_second_ctrl_c_ends_at_once_S1(data, tmp_path):
@@ -212,6 +243,15 @@ def test_restart_goes_on_in_its_own_folder_S4(save_steps, data, tmp_path):
     assert cut('vit', data, tmp_path / 'whole', *flags) == 0
     whole = run_folder(tmp_path / 'whole')
     assert digest(load_pickle(str(own / LAST))) == digest(load_pickle(str(whole / LAST)))
+
+
+def test_only_a_supervisor_chooses_the_folder_S4(data, tmp_path, monkeypatch):
+    """A variable of the user's own that happens to have the same name means nothing."""
+    mine = tmp_path / 'mine'
+    mine.mkdir()
+    monkeypatch.setenv(OWN_FOLDER, str(mine))
+    assert cut('vit', data, tmp_path / 'out', stop_at=1) == 143
+    assert not list(mine.iterdir()) and content_of(tmp_path / 'out')
 
 
 # A run of two processes: the second one has the lock, and takes seconds to end when the first,
