@@ -121,7 +121,8 @@ def spawn(worker, nprocs, arguments, device, signals):
     """Runs worker(*arguments, signals of its own) in a process for each device; the exit code."""
     options = {'backend': 'gloo'} if device == 'cpu' else {}
     with signals.noted():
-        resource_tracker.ensure_running()  # it would let the signals in
+        with held_back():  # Python's own process ignores SIGTERM and SIGINT; it never gets SIGHUP
+            resource_tracker.ensure_running()  # it lets the other two in
         with held_back(), warnings.catch_warnings():
             # what this run's own log says, too: that it computes on the CPU
             warnings.filterwarnings('ignore', 'Your model will be trained under CPUONLY mode')

@@ -49,6 +49,9 @@ class RunLog:
         folder: where the files go; None writes to the terminal only.
         active: whether this is rank 0.
         visualdl: whether the figures are written for VisualDL too (package visualdl).
+
+    Raises:
+        InputError: a file cannot be opened for writing.
     """
 
     def __init__(self, folder=None, active=True, visualdl=False):
@@ -62,16 +65,24 @@ class RunLog:
             return
         handlers = [TqdmHandler(self.lose_terminal)]
         if folder:
-            file = logging.FileHandler(os.path.join(folder, 'log.txt'), encoding='utf-8')
-            handlers.append(file)
-            self.metrics = open(os.path.join(folder, 'metrics.jsonl'), 'a')  # noqa: SIM115
-            if visualdl:
-                from visualdl import LogWriter  # an optional extra
-                self.scalars = LogWriter(logdir=os.path.join(folder, 'visualdl'))
+            try:
+                handlers.append(self.open_files(visualdl))
+            except OSError as error:
+                raise InputError(f'cannot write {error.filename or folder}: {error.strerror}') \
+                    from None
         for handler in handlers:
             handler.handleError = lambda record: self.lose(sys.exc_info()[1])
             handler.setFormatter(logging.Formatter('%(asctime)s %(message)s', '%m-%d %H:%M:%S'))
             self.logger.addHandler(handler)
+
+    def open_files(self, visualdl):
+        """Those of the figures; the handler of log.txt."""
+        handler = logging.FileHandler(os.path.join(self.folder, 'log.txt'), encoding='utf-8')
+        self.metrics = open(os.path.join(self.folder, 'metrics.jsonl'), 'a')  # noqa: SIM115
+        if visualdl:
+            from visualdl import LogWriter  # an optional extra
+            self.scalars = LogWriter(logdir=os.path.join(self.folder, 'visualdl'))
+        return handler
 
     def info(self, text):
         if self.active:

@@ -142,6 +142,15 @@ def write_text(path, text):
         raise InputError(f'cannot write {path}: {error.strerror}') from None
 
 
+def copy_file(source, path):
+    """As `write_text`, of a file."""
+    try:
+        with replace_atomically(path) as temporary:
+            shutil.copyfile(source, temporary)
+    except OSError as error:
+        raise InputError(f'cannot write {path}: {error.strerror}') from None
+
+
 def write_result(folder, result):
     """result.json, which says that the run has ended."""
     write_text(os.path.join(folder, RESULT), json.dumps(result, indent=1))
@@ -198,6 +207,8 @@ def check_same_run(facts, num_epochs, folder, log, checkpoint):
     """
     finished = checkpoint['epoch'] >= num_epochs
     before, now = (describe_data(content) for content in (checkpoint, facts))
+    if before == now:
+        now = f'the same but for {hidden_difference(checkpoint, facts)}'
     changed = {line.partition(':')[0] for line in
                differences(checkpoint['config'], facts['config'])}
     moved = changed & {'DATA.DATASET', 'DATA.DATA_PATH', 'DATA.TRAIN_FRACTION'}
@@ -231,6 +242,14 @@ def describe_data(content):
     shown = f': {names[0]}, ...' if names else ''
     return (f'{data.get("DATASET")} {data.get("DATA_PATH")} ({images} training images, '
             f'{config.get("MODEL", {}).get("NUM_CLASSES")} classes{shown})')
+
+
+def hidden_difference(checkpoint, facts):
+    """What of the data differs, where `describe_data` says the same of both."""
+    before = checkpoint.get('data_sets', {})
+    splits = [f'the {split} images\' number, names or labels'
+              for split, now in facts['data_sets'].items() if before.get(split) != now]
+    return ', and '.join(splits) or 'the names of classes'
 
 
 def go_on(position, folder, facts, log):
@@ -292,8 +311,7 @@ def take_best(position, folder, in_place):
         if best is None or kept['epoch'] > best['epoch']:
             kept = None
         else:
-            with replace_atomically(os.path.join(folder, BEST)) as temporary:
-                shutil.copyfile(source, temporary)
+            copy_file(source, os.path.join(folder, BEST))
     is_kept = kept and (best is None or kept['acc1'] >= best['acc1'])
     position['best'] = kept
     position['unsaved'] = None if is_kept else best

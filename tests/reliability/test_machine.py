@@ -3,6 +3,7 @@ import errno
 import gc
 import io
 import os
+import shutil
 import signal
 import socket
 import subprocess
@@ -196,6 +197,23 @@ def test_refused_run_leaves_no_folder_M8(flags, data, tmp_path, capsys):
     assert cut('vit', data, tmp_path / 'out', *flags) == 1
     assert capsys.readouterr().err.count('error: ') == 1
     assert not (tmp_path / 'out').exists() or not list((tmp_path / 'out').iterdir())
+
+
+def test_full_disk_while_the_best_weights_are_copied_M8(data, tmp_path, monkeypatch, capsys):
+    """The line names the file that is written, and the new run's folder goes."""
+    flags = ['-o', 'SAVE_FREQ=1']
+    assert cut('vit', data, tmp_path / 'old', *flags, stop_at=13) == 143
+
+    def copyfile(source, target):
+        raise OSError(errno.ENOSPC, 'No space left on device', source, None, target)
+
+    monkeypatch.setattr(shutil, 'copyfile', copyfile)
+    old = run_folder(tmp_path / 'old')
+    assert cut('vit', data, tmp_path / 'new', *flags, f'-resume={old}') == 1
+    err = capsys.readouterr().err
+    assert f'error: cannot write {tmp_path / "new"}/' in err
+    assert err.endswith('/best.pdparams: No space left on device\n')
+    assert not list((tmp_path / 'new').iterdir())
 
 
 def test_refused_run_that_is_watched_over_leaves_no_folder_M8(tmp_path):

@@ -12,6 +12,7 @@ from pathlib import Path
 import pytest
 
 from common.launcher import command_of_child
+from common.log import RunLog
 from common.processes import lock
 from tests.conftest import ROOT, refusal, run_script, write_image_list
 from tests.reliability.runs import (
@@ -104,9 +105,11 @@ def test_file_system_without_locks_M3(tmp_path, monkeypatch, capsys):
         f'WARNING: {tmp_path} cannot be locked (Function not implemented): ')
 
 
-def test_lock_that_cannot_be_written_is_one_line_M4(tmp_path):
-    (tmp_path / 'lock').mkdir()
-    assert refusal(lock, str(tmp_path)) == f'cannot write {tmp_path}/lock: Is a directory'
+@pytest.mark.parametrize('function, name', [(lock, 'lock'), (RunLog, 'log.txt'),
+                                            (RunLog, 'metrics.jsonl')])
+def test_file_of_a_start_that_cannot_be_opened_is_one_line_M4(function, name, tmp_path):
+    (tmp_path / name).mkdir()
+    assert refusal(function, str(tmp_path)) == f'cannot write {tmp_path}/{name}: Is a directory'
 
 
 @pytest.mark.parametrize('place', ['a file', 'read-only'])

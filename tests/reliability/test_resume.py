@@ -240,6 +240,20 @@ def test_other_data_under_the_same_output_R10(data, tmp_path, capsys):
     assert 'a run on other data' in capsys.readouterr().err
 
 
+@pytest.mark.parametrize('split', ['train', 'val'])
+def test_difference_that_numbers_do_not_show_is_named_R10(split, tmp_path, capsys):
+    data, flags = write_image_list(tmp_path / 'data', train=48, val=16), ['-o', 'SAVE_FREQ=1']
+    assert cut('vit', data, tmp_path / 'out', *flags) == 0
+    file = data / f'{split}_list.txt'
+    file.write_text(file.read_text().replace(' 9', ' 8'))
+    assert cut('vit', data, tmp_path / 'out', *flags, '-resume=auto') == 1
+    line = f'list {data} (48 training images, 10 classes); got the same but for the {split} images'
+    assert f"{line}' number, names or labels; expected" in capsys.readouterr().err
+    more = [*flags, '-resume=auto', '-o', 'TRAIN.NUM_EPOCHS=4']
+    assert cut('vit', data, tmp_path / 'out', *more) == 0
+    assert f'now the same but for the {split} images\'' in capsys.readouterr().out
+
+
 def test_data_that_change_in_their_place_R10(tmp_path, capsys):
     """At an epoch's end they may, and it is said; within one they may not."""
     data = write_image_list(tmp_path / 'data', train=48, val=16)
