@@ -20,6 +20,8 @@ from common.errors import InputError, one_line, shown
 MAX_STEPS = 3_000_000  # operations and values; the largest model files have some 100,000
 MAX_NAME = 1000        # characters of a name or key
 MAX_DIMS = 32          # numpy 1.26 has no more
+MAX_NUMBER_KEYS = 10_000  # that are not below SMALL
+SMALL = 1 << 17
 
 # What people have instead of weights: how it starts, and what is said.
 OTHER_FILES = (
@@ -42,11 +44,13 @@ class Budget:
         left: bytes of objects.
         arrays: bytes of arrays, each counted once a name.
         steps: operations and values.
+        number_keys: entries of dictionaries whose key is no text and no small number.
     """
 
     def __init__(self, size):
         self.limit = self.left = self.arrays = 3 * size + (32 << 20)
         self.steps = MAX_STEPS
+        self.number_keys = MAX_NUMBER_KEYS
 
     def spend(self, count):
         """Takes `count` bytes of objects; called before they are made where they may be many."""
@@ -66,6 +70,16 @@ class Budget:
         if self.arrays < 0:
             raise Refused(f'it names arrays of more than {self.limit >> 20} MB in all, which is '
                           f'too much for a file of its size')
+
+    def count_key(self, key):
+        """Large numbers can be chosen so that a dictionary looks for each of them in the places of
+        all others: n of them take the time of n * n."""
+        if type(key) in (str, bytes) or type(key) is int and 0 <= key < SMALL:
+            return
+        self.number_keys -= 1
+        if self.number_keys < 0:
+            raise Refused(f'it has more than {MAX_NUMBER_KEYS} dictionary keys that are large '
+                          f'numbers')
 
 
 def check_key(key):

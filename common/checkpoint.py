@@ -21,6 +21,54 @@ FORMAT_VERSION = 2
 PREVIOUS = 'previous.pdparams'
 
 
+# What a run writes beside the arrays. Another's file, or a damaged one, may hold anything there.
+
+def is_count(value):
+    return type(value) is int and 0 <= value < 1 << 53
+
+
+def is_float(value):
+    return type(value) is float
+
+
+def is_share(value):
+    return type(value) is float and 0 <= value <= 1
+
+
+RESULT = {'epoch': is_count, 'loss': is_float, 'acc1': is_share, 'acc5': is_share,
+          'seen': is_count, 'real_acc1': is_share, 'real_seen': is_count}
+
+
+def is_result(value):
+    """Whether it is what common.engine.evaluate gives, and the epoch."""
+    return isinstance(value, dict) \
+        and {'epoch', 'loss', 'acc1', 'acc5', 'seen'} <= value.keys() <= RESULT.keys() \
+        and all(RESULT[key](number) for key, number in value.items())
+
+
+def is_config(value):
+    """Whether all keys are texts, and DATA and MODEL, if there, have keys below them."""
+    return isinstance(value, dict) and all(
+        isinstance(key, str) and (key not in ('DATA', 'MODEL') or isinstance(item, dict))
+        and (not isinstance(item, dict) or is_config(item)) for key, item in value.items())
+
+
+FACTS = {
+    'epoch': is_count, 'step': is_count, 'bad_images': is_count,
+    'sums': lambda value: isinstance(value, list) and len(value) == 3 and all(map(is_float, value)),
+    'best': lambda value: value is None or is_result(value),
+    'unsaved': lambda value: value is None or is_result(value),
+    'amp_grad_scaler': lambda value: isinstance(value, dict),
+    'config': is_config,
+    'class_names': lambda value: value is None or isinstance(value, list) and all(
+        isinstance(name, str) for name in value),
+    'data': lambda value: isinstance(value, dict) and 'images' in value,
+    'data_sets': lambda value: isinstance(value, dict) and isinstance(value.get('train'), dict)
+    and 'sha256' in value['train'],
+}
+ALWAYS = 'best', 'amp_grad_scaler', 'config'  # the others came later
+
+
 def write_atomically(content, path):
     """paddle.save with a checksum behind it: the old file or the new one, never half of one.
 
@@ -132,6 +180,18 @@ def save_checkpoint(path, model, optimizer, scaler, facts, ema=None, resumed=Non
     }, path)
 
 
+def check_facts(content, scaler, file):
+    """Raises InputError for a checkpoint whose facts no run has written."""
+    for key, is_right in FACTS.items():
+        is_there = key in content or key in ALWAYS
+        if is_there and not is_right(content.get(key, ...)):
+            raise InputError(f'{file}: {key}: got {shown(content.get(key))}, which no run writes')
+    state = content['amp_grad_scaler']
+    if scaler and state and (state.keys() != scaler.state_dict().keys() or not all(
+            isinstance(value, (int, float)) or np.size(value) == 1 for value in state.values())):
+        raise InputError(f'{file}: amp_grad_scaler: got {shown(state)}, which no run writes')
+
+
 def resume(path, model, optimizer, scaler, ema=None, check=None):
     """Loads what `save_checkpoint` wrote.
 
@@ -159,12 +219,7 @@ def resume(path, model, optimizer, scaler, ema=None, check=None):
                          f'{FORMAT_VERSION} or 1')
     content = {'step': 0, 'sums': [0.0, 0.0, 0.0], 'unsaved': None, **content, 'file': path,
                'note': note}
-    for key, kinds in (('epoch', int), ('step', int), ('sums', list),
-                       ('best', (dict, type(None))), ('unsaved', (dict, type(None))),
-                       ('amp_grad_scaler', dict),
-                       ('config', dict)):
-        if not isinstance(content.get(key, ...), kinds):
-            raise InputError(f'{path}: {key}: got {shown(content.get(key))}, which no run writes')
+    check_facts(content, scaler, path)
     if check is not None:
         check(content)
     state = state_dict_of(content.get('model'), path)

@@ -13,7 +13,7 @@ from collections import Counter
 
 import numpy as np
 
-from common.errors import InputError
+from common.errors import InputError, opened
 
 MAX_NAMES_BYTES = 1 << 24
 IMAGENET_CLASSES = os.path.join(os.path.dirname(os.path.abspath(__file__)), 'imagenet_classes.txt')
@@ -38,7 +38,7 @@ def class_names(file, num_classes=None):
     if os.path.getsize(file) > MAX_NAMES_BYTES:
         raise InputError(f'{file}: got {os.path.getsize(file)} bytes, expected a file of class '
                          f'names')
-    with open(file, 'rb') as stream:
+    with opened(file) as stream:
         lines = stream.read().removeprefix(b'\xef\xbb\xbf').rstrip().split(b'\n')
     names = []
     for number, line in enumerate(lines, 1):

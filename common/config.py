@@ -16,13 +16,14 @@ import sys
 import yaml
 from yacs.config import CfgNode
 
-from common.errors import InputError, one_line, printable
+from common.errors import InputError, one_line, opened, printable
 
 MAX_YAML_BYTES = 1 << 20
 MAX_NODES = 5000     # keys, values and lists of a yaml file; the largest config has some 150
 MAX_SCALAR = 4096    # characters of a value: a path's, in Linux
 MAX_KEY = 100        # characters of a key
 MAX_BASES = 8
+MAX_DIFFERENCE = 1000  # characters of what is said about a key that has changed
 # What a value may be, in yaml's words. Sets, binary data, merged and Python objects are not.
 YAML_KINDS = {f'tag:yaml.org,2002:{kind}' for kind in
               ('str', 'int', 'float', 'bool', 'null', 'timestamp', 'seq', 'map')}
@@ -392,7 +393,7 @@ def differences(old, new, prefix=''):
         if isinstance(before, dict) and isinstance(now, dict):
             found += differences(before, now, f'{prefix}{key}.')
         elif before != now:
-            found.append(f'{prefix}{key}: was {before!r}, is {now!r}')
+            found.append(printable(f'{prefix}{key}: was {before!r}, is {now!r}', MAX_DIFFERENCE))
     return found
 
 
@@ -482,6 +483,8 @@ def read_base(cfg_file):
     folder = os.path.realpath(os.path.dirname(cfg_file))
     files = []
     for name in (name for name in names if name):
+        if not is_file_name(str(name)):
+            raise wrong(cfg_file, 'BASE', name, 'a file')
         file = os.path.realpath(os.path.join(folder, str(name)))
         if os.path.dirname(file) != folder:
             raise InputError(f'{cfg_file}: BASE: got {name}, expected a file in the same folder')
@@ -531,7 +534,7 @@ def read_yaml(file):
         raise InputError(f'{file}: got {os.path.getsize(file)} bytes, expected a config of at '
                          f'most {MAX_YAML_BYTES}')
     try:
-        with open(file, 'rb') as stream:
+        with opened(file) as stream:
             loader = ConfigLoader(stream)
             node = loader.get_single_node()
             if not isinstance(node, yaml.MappingNode):
@@ -620,6 +623,15 @@ def coerce(key, value, default, where, nullable):
     return value
 
 
+def is_file_name(text):
+    """Whether a file could be called so: the functions for files raise errors of their own at a
+    zero byte, and at half a character."""
+    try:
+        return b'\0' not in os.fsencode(text)
+    except UnicodeEncodeError:
+        return False
+
+
 def parse_literal(value):
     try:
         return ast.literal_eval(value) if isinstance(value, str) else value
@@ -636,6 +648,8 @@ def check_value(key, value, where, ranges):
         raise wrong(where, key, value, 'one of ' + ', '.join(CHOICES[key]))
     if key in PATTERNS and not PATTERNS[key][0].fullmatch(value):
         raise wrong(where, key, value, PATTERNS[key][1])
+    if isinstance(value, str) and not is_file_name(value):
+        raise wrong(where, key, value, 'text that a file can have as its name')
     if key in ASCENDING and values[0] > values[1]:
         raise wrong(where, key, value, 'the smaller one first')
     for item in values:

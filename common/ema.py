@@ -10,6 +10,7 @@ import numpy as np
 import paddle
 
 from common.errors import InputError
+from common.weights import check_values, dtype_name
 
 
 class Ema:
@@ -69,17 +70,20 @@ class Ema:
             InputError: there is none, or it is of another model.
         """
         average = state.get('average') if isinstance(state, dict) else None
-        if not isinstance(average, dict) or not isinstance(state.get('updates'), int):
+        if not isinstance(average, dict) or type(state.get('updates')) is not int \
+                or state['updates'] < 0:
             raise InputError(f'{file}: got no moving average, expected one, since '
                              f'TRAIN.EMA.DECAY is set; it was not when the run was started')
+        values = {}
         for name, own in self.average.items():
             value = average.get(name)
             if not isinstance(value, np.ndarray) or list(value.shape) != list(own.shape):
                 raise InputError(f'{file}: moving average of {name}: got '
                                  f'{list(np.shape(value)) if value is not None else None}, '
                                  f'expected {list(own.shape)}')
+            values[name] = check_values(f'moving average of {name}', value, file, dtype_name(own))
         for name, own in self.average.items():
-            own.set_value(paddle.to_tensor(average[name]).astype(own.dtype))
+            own.set_value(paddle.to_tensor(values[name]))
         self.updates = state['updates']
 
 

@@ -79,6 +79,17 @@ def shown(value, length=100):
     return f'a {type(value).__name__}{size}'
 
 
+@contextlib.contextmanager
+def opened(file):
+    """An input file, open to read bytes. Raises InputError when it cannot be read, as without the
+    permission."""
+    try:
+        with open(file, 'rb') as stream:
+            yield stream
+    except OSError as error:
+        raise InputError(f'{file}: cannot read it: {error.strerror}') from None
+
+
 def set_up_output():
     """What a terminal gets. For programs: it acts on the whole process.
 

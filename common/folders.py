@@ -12,6 +12,7 @@ import numpy as np
 from common.class_names import check_count, class_names  # noqa: F401 - where they were
 from common.errors import InputError
 from common.image_names import EXPECTED, EXTENSIONS, PassedOver, is_hidden, is_image
+from common.images import open_regular
 from common.lists import ImageList
 
 MAX_DEPTH = 8  # folders in a class folder; more is a link that leads back
@@ -194,12 +195,12 @@ def label_words(file, names):
 def rows_of(file):
     """(line number, fields between commas) of the lines of a text file that are not blank."""
     try:
-        with open(file, encoding='utf-8-sig', newline='') as stream:
+        with open(file, encoding='utf-8-sig', newline='', opener=open_regular) as stream:
             reader = csv.reader(stream)
             return [(reader.line_num, row) for row in reader if ''.join(row).strip()]
     except OSError as error:
         raise InputError(f'{file}: cannot read it: {error.strerror}') from None
-    except (UnicodeDecodeError, csv.Error) as error:
+    except (ValueError, csv.Error) as error:
         raise InputError(f'{file}: not a text file of labels ({error})') from None
 
 

@@ -10,6 +10,7 @@ two JPEG libraries differ.
 import importlib.util
 import os
 import stat
+from functools import partial
 
 import cv2
 import numpy as np
@@ -99,6 +100,11 @@ def decode(stream, formats=FORMATS, check=None):
         if image.tile and image.tile[0][0] == 'bmp_rle':
             raise ValueError('got a BMP file with run-length encoding, which Pillow takes seconds '
                              'to read; expected one without')
+        if image.tile and image.tile[0][0] == 'ppm_plain':
+            stream.seek(image.tile[0][2])
+            if any(b'#' in block for block in iter(partial(stream.read, 1 << 20), b'')):
+                raise ValueError('got a PPM file of written numbers with comments between them, '
+                                 'each of which Pillow takes long to skip; expected one without')
         return as_rgb(image)
 
 

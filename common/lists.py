@@ -9,7 +9,7 @@ from array import array
 
 import numpy as np
 
-from common.errors import InputError
+from common.errors import InputError, opened
 from common.images import load_image
 
 BOM = b'\xef\xbb\xbf'
@@ -95,7 +95,7 @@ def read_list(file, root=None):
     if not os.path.isfile(file):
         raise InputError(f'{file}: no such list file')
     names, ends, labels, lines = bytearray(), array('q'), array('q'), array('i')
-    with open(file, 'rb') as stream:
+    with opened(file) as stream:
         for number, line in enumerate(stream, 1):
             if number == 1 and line.startswith(BOM):
                 line = line[len(BOM):]

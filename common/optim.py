@@ -2,7 +2,7 @@
 import numpy as np
 import paddle
 
-from common.errors import InputError
+from common.errors import InputError, printable
 
 
 def decayed_parameters(model, rule='matrices'):
@@ -23,8 +23,9 @@ def decayed_parameters(model, rule='matrices'):
             if parameter.ndim > 1 and name not in left_out}
 
 
-# What tells the state of one optimiser from another's.
-FIRST_SLOT = {'AdamW': 'moment1_0', 'Momentum': 'velocity_0'}
+# What the state of an optimiser has for each parameter; ONE_NUMBER for all of its weights.
+ONE_NUMBER = {'beta1_pow_acc_0', 'beta2_pow_acc_0'}
+SLOTS = {'AdamW': {'moment1_0', 'moment2_0', *ONE_NUMBER}, 'Momentum': {'velocity_0'}}
 
 
 def freeze(model, names):
@@ -134,6 +135,11 @@ def longest_prefix(key, names):
     return max((name for name in names if key.startswith(name + '_')), key=len)
 
 
+def plain_slot(slot):
+    """A slot's name without what Paddle puts before it at AMP_LEVEL O2."""
+    return str(slot).removeprefix('fp32_master_0_')
+
+
 def prepare_optimizer_state(optimizer, model, state, file):
     """What `optimizer_state` gave, checked and under this process's names, for set_state_dict.
 
@@ -150,13 +156,13 @@ def prepare_optimizer_state(optimizer, model, state, file):
                          f'{sorted(missing)[:3]}, {len(unexpected)} unexpected '
                          f'{sorted(unexpected)[:3]}, expected the parameters of this model')
     # at O2 the norms stay in float32 and have no master weight
-    slot_names = {frozenset(slot.removeprefix('fp32_master_0_') for slot in slots
+    slot_names = {frozenset(plain_slot(slot) for slot in slots
                             if slot != 'master_weight') if isinstance(slots, dict) else None
                   for slots in state.values()}
     if len(slot_names) != 1 or not all(slot_names):
         raise InputError(f'{file}: optimizer state: got other slots for some parameters than for '
                          f'the rest, or none; expected the same for all')
-    if FIRST_SLOT[type(optimizer).__name__] not in next(iter(slot_names)):
+    if not SLOTS[type(optimizer).__name__] <= next(iter(slot_names)):
         raise InputError(f'{file}: optimizer state: got {sorted(next(iter(slot_names)))}, expected '
                          f'that of {type(optimizer).__name__}; TRAIN.OPTIMIZER.NAME has changed')
     has_master = any('master_weight' in slots for slots in state.values())
@@ -168,13 +174,12 @@ def prepare_optimizer_state(optimizer, model, state, file):
     for path, slots in state.items():
         parameter = parameters[path]
         for slot, value in slots.items():
-            # a moment for each weight, or one number for all (beta1_pow_acc)
-            if not isinstance(value, np.ndarray) or value.dtype.kind != 'f' \
-                    or (value.size > 1 and list(value.shape) != list(parameter.shape)):
-                raise InputError(f'{file}: optimizer state {path}.{slot}: got '
+            shape = [1] if plain_slot(slot) in ONE_NUMBER else list(parameter.shape)
+            if not isinstance(value, np.ndarray) or value.dtype not in ('float32', 'float64') \
+                    or list(value.shape) != shape:
+                raise InputError(f'{file}: optimizer state {path}.{printable(slot, 100)}: got '
                                  f'{getattr(value, "dtype", type(value).__name__)} '
-                                 f'{list(np.shape(value))}, expected floats '
-                                 f'{list(parameter.shape)}')
+                                 f'{list(np.shape(value))}, expected floats {shape}')
             tensor = paddle.to_tensor(value)
             if slot == 'master_weight':
                 tensor.name = f'{parameter.name}_fp32_master_0'

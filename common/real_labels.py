@@ -10,7 +10,7 @@ import re
 
 import numpy as np
 
-from common.errors import InputError, one_line
+from common.errors import InputError, one_line, opened
 
 NUM_IMAGES = 50_000
 NUM_CLASSES = 1000
@@ -86,8 +86,10 @@ def read_real_labels(file):
     if os.path.getsize(file) > MAX_BYTES:
         raise InputError(f'{file}: got {os.path.getsize(file)} bytes, expected real.json')
     try:
-        with open(file, 'rb') as stream:
+        with opened(file) as stream:
             sets = json.loads(stream.read())
+    except InputError:
+        raise
     except (ValueError, RecursionError) as error:
         raise InputError(f'{file}: not json, or damaged ({one_line(error)})') from None
     if not isinstance(sets, list) or len(sets) != NUM_IMAGES:

@@ -11,7 +11,7 @@ import numpy as np
 import yaml
 
 from common import dist, processes
-from common.checkpoint import BEST, LAST, PREVIOUS, replace_atomically
+from common.checkpoint import BEST, LAST, PREVIOUS, is_result, replace_atomically
 from common.config import differences, plain_config
 from common.errors import InputError
 from common.safe_load import load_pickle
@@ -307,6 +307,7 @@ def take_best(position, folder, in_place):
     kept = None
     with contextlib.suppress(InputError, KeyError, TypeError):  # missing, damaged, or another's
         kept = load_pickle(source)['best']
+    kept = kept if is_result(kept) else None
     if kept and not in_place:
         if best is None or kept['epoch'] > best['epoch']:
             kept = None

@@ -128,6 +128,21 @@ class DataUnpickler(pickle._Unpickler):  # the pure Python one: its memo is a di
     def load_binunicode8(self):
         self.load_text(struct.unpack('<Q', self.read(8))[0])
 
+    def memoize(self, index):
+        """Picklers count their entries, from 0 or 1; other numbers are counted, as keys are."""
+        if not 0 <= index <= len(self.memo) + 1:
+            self.budget.count_key(index)
+        self.memo[index] = self.stack[-1]
+
+    def load_put(self):
+        self.memoize(int(self.readline()))
+
+    def load_binput(self):
+        self.memoize(self.read(1)[0])
+
+    def load_long_binput(self):
+        self.memoize(struct.unpack('<I', self.read(4))[0])
+
     def load_append(self):
         self.extend([self.stack.pop()])
 

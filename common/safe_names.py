@@ -166,6 +166,7 @@ def set_items(budget, target, items):
     for key, value in zip(items[::2], items[1::2], strict=True):
         if type(key) is not Inert:
             check_key(key)
+            budget.count_key(key)
         target[key] = value
 
 

@@ -8,6 +8,7 @@ import pickle
 import pickletools
 import tarfile
 import threading
+import time
 import zlib
 
 import numpy as np
@@ -295,6 +296,26 @@ def test_file_that_is_no_archive_is_refused(tmp_path, content):
     archive = tmp_path / 'cifar-10-python.tar.gz'
     archive.write_bytes(content)
     refusal(archive)
+
+
+def member_of_kind(kind, name, size, content):
+    """The blocks of a member, which tarfile's own `addfile` would not write like this."""
+    info = tarfile.TarInfo(name)
+    info.type, info.size = kind, size
+    return info.tobuf(tarfile.GNU_FORMAT) + content + bytes(-len(content) % 512)
+
+
+def test_headers_before_a_member_cost_no_more_than_their_bytes_W10(tmp_path):
+    """A pax header of 8 MB of digits, for which tarfile takes the square of its length; and a
+    sparse file that says that it has 8 GB of zeros."""
+    content = b''.join([
+        member_of_kind(tarfile.XHDTYPE, 'x', 8 << 20, b'9' * (8 << 20)),
+        member_of_kind(tarfile.GNUTYPE_SPARSE, 'cifar-10-batches-py/test_batch', 512, b'N' * 512)])
+    archive = tmp_path / 'cifar-10-python.tar.gz'
+    archive.write_bytes(gzip.compress(content + bytes(1024)))
+    start = time.process_time()
+    assert 'got no cifar-10-batches-py/batches.meta' in refusal(archive, is_train=False)
+    assert time.process_time() - start < 20
 
 
 def test_archive_that_unpacks_to_more_is_refused(tmp_path, monkeypatch):

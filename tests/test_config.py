@@ -291,6 +291,22 @@ def test_number_of_bases_is_bounded_C8(tmp_path):
     assert 'expected at most 8 files' in refusal(get_config, write(tmp_path, f'BASE: [{names}]\n'))
 
 
+@pytest.mark.parametrize('text', ['a\0b', '\ud800'])
+def test_text_that_no_file_can_be_called_C9(tmp_path, text):
+    for key in ('SAVE', 'DATA: {DATA_PATH', 'DATA: {CLASS_NAMES', 'MODEL: {PRETRAINED'):
+        file = write(tmp_path, f'{key}: {json.dumps(text)}{"}" * ("{" in key)}\n')
+        assert f'{file}:1: ' in refusal(get_config, file)
+    file = write(tmp_path, f'BASE: {json.dumps(text)}\n')
+    assert f'{file}: BASE: got ' in refusal(get_config, file)
+    assert 'SAVE: got' in refusal(lambda: with_flags(o=[f'SAVE={json.dumps(text)}']))
+
+
+def test_file_that_cannot_be_read_is_one_line_C6(tmp_path):
+    link = tmp_path / 'a.yaml'
+    link.symlink_to('/proc/self/mem')  # may be opened, and not be read
+    assert refusal(get_config, str(link)) == f'{link}: cannot read it: Input/output error'
+
+
 @pytest.mark.parametrize('name', ['../../../x', 'a/b', '/tmp/x', '..', '.x', '-x', 'a b', 'x' * 101,
                                   'a\x1b[31mb', 'a\nb', 'a\\b', 'a\0b', '\u202eb', 'caf\xe9'])
 def test_name_of_a_model_stays_in_its_folder_C9(tmp_path, name):

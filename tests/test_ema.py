@@ -5,6 +5,7 @@ import pytest
 
 from common.config import base_config
 from common.ema import Ema, build_ema, decay_of
+from common.errors import InputError
 from tests.reference import Case
 
 pytestmark = pytest.mark.smoke
@@ -100,3 +101,18 @@ def test_state_comes_back_and_a_wrong_one_is_an_error():
     state['average']['fc.bias'] = np.zeros(3, np.float32)
     with pytest.raises(ValueError, match=r'average of fc.bias: got \[3\], expected \[2\]'):
         other.load(state, 'a.pdparams')
+
+
+@pytest.mark.parametrize('change', [lambda values: values + np.nan, lambda values: values * 1j,
+                                    lambda values: values.astype('int32')])
+def test_average_that_no_run_writes_is_refused_W5(change):
+    ema = Ema(Small(), 0.9)
+    state = {'average': {name: value.numpy() for name, value in ema.average.items()}, 'updates': 1}
+    before = ema.average['fc.weight'].numpy()
+    for updates in (True, -1):
+        with pytest.raises(InputError, match='a.pdparams: got no moving average'):
+            ema.load({**state, 'updates': updates}, 'a.pdparams')
+    state['average']['bn._variance'] = change(state['average']['bn._variance'])
+    with pytest.raises(InputError, match='a.pdparams: moving average of bn._variance: got'):
+        ema.load(state, 'a.pdparams')
+    np.testing.assert_array_equal(ema.average['fc.weight'].numpy(), before)

@@ -271,6 +271,12 @@ def test_labels_file_that_does_not_fit_is_named(tmp_path, labels, text):
     assert message.startswith(f'{tmp_path}/labels: ') and text in message
 
 
+def test_labels_file_that_is_a_pipe_is_not_waited_for_I7(tmp_path):
+    path, labels, _ = flat(tmp_path, b'0\n' * 4)
+    os.mkfifo(f'{labels}.pipe')
+    assert 'got a pipe, expected a file' in refusal(read_flat_val, path, f'{labels}.pipe')
+
+
 def test_labels_file_needs_its_folders(tmp_path):
     path, labels, _ = flat(tmp_path, b'0\n' * 4)
     assert refusal(read_flat_val, path, labels + 'x').startswith(f'{labels}x: cannot read it: No ')

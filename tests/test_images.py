@@ -399,6 +399,19 @@ def test_format_of_photographs_is_read_I7(tmp_path, kind):
     assert result.shape == (12, 16, 3) and np.abs(result - [200.0, 40.0, 90.0]).max() < 6
 
 
+@pytest.mark.parametrize('backend', BACKENDS)
+def test_written_numbers_with_comments_are_refused_I7(tmp_path, backend):
+    """For each comment Pillow copies what is left of a megabyte."""
+    numbers = b'P3 64 64 255\n' + b'7 ' * (3 * 64 * 64)
+    (tmp_path / 'a.ppm').write_bytes(numbers)
+    assert np.asarray(load_image(tmp_path / 'a.ppm', backend)).max() == 7
+    (tmp_path / 'a.ppm').write_bytes(b'P3 64 64 255\n' + b'#\n' * 500_000 + numbers)
+    start = time.process_time()
+    with pytest.raises(ValueError, match='comments between them'):
+        load_image(tmp_path / 'a.ppm', backend)
+    assert time.process_time() - start < 5
+
+
 def rle_bmp(width, height, content=b''):
     """A BMP file of run-length encoded palette indices; Pillow fills up what is missing."""
     palette = bytes(4 * 256)

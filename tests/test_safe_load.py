@@ -2,6 +2,7 @@
 import os
 import pickle
 import re
+import struct
 import subprocess
 import sys
 from pathlib import Path
@@ -317,6 +318,10 @@ COSTLY = {
                               'a dictionary key that is a tuple of 2'),
     'keys of one hash': (b'}(' + b''.join(part(n * (2 ** 61 - 1)) + b'N' for n in range(100_000))
                          + b'u', 'a dictionary key that is an integer of 65 bits'),
+    'large numbers as keys': (b'}(' + b''.join(part(n << 40) + b'N' for n in range(1, 20_000))
+                              + b'u', 'more than 10000 dictionary keys that are large'),
+    'large numbers in the memo': (b'N' + b''.join(
+        b'r' + struct.pack('<I', n << 18) for n in range(1, 12_000)), 'more than 10000 dictionary'),
     'tuple in a message': (named(NUMPY) + named('numpy.ndarray') + doubled() + part(b'b')
                            + b'\x87R', 'an array constructor'),
     'tuple as the type of numbers': (

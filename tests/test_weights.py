@@ -11,6 +11,7 @@ from common.checkpoint import resume, save_checkpoint, save_weights, write_atomi
 from common.config import base_config
 from common.errors import InputError
 from common.optim import build_optimizer
+from common.safe_load import load_pickle
 from common.weights import load_pretrained
 
 from vit.vit import VisionTransformer
@@ -310,7 +311,8 @@ def trained(optimizer_name, steps=2):
     return model, optimizer
 
 
-FACTS = {'epoch': 3, 'best': {'acc1': 0.5, 'epoch': 2}, 'seed': 0, 'config': {'SEED': 0}}
+BEST = {'epoch': 2, 'loss': 1.0, 'acc1': 0.5, 'acc5': 0.9, 'seen': 10}
+FACTS = {'epoch': 3, 'best': BEST, 'seed': 0, 'config': {'SEED': 0}}
 
 
 @pytest.mark.parametrize('name', ['AdamW', 'SGD'])
@@ -405,6 +407,70 @@ def test_checkpoint_with_a_moment_of_another_shape_is_refused_L10(tmp_path, kind
     paddle.save(content, path)
     other = small_vit(2)
     assert 'cls_token' in refused_checkpoint(path, other, new_optimizer(kind, other))
+
+
+@pytest.mark.parametrize('change', [
+    {'epoch': True}, {'epoch': -1}, {'epoch': 1 << 64}, {'step': -1}, {'bad_images': None},
+    {'sums': []}, {'sums': ['a', 'b', 'c']}, {'sums': [[1.0], [2.0], [3.0]]},
+    {'best': {}}, {'best': {'epoch': 1}}, {'best': {**BEST, 'acc1': None}},
+    {'best': {**BEST, 'acc1': float('nan')}}, {'best': {**BEST, 'at': 1}}, {'unsaved': {'acc1': 1}},
+    {'amp_grad_scaler': []}, {'class_names': 5}, {'class_names': [1]}, {'data': None}, {'data': {}},
+    {'data_sets': 'x'}, {'data_sets': {'train': 1}}, {'config': {1: 2}}, {'config': {'DATA': 'x'}},
+    {'config': {'DATA': {'AUG': {1: 2}}}}], ids=lambda change: str(change)[:40])
+def test_fact_that_no_run_writes_is_refused_W5(tmp_path, change):
+    path, (key,) = str(tmp_path / 'last.pdparams'), change
+    save_checkpoint(path, *trained('SGD', 1), None, {**FACTS, **change})
+    write_atomically({**load_pickle(path), **change}, path)
+    other = small_vit(2)
+    assert f': {key}: got ' in refused_checkpoint(path, other, new_optimizer('SGD', other))
+
+
+class Scaler:
+    """As paddle.amp.GradScaler, which a CPU has not."""
+
+    def state_dict(self):
+        return {'scale': np.ones(1, 'float32'), 'incr_count': 0}
+
+    def load_state_dict(self, state):
+        raise AssertionError('it was not checked')
+
+
+@pytest.mark.parametrize('state', [{'x': 1}, {'scale': 'x', 'incr_count': []}])
+def test_loss_scaling_that_no_run_writes_is_refused_W5(tmp_path, state):
+    path, model = str(tmp_path / 'last.pdparams'), small_vit(1)
+    save_checkpoint(path, *trained('SGD', 1), None, FACTS)
+    write_atomically({**load_pickle(path), 'amp_grad_scaler': state}, path)
+    with pytest.raises(InputError, match='amp_grad_scaler: got a dict of'):
+        resume(path, model, new_optimizer('SGD', model), Scaler())
+
+
+@pytest.mark.parametrize('slot, value', [
+    ('moment1_0', lambda value: value.astype('float16')),
+    ('moment1_0', lambda value: value.astype('>f4')),
+    ('moment1_0', lambda value: value[..., :1]), ('moment2_0', lambda value: np.float32(1)),
+    ('beta1_pow_acc_0', lambda value: np.zeros([0], 'float32')), (5, lambda value: [1.0])])
+def test_value_that_no_optimiser_has_is_refused_L10(tmp_path, slot, value):
+    path = str(tmp_path / 'last.pdparams')
+    save_checkpoint(path, *trained('AdamW', 1), None, FACTS)
+    content = load_pickle(path)
+    for slots in content['optimizer'].values():
+        slots[slot] = value(slots.get(slot))
+    write_atomically(content, path)
+    other = small_vit(2)
+    message = refused_checkpoint(path, other, new_optimizer('AdamW', other))
+    assert 'optimizer state' in message and str(slot) in message
+
+
+def test_optimiser_without_its_second_moment_is_refused_L10(tmp_path):
+    path = str(tmp_path / 'last.pdparams')
+    save_checkpoint(path, *trained('AdamW', 1), None, FACTS)
+    content = load_pickle(path)
+    for slots in content['optimizer'].values():
+        del slots['moment2_0']
+    write_atomically(content, path)
+    other = small_vit(2)
+    optimizer = new_optimizer('AdamW', other)
+    assert 'expected that of AdamW' in refused_checkpoint(path, other, optimizer)
 
 
 # Writing
