@@ -25,7 +25,8 @@ def read_weights(file):
 
     Returns:
         (kind, {name: numpy array}, notes, facts); kind is the layout of the arrays, facts what a
-        checkpoint of this project says about its weights: epoch, best, config, class_names.
+        checkpoint of this project says about its weights: epoch, best, config, class_names; of
+        another code's at most the names.
     """
     notes, facts = [], {}
     if os.path.isdir(file):
@@ -35,8 +36,11 @@ def read_weights(file):
     if isinstance(content, dict):
         state, container_notes = find_state(content)
         notes += container_notes
-        if state is not content and 'format_version' in content:
+        if state is not content:
             facts = {key: content.get(key) for key in ('epoch', 'best', 'config', 'class_names')}
+        if 'format_version' not in content:  # another code's: its config has other values
+            names = facts.get('class_names')
+            facts = {'class_names': names} if isinstance(names, list) else {}
         content = state
     state = state_dict_of(content, file)
     if kind == 'torch':

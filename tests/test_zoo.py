@@ -225,15 +225,15 @@ def test_features_are_no_classes_by_any_door_L17(tmp_path):
 
 
 @pytest.mark.smoke
-def test_source_of_a_conversion_is_not_its_target_O5(tmp_path):
-    """Its facts and its training state would be lost."""
+def test_checkpoint_is_not_converted_in_its_place_O5(tmp_path):
+    """What it says and its training state would be lost."""
     file, _ = run_s_file(tmp_path / 'best.pdparams', num_classes=3)
     before = Path(file).read_bytes()
     (tmp_path / 'link.pdparams').symlink_to(file)
     for source, target in ((file, file), (str(tmp_path), file),
                            (file, str(tmp_path / 'link.pdparams'))):
         assert refusal(convert, 'vit_digits', source, target).startswith(
-            f'-dst: got {target}, which is read too')
+            f'-dst: got {target}, the source itself, which holds more than weights')
     assert Path(file).read_bytes() == before
 
 
