@@ -72,9 +72,13 @@ class Classifier:
 
 
 class Eager(Classifier):
-    """A Layer, run operation by operation."""
+    """A Layer, run operation by operation; without a classifier it is an error."""
 
     def __init__(self, model):
+        name = getattr(model, 'classifier_name', None)
+        if name and getattr(model, name) is None:
+            raise InputError('model: got one without a classifier (MODEL.NUM_CLASSES 0), which '
+                             'gives features, see common.features; expected classes')
         super().__init__(Preprocessing.of(model.config), getattr(model, 'class_names', None))
         self.model = model
         self.normalize = Normalize(self.preprocessing.mean, self.preprocessing.std)
@@ -125,13 +129,8 @@ def set_device(device):
 
 
 def as_classifier(model):
-    """The Classifier of a Layer; one that has no classifier gives features, and is an error."""
-    if isinstance(model, Classifier):
-        return model
-    if getattr(model, model.classifier_name) is None:
-        raise InputError('model: got one without a classifier (MODEL.NUM_CLASSES 0), which gives '
-                         'features, see common.features; expected classes')
-    return Eager(model)
+    """The Classifier of a Layer, or what is one already."""
+    return model if isinstance(model, Classifier) else Eager(model)
 
 
 def inference_model(model, images, batch_size=32, workers=None):

@@ -595,10 +595,11 @@ def coerce(key, value, default, where, nullable):
         if key in nullable:
             return None
         raise wrong(where, key, value, type_name(type(default)))
-    if key == 'DATA.IMAGE_SIZE' and isinstance(value, (list, tuple)):
-        if len(value) != 2 or not all(type(item) is int for item in value):
+    if key == 'DATA.IMAGE_SIZE':  # either form, whichever it has now
+        is_pair = isinstance(value, (list, tuple)) and len(value) == 2
+        if not all(type(item) is int for item in (value if is_pair else [value])):
             raise wrong(where, key, value, 'a whole number or [height, width]')
-        return list(value)
+        return list(value) if is_pair else value
     wanted = nullable.get(key, type(default))
     if wanted is tuple or (wanted is list and isinstance(value, str)):
         wanted = list

@@ -8,6 +8,7 @@ that it understands. `-check` loads the result into a new model, runs both, and 
 """
 import argparse
 import hashlib
+import os
 
 import numpy as np
 import paddle
@@ -17,7 +18,7 @@ from common.checkpoint import replace_atomically, write_atomically
 from common.config import set_options
 from common.errors import InputError, errors_of_a_tool, printable, say
 from common.flags import check_output
-from common.weights import load_pretrained
+from common.weights import load_pretrained, read_weights, weights_of_run
 from common.zoo import build_model, model_config, model_with_weights
 
 SUFFIXES = ('.pdparams', '.safetensors')
@@ -40,11 +41,16 @@ def convert(name_or_file, source, target, check=False, options=()):
         Notes, and the hash of the logits or None.
 
     Raises:
-        InputError: the source does not fit, or the result differs.
+        InputError: the source does not fit, or is a checkpoint and the target too; or the result
+            differs.
     """
     check_output('dst', target, SUFFIXES)
     model = model_with_weights(
         name_or_file, source, lambda config, limits: set_options(config, options, *limits))
+    origin = weights_of_run(source) if os.path.isdir(source) else source
+    if os.path.exists(target) and os.path.samefile(origin, target) and read_weights(origin)[3]:
+        raise InputError(f'-dst: got {target}, the source itself, which holds more than weights; '
+                         f'expected another file')
     notes, classes = list(model.notes), model.config.MODEL.NUM_CLASSES
     if classes != model_config(name_or_file).MODEL.NUM_CLASSES:
         notes.append(f'the result holds weights only; load it with -o MODEL.NUM_CLASSES={classes}')

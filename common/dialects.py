@@ -33,8 +33,8 @@ class Dialect:
     dropped: tuple = ()
 
 
-# Of several copies of a model in one file the average is taken: published accuracies are mostly
-# that one's.
+# Of several copies of a model in one file that one is taken with which the most weights agree, and
+# of equal ones the average: published accuracies are mostly that one's.
 AVERAGE = re.compile(r'(^|[._])(ema|teacher)([._]|$)')
 MOST_COPIES, MOST_STAGES = 16, 16  # that are looked for: a file may hold any number of names
 
@@ -51,8 +51,8 @@ def translate(model, state, kind):
         {name: array}, and notes for the log.
     """
     dialects = model.dialects() if hasattr(model, 'dialects') else ()
-    state, outside, notes = own_names(dialects, state, kind)
     wanted = model.state_dict()
+    state, outside, notes = own_names(dialects, state, kind, wanted)
     beside = [name for name in outside if name not in wanted]
     if beside:
         notes.append(f'{len(beside)} arrays beside the model are left out: {first(beside)}')
@@ -65,32 +65,57 @@ def translate(model, state, kind):
     return state, notes
 
 
-def own_names(dialects, state, kind):
+def own_names(dialects, state, kind, wanted=None):
     """A file's weights with a model's names; PyTorch's linear layers are not transposed yet.
+
+    Args:
+        dialects, state, kind: see `translate`.
+        wanted: {name: tensor} of the model, to choose among several copies; None takes the first.
 
     Returns:
         {name: array} of what stands behind the model's prefix, the same of the rest (a wrapper's
         own classifier, a second copy of the model), and notes.
     """
     notes = []
-    prefix, others = find_prefix(dialects, state) or ('', [])
-    others = tuple(other for other in others if other.startswith(prefix))
-    inside, outside = {}, {}
-    for name, value in state.items():
-        if name.startswith(prefix) and not (others and name.startswith(others)):
-            inside[name[len(prefix):]] = value
-        else:
-            outside[name] = value
+    prefixes = find_prefixes(dialects, state) or ['']
+    prefix = prefixes[0]
+    if wanted and len(prefixes) > 1:  # a teacher may be a larger model than its student
+        prefix = max(prefixes, key=lambda prefix: agreement(
+            dialects, split(state, prefix, prefixes)[0], kind, wanted))
+    inside, outside = split(state, prefix, prefixes)
     if prefix:
         notes.append(f'names behind the prefix {prefix[:80]!r}')
-    dialect = next((dialect for dialect in dialects
-                    if any(re.search(dialect.marker, name) for name in inside)), None)
+    dialect = dialect_of(dialects, inside)
     if dialect is None:
         return *(to_layout(part, kind) for part in (inside, outside)), notes
     own = apply(dialect, inside, kind, notes)
     if own.keys() != inside.keys():
         notes.insert(0, f'names of {dialect.name}')
     return own, apply(dialect, outside, kind, []), notes
+
+
+def split(state, prefix, prefixes):
+    """The weights behind a prefix, without it; and the others, those of other copies among them."""
+    others = tuple(other for other in prefixes if other != prefix and other.startswith(prefix))
+    inside, outside = {}, {}
+    for name, value in state.items():
+        if name.startswith(prefix) and not name.startswith(others):
+            inside[name[len(prefix):]] = value
+        else:
+            outside[name] = value
+    return inside, outside
+
+
+def dialect_of(dialects, state):
+    return next((dialect for dialect in dialects
+                 if any(re.search(dialect.marker, name) for name in state)), None)
+
+
+def agreement(dialects, state, kind, wanted):
+    """How many of a copy's weights a model has, by name and number of values."""
+    dialect = dialect_of(dialects, state)
+    own = apply(dialect, state, kind, []) if dialect else {}
+    return sum(name in wanted and value.size == wanted[name].size for name, value in own.items())
 
 
 def to_layout(state, kind):
@@ -118,21 +143,18 @@ def first(names, count=3):
     return ', '.join(ascii(name[:100])[1:-1] for name in names[:count]) + more
 
 
-def find_prefix(dialects, state):
-    """What stands before a model's names in a file, and before those of its copies there.
+def find_prefixes(dialects, state):
+    """What stands before a model's names in a file, for each copy of the model there.
 
     Returns:
-        ('' or e.g. 'module.model.', list of other such prefixes); None if no dialect knows a name.
+        list of '' or e.g. 'module.model.', averages first; empty if no dialect knows a name.
     """
     found = {}
     for dialect in dialects:
         marker = re.compile(rf'(?:^|(?<=[./])){dialect.marker.removeprefix("^")}')
         for match in filter(None, map(marker.search, state)):
             found[match.string[:match.start()]] = None
-    if not found:
-        return None
-    prefix = min(found, key=lambda prefix: (not AVERAGE.search(prefix), len(prefix)))
-    return prefix, [other for other in found if other != prefix][:MOST_COPIES]
+    return sorted(found, key=lambda prefix: (not AVERAGE.search(prefix), len(prefix)))[:MOST_COPIES]
 
 
 def from_torch_linear(value):

@@ -93,14 +93,14 @@ def opened(file):
 def set_up_output():
     """What a terminal gets. For programs: it acts on the whole process.
 
-    - Without a terminal and a file (`>&-`) it is nothing: what is opened next would take its place.
     - A character that the terminal lacks is shown by its number, \\u6d4b, and is no exception.
+    - What a shell has closed (`>&-`) takes everything and keeps nothing; else the next file that is
+      opened would take its place.
     - Pillow's warnings of odd images are not shown, unless by the user's own -W: who reads an image
       says what is wrong with it.
     """
-    for name in ('stdout', 'stderr'):
-        if getattr(sys, name) is None:
-            setattr(sys, name, open(os.devnull, 'w'))  # noqa: SIM115
+    sys.stdout = sys.stdout or open(os.devnull, 'w')  # noqa: SIM115 - until the process ends
+    sys.stderr = sys.stderr or open(os.devnull, 'w')  # noqa: SIM115
     for stream in (sys.stdout, sys.stderr):
         if isinstance(stream, io.TextIOWrapper):
             stream.reconfigure(errors='backslashreplace')
@@ -108,7 +108,7 @@ def set_up_output():
 
 
 def drop_output():
-    """Nothing more is written to standard output, whose reader has gone; also not at the exit."""
+    """Nothing more is written to standard output, which takes no more; also not at the exit."""
     with contextlib.suppress(OSError):
         nothing = os.open(os.devnull, os.O_WRONLY)
         os.dup2(nothing, sys.stdout.fileno())
@@ -144,7 +144,7 @@ def errors_of_a_tool():
     except BrokenPipeError:
         sys.exit(OUTPUT_LOST)
     except OSError as error:
-        sys.exit(f'error: {printable(error.filename or "file")}: {error.strerror or error}')
+        sys.exit(f'error: {printable(error.filename or "the output")}: {error.strerror or error}')
     finally:
         try:
             sys.stdout.flush()

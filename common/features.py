@@ -7,6 +7,7 @@ python -m common.features -cfg vit_base_patch16_224 -pretrained vit.pdparams IMA
     features['names'], features['cls_token']        # N strings, float32 [N, 768]
 """
 import argparse
+import contextlib
 import os
 import shutil
 import sys
@@ -22,7 +23,7 @@ from common.apis import Preprocessing, add_model_flags, images_of_tool, model_of
 from common.attention_maps import reads_class_token
 from common.checkpoint import replace_atomically
 from common.errors import InputError, errors_of_a_tool, printable, say
-from common.flags import add_flag, check_least, check_output
+from common.flags import add_flag, check_least, check_not_read, check_output
 from common.layers import FEATURE_TYPES
 from common.loader import Normalize
 from common.processes import set_up_cpu
@@ -135,8 +136,9 @@ def write_features(model, files, output, types, stage, batch_size, workers):
     with NpzWriter(output) as writer, \
             tqdm(total=len(files), unit='img', disable=None, leave=False) as bar:
         for good, arrays, errors in extract(model, files, types, stage, batch_size, workers):
-            for error in errors:
-                tqdm.write(f'error: {error}', file=sys.stderr)
+            with contextlib.suppress(OSError):  # nobody reads the line
+                for error in errors:
+                    tqdm.write(f'error: {error}', file=sys.stderr)
             if good:
                 writer.add(arrays)
             names += map(printable, good)
@@ -156,6 +158,7 @@ def main(argv=None):
         check_output('output', args.output, ('.npz',))
         set_up_cpu()
         files = images_of_tool(args.images)
+        check_not_read('output', args.output, [args.pretrained])
         model = model_of(args)
         types = list(dict.fromkeys(
             args.type or ['cls_token' if reads_class_token(model) else 'avg_featmap']))

@@ -27,6 +27,8 @@ def check_output(flag, path, suffixes=('',)):
         flag: that named the path.
         suffixes: tuple of the endings that its name may have.
     """
+    if not path:
+        raise InputError(f'-{flag}: got nothing, expected the name of a file')
     if not path.endswith(suffixes):
         raise InputError(f'-{flag}: got {path}, expected a name that ends with '
                          f'{" or ".join(suffixes)}')
@@ -42,8 +44,17 @@ def check_output(flag, path, suffixes=('',)):
                          f'that exists: {error.strerror}') from None
 
 
+def check_not_read(flag, path, inputs):
+    """Raises InputError if the file to be written is one that is read, whatever its name."""
+    if os.path.exists(path) and any(os.path.exists(one) and os.path.samefile(one, path)
+                                    for one in inputs):
+        raise InputError(f'-{flag}: got {path}, which is read too; expected another file')
+
+
 def check_output_folder(flag, path):
     """Raises InputError if `path` is no folder in which files can be made, nor can become one."""
+    if not path:
+        raise InputError(f'-{flag}: got nothing, expected the name of a folder')
     nearest = os.path.abspath(path)
     while not os.path.lexists(nearest):
         nearest = os.path.dirname(nearest)

@@ -4,7 +4,7 @@ import json
 import paddle
 
 from common.config import set_key
-from common.dialects import find_prefix, own_names, translate
+from common.dialects import find_prefixes, own_names, translate
 from common.errors import InputError
 from common.zoo import (
     MODELS,
@@ -49,7 +49,7 @@ def near_models(state, kind):
     the types that some weights can be of. The shapes tell the values; nothing is built."""
     for model_type, (folder, file, _) in MODELS.items():
         module = load_family_file(folder, file)
-        if find_prefix(module.DIALECTS, state) is None:
+        if not find_prefixes(module.DIALECTS, state):
             continue
         own, _, _ = own_names(module.DIALECTS, state, kind)
         try:

@@ -7,6 +7,7 @@ python -m common.predict -exported FOLDER IMAGE|FOLDER ...
 import argparse
 import csv
 import json
+import os
 import sys
 from functools import partial
 
@@ -21,9 +22,10 @@ from common.apis import (
     set_device,
 )
 from common.checkpoint import replace_atomically
-from common.errors import InputError, drop_output, errors_of_a_tool, printable
+from common.errors import InputError, complain, drop_output, errors_of_a_tool, printable
 from common.export import runtime_of
-from common.flags import add_flag, check_least, check_output
+from common.flags import add_flag, check_least, check_not_read, check_output
+from common.image_names import is_image
 from common.processes import set_up_cpu
 from common.runtimes import RUNTIMES, load_exported
 
@@ -103,10 +105,29 @@ def write_csv(file, predictions, topk):
             table.writerow([found['file'], *cells, found.get('error', '')])
 
 
+def outputs_of(args):
+    """{flag: path} of the files to be written."""
+    return {flag: getattr(args, flag) for flag in ('json', 'csv')
+            if getattr(args, flag) is not None}
+
+
+def check_outputs(args):
+    """Raises InputError for files that cannot be written, or should not be."""
+    outputs = outputs_of(args)
+    for flag, path in outputs.items():
+        check_output(flag, path)
+        if is_image(path):  # -json *.png
+            raise InputError(f'-{flag}: got {path}, the name of an image, expected the name of a '
+                             f'file to be written')
+        check_not_read(flag, path, [args.pretrained] if args.pretrained else [])
+    if len(set(map(os.path.realpath, outputs.values()))) < len(outputs):
+        raise InputError(f'-json, -csv: got {args.csv} for both, expected two files')
+
+
 def classify_files(args, model, files):
     """The predictions, each with its line on the terminal as it comes.
 
-    When nobody reads the lines any more, the rest is predicted for a file that was asked for.
+    When the lines cannot be written any more, the rest is predicted for a file that was asked for.
     """
     predictions = []
     with tqdm(total=len(files), unit='img', disable=None, leave=False) as bar:
@@ -117,9 +138,11 @@ def classify_files(args, model, files):
                     tqdm.write(f'error: {found["error"]}', file=sys.stderr)
                 else:
                     tqdm.write(line_of(found))
-            except BrokenPipeError:
-                if not (args.json or args.csv):
+            except OSError as error:
+                if not outputs_of(args):
                     raise
+                if not isinstance(error, BrokenPipeError):
+                    complain(f'the output cannot be written: {error.strerror}')
                 drop_output()
             bar.update()
     return predictions
@@ -129,11 +152,11 @@ def main(argv=None):
     args = make_parser().parse_args(argv)
     with errors_of_a_tool():
         check_least(args, topk=1, batch_size=1, workers=0)
-        for flag in ('json', 'csv'):
-            if getattr(args, flag):
-                check_output(flag, getattr(args, flag))
+        check_outputs(args)
         set_up_cpu()
         files = images_of_tool(args.images)
+        for flag, path in outputs_of(args).items():
+            check_not_read(flag, path, files)
         predictions = classify_files(args, classifier_of(args), files)
         failed = sum('error' in found for found in predictions)
         classes = min(args.topk, max(len(found.get('classes', [])) for found in predictions))

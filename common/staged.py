@@ -121,5 +121,6 @@ class StagedModel(nn.Layer):
     def reset_classifier(self, num_classes):
         """Puts a newly initialised classifier in place; 0 takes it away."""
         self.num_classes = num_classes
+        self.class_names = None  # they were of the old one
         dtype = next(iter(self.parameters())).dtype
         self.head = new_classifier(self.num_features, num_classes, dtype)

@@ -38,7 +38,7 @@ from common.curves import METRICS, read_metrics, run_figure
 from common.datasets import get_dataset
 from common.erasing import build_erasing
 from common.errors import InputError, complain, errors_of_a_tool, printable, say
-from common.flags import add_flag, check_least, check_output, check_output_folder
+from common.flags import add_flag, check_least, check_not_read, check_output, check_output_folder
 from common.loader import Batches, Normalize, get_dataloader
 from common.processes import set_up_cpu
 from common.zoo import key_limits, model_config
@@ -134,6 +134,8 @@ def images_tool(args, look, figure):
     """
     output = Output(args.output)
     files = images_of_tool(args.images)
+    if not output.is_folder:
+        check_not_read('output', args.output, files)
     if not output.is_folder and len(files) > MOST_IMAGES:
         raise InputError(f'-output: got one file for {len(files)} images, expected a folder, or at '
                          f'most {MOST_IMAGES} images')
@@ -142,7 +144,7 @@ def images_tool(args, look, figure):
     for file, (pixels, errors) in zip(
             files, pixel_batches(Preprocessing.of(model.config), files, batch_size=1), strict=True):
         if errors[0]:
-            print(f'error: {errors[0]}', file=sys.stderr)
+            complain(f'error: {errors[0]}')
             failed += 1
             continue
         name = os.path.basename(file)
@@ -189,7 +191,7 @@ def rollout_panel(model, pixels, query):
     try:
         layers = layers_of_same_tokens(model, image)
     except InputError as error:
-        print(f'no rollout is drawn: {error}', file=sys.stderr)
+        complain(f'no rollout is drawn: {error}')
         return []
     count = len(model.cells())
     depth = f'all {count}' if len(layers) == count else f'last {len(layers)} of {count}'

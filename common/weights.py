@@ -25,7 +25,8 @@ def read_weights(file):
 
     Returns:
         (kind, {name: numpy array}, notes, facts); kind is the layout of the arrays, facts what a
-        checkpoint of this project says about its weights: epoch, best, config, class_names.
+        checkpoint of this project says about its weights: epoch, best, config, class_names; of
+        another code's at most the names.
     """
     notes, facts = [], {}
     if os.path.isdir(file):
@@ -37,6 +38,9 @@ def read_weights(file):
         notes += container_notes
         if state is not content:
             facts = {key: content.get(key) for key in ('epoch', 'best', 'config', 'class_names')}
+        if 'format_version' not in content:  # another code's: its config has other values
+            names = facts.get('class_names')
+            facts = {'class_names': names} if isinstance(names, list) else {}
         content = state
     state = state_dict_of(content, file)
     if kind == 'torch':
@@ -104,7 +108,8 @@ def load_pretrained(model, file, new_head=False, weights=None, class_names=None)
         notes += order_notes + head_notes
     check_representation(model, state, wanted, file)
     values, cast_notes = check_state(state, wanted, kept, file,
-                                     lambda: known_as(model, raw_state, kind))
+                                     lambda: other_classes(model, state, wanted)
+                                     or known_as(model, raw_state, kind))
     assign(model, values)
     return notes + cast_notes
 
@@ -168,7 +173,7 @@ def head_parts(model):
 
 
 def weight_shape(shapes):
-    return next((shape for name, shape in shapes.items() if name.endswith('.weight')), None)
+    return next((shape for name, shape in shapes.items() if name.endswith('.weight')), 'none')
 
 
 def check_representation(model, state, wanted, file):
@@ -205,6 +210,20 @@ def resize_positions(model, state, wanted, file):
         state[name] = resized.numpy()
         notes.append(f'{name}: resized (bicubic) from {side}x{side} to {grid[0]}x{grid[1]}')
     return notes
+
+
+def other_classes(model, state, wanted):
+    """A sentence about weights that fit to a model but for its classifier, or ''."""
+    prefix = f'{model.classifier_name}.'
+    ours, theirs = ({name: list(value.shape) for name, value in arrays.items()
+                     if not name.startswith(prefix)} for arrays in (wanted, state))
+    if ours != theirs:
+        return ''
+    bias = state.get(f'{prefix}bias')
+    if bias is None:
+        return '; the file has no classifier: fine-tuning starts with a new one'
+    return (f'; only the classifier differs: MODEL.NUM_CLASSES={bias.size} takes that of the file, '
+            f'fine-tuning starts with a new one')
 
 
 def known_as(model, state, kind):

@@ -124,7 +124,7 @@ def create_model(name, pretrained=None, num_classes=None, image_size=None, **mod
         for key, (argument, value) in values.items():
             set_key(config, key, value, argument, *limits)
 
-    return model_with_weights(name, pretrained, set_values, new_head=num_classes is not None)
+    return model_with_weights(name, pretrained, set_values, new_head='MODEL.NUM_CLASSES' in values)
 
 
 def model_with_weights(name, file=None, set_values=lambda config, limits: None, new_head=False):
@@ -208,7 +208,7 @@ def check_said(config, said, weights, file):
     sizes = [('MODEL.NUM_CLASSES', f'{model.classifier_name}.weight', -1)]
     sizes += [('DATA.IMAGE_SIZE', name, 1) for name in model.position_embeddings()]
     for key, name, axis in sizes:
-        if key not in said:
+        if key not in said or name not in model.state_dict():
             continue
         if name not in own:
             raise InputError(f'{file}: these weights are not for this model; nothing was loaded: '

@@ -9,7 +9,7 @@ import paddle
 import pytest
 from PIL import Image
 
-from common.apis import init_model
+from common.apis import inference_model, init_model
 from common.checkpoint import save_weights, write_atomically
 from common.class_names import (
     check_same,
@@ -177,6 +177,19 @@ def test_resume_names_the_first_difference_L15():
 
 
 # Fine-tuning
+
+def test_new_classifier_has_no_names_of_the_old_one_L15(tmp_path):
+    for name in ('vit_digits', 'vitae_digits'):
+        file = str(tmp_path / f'{name}.pdparams')
+        save_weights(file, create_model(name, num_classes=3), {
+            'epoch': 1, 'config': {'MODEL': {'NUM_CLASSES': 3}}, 'class_names': ['a', 'b', 'c']})
+        model = init_model(name, file)
+        pixels = np.zeros((32, 32, 3), np.uint8)
+        assert inference_model(model, pixels)['pred_class'] in ('a', 'b', 'c')
+        model.reset_classifier(5)
+        found = inference_model(model, pixels)
+        assert found['pred_class'] == str(found['pred_label'])
+
 
 def test_classifier_follows_the_names_in_fine_tuning_L15(tmp_path):
     source = create_model('vit_digits', num_classes=3, depth=1)

@@ -7,6 +7,7 @@ from types import SimpleNamespace
 import pytest
 
 from common.apis import init_model
+from common.config import set_key
 from common.errors import printable
 from common.zoo import create_model, model_config
 from tests.conftest import refusal
@@ -482,6 +483,14 @@ def test_bad_option_is_named_C2(item):
 ])
 def test_good_option(item, key, expected):
     assert value_of(with_flags(o=[item]), key) == expected
+
+
+def test_image_size_takes_either_form_whichever_it_has_C2():
+    config = get_config().clone()
+    config.defrost()
+    for size in ([32, 64], 48, [64, 32], 32):
+        set_key(config, 'DATA.IMAGE_SIZE', size, 'a')
+        assert size == config.DATA.IMAGE_SIZE
 
 
 # Frozen

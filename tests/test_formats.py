@@ -769,6 +769,25 @@ def test_look_alikes_are_named_L16(tiny, tmp_path):
 # Containers
 
 @pytest.mark.smoke
+def test_copy_that_fits_is_taken_L13(tiny, tmp_path):
+    """A teacher may be a larger model; an average may be of the parameters only."""
+    own, timm = tiny
+    larger = {**{name: np.zeros((2, *value.shape[1:]), np.float32) for name, value in timm.items()},
+              'blocks.1.norm1.weight': np.ones(96, np.float32)}
+    part = {name: value + 1 for name, value in timm.items() if 'bias' not in name}
+    for other in (larger, part):
+        for one, two in (('student', 'teacher'), ('model', 'ema_model.module')):
+            save_file({**{f'{one}.{name}': value for name, value in timm.items()},
+                       **{f'{two}.{name}': value for name, value in other.items()}},
+                      tmp_path / 'a.safetensors')
+            loads(tmp_path / 'a.safetensors', own)
+            notes = create_model('vit_digits', pretrained=str(tmp_path / 'a.safetensors'),
+                                 depth=1).notes
+            assert f"names behind the prefix '{one}.'" in notes
+            assert f'{len(other)} arrays beside the model are left out: {two}.' in notes[-1]
+
+
+@pytest.mark.smoke
 @pytest.mark.parametrize('keys', ['model_state_dict', 'net', 'params', 'teacher', 'network',
                                   'model.state_dict', 'state_dict.model', 'a.b.c', 'module'])
 def test_containers_of_any_name_L13(keys, tiny, tmp_path):

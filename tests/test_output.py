@@ -270,6 +270,47 @@ def test_outputs_are_checked_before_the_work_O5(main, arguments, flag, tmp_path,
 
 
 @pytest.mark.smoke
+def test_output_is_no_file_that_is_read_O5(weights, tmp_path, monkeypatch):
+    """A forgotten name, as in `-json *.png`, and one name for two things."""
+    for module in (predict, features, visualize):
+        monkeypatch.setattr(module, 'set_up_cpu', lambda: None)
+    image = str(tmp_path / 'a.png')
+    Image.new('RGB', (32, 32)).save(image)
+    os.symlink(image, tmp_path / 'b')
+    os.link(weights, tmp_path / 'w.npz')
+    before = {path: path.read_bytes() for path in tmp_path.iterdir()}
+    model = ['-cfg', 'vit_digits', '-pretrained', str(weights)]
+    for main, arguments, said in (
+            (predict.main, ['-json', image], '-json: got .*/a.png, the name of an image'),
+            (predict.main, ['-json', 'no.JPEG'], '-json: got no.JPEG, the name of an image'),
+            (predict.main, ['-csv', str(tmp_path / 'b')], '-csv: got .*/b, which is read too'),
+            (predict.main, ['-json', weights], '-json: got .*, which is read too'),
+            (predict.main, ['-json', f'{tmp_path}/x', '-csv', f'{tmp_path}/./x'], 'for both'),
+            (predict.main, ['-json', ''], '-json: got nothing'),
+            (features.main, ['-output', str(tmp_path / 'w.npz')], 'w.npz, which is read too'),
+            (visualize.main, ['-output', image], '-output: got .*/a.png, which is read too'),
+            (visualize.main, ['-output', ''], '-output: got nothing')):
+        with pytest.raises(SystemExit) as end:
+            main([*(['attention'] if main is visualize.main else []), image, *model, *arguments])
+        assert re.search(f'^error: .*{said}', str(end.value))
+    assert {path: path.read_bytes() for path in tmp_path.iterdir()} == before
+
+
+@pytest.mark.smoke
+def test_closed_and_full_outputs_lose_no_file_O2(weights, tmp_path):
+    Image.new('RGB', (32, 32)).save(tmp_path / 'a.png')
+    for number, (closing, said) in enumerate((
+            ('>&- 2>&-', ''), ('>/dev/full', 'the output cannot be written: No space left'))):
+        file = tmp_path / f'{number}.json'
+        done = subprocess.run(
+            ['/bin/sh', '-c', f'"$0" "$@" {closing}', sys.executable, '-m', 'common.predict',
+             '-cfg', 'vit_digits', '-pretrained', weights, '-json', str(file),
+             str(tmp_path / 'a.png')], cwd=ROOT, stderr=subprocess.PIPE, text=True, check=False)
+        assert done.returncode == 0 and said in done.stderr and 'Traceback' not in done.stderr
+        assert len(json.loads(file.read_text())) == 1
+
+
+@pytest.mark.smoke
 def test_error_of_a_file_names_the_user_s_path_O5(tmp_path):
     path = str(tmp_path / 'missing' / 'x.json')
     with pytest.raises(FileNotFoundError) as caught, replace_atomically(path) as temporary, \

@@ -195,6 +195,11 @@ def test_other_classifier_is_refused_by_default_L2(tmp_path):
     message = refusal(small_vit(2, num_classes=7), write(tmp_path, small_vit(1).state_dict()))
     assert 'classifier.weight [32, 10] instead of [32, 7]' in message
     assert 'classifier.bias [10] instead of [7]' in message
+    assert message.endswith('; only the classifier differs: MODEL.NUM_CLASSES=10 takes that of the '
+                            'file, fine-tuning starts with a new one')
+    state = {name: value for name, value in arrays(small_vit(1)).items() if name not in HEAD}
+    message = refusal(small_vit(2), write(tmp_path, state))
+    assert message.endswith('; the file has no classifier: fine-tuning starts with a new one')
 
 
 def test_other_classifier_is_left_out_for_fine_tuning_L2(tmp_path):

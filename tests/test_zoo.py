@@ -16,6 +16,7 @@ from common.checkpoint import save_weights, write_atomically
 from common.config import plain_config
 from common.convert import convert
 from common.errors import InputError
+from common.export import export_model, runtime_of
 from common.identify import describe
 from common.macs import count_macs
 from common.zoo import (
@@ -190,7 +191,51 @@ def test_user_s_size_wins_over_the_checkpoint_s_L14(tmp_path):
     assert create_model('vitae_digits', pretrained=file, image_size=32).config.DATA.IMAGE_SIZE == 32
 
 
+@pytest.mark.smoke
+def test_what_another_code_says_is_not_believed_L14(tmp_path):
+    """Other codes keep a `config` beside their weights, too, with other values under our keys."""
+    source, file = create_model('vit_digits'), str(tmp_path / 'a.pdparams')
+    for beside in ({'config': {'MODEL': {'NUM_CLASSES': '1000'}, 'DATA': {'DATASET': 'imagenet'}}},
+                   {'class_names': {'0': 'zero'}}):
+        write_atomically({'model': source.state_dict(), **beside}, file)
+        model = create_model('vit_digits', pretrained=file)
+        assert np.array_equal(model.cls_token.numpy(), source.cls_token.numpy())
+        assert (model.config.MODEL.NUM_CLASSES, model.class_names) == (10, None)
+
+
 # The front doors
+
+@pytest.mark.smoke
+def test_number_of_classes_by_either_name_L17(tmp_path):
+    file, _ = run_s_file(tmp_path / 'best.pdparams', num_classes=3)
+    for argument in ('num_classes', 'NUM_CLASSES'):
+        model = create_model('vit_digits', pretrained=file, **{argument: 5})
+        assert model.classifier.weight.shape == [96, 5] and model.class_names is None
+        assert model.notes == ['classifier: new, [96, 5]; the file has [96, 3]']
+
+
+@pytest.mark.smoke
+def test_features_are_no_classes_by_any_door_L17(tmp_path):
+    model = create_model('vit_digits', num_classes=0)
+    folder = str(tmp_path / 'export')
+    for use in (lambda: inference_model(model, np.zeros((32, 32, 3), np.uint8)),
+                lambda: export_model(model, folder, 'paddle'), lambda: runtime_of(model)):
+        assert refusal(use).startswith('model: got one without a classifier')
+    assert not list(tmp_path.iterdir())
+
+
+@pytest.mark.smoke
+def test_checkpoint_is_not_converted_in_its_place_O5(tmp_path):
+    """What it says and its training state would be lost."""
+    file, _ = run_s_file(tmp_path / 'best.pdparams', num_classes=3)
+    before = Path(file).read_bytes()
+    (tmp_path / 'link.pdparams').symlink_to(file)
+    for source, target in ((file, file), (str(tmp_path), file),
+                           (file, str(tmp_path / 'link.pdparams'))):
+        assert refusal(convert, 'vit_digits', source, target).startswith(
+            f'-dst: got {target}, the source itself, which holds more than weights')
+    assert Path(file).read_bytes() == before
+
 
 @pytest.mark.smoke
 def test_run_s_own_file_loads_by_every_door_L17(tmp_path):

@@ -387,6 +387,7 @@ class VisionTransformer(nn.Layer):
     def reset_classifier(self, num_classes):
         """Puts a newly initialised classifier in place; 0 takes it away."""
         self.num_classes = num_classes
+        self.class_names = None  # they were of the old one
         self.classifier = new_classifier(self.num_features, num_classes, self.cls_token.dtype)
 
 
