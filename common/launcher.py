@@ -160,9 +160,10 @@ def wait_for(ranks, signals):
 
 def first_code(ranks):
     """The exit code other than 0 of a process that has ended, or 0. One that was stopped comes
-    first: the others may have failed for the want of it."""
+    first, then one that was killed: the others may have failed for the want of it."""
     ended = {index: exit_code(rank.exitcode) for index, rank in enumerate(ranks) if rank.exitcode}
-    index = min(ended, key=lambda index: (ended[index] not in STOPPED, index), default=None)
+    index = min(ended, default=None,
+                key=lambda index: (ended[index] not in STOPPED, ended[index] > 0, index))
     if index is None:
         return 0
     if ended[index] < 0:

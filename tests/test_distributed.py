@@ -4,6 +4,7 @@ import random
 import socket
 import threading
 import time
+from types import SimpleNamespace
 
 import numpy as np
 import pytest
@@ -11,6 +12,7 @@ from paddle.base import core
 
 from common import dist
 from common.checkpoint import write_atomically
+from common.launcher import first_code
 from common.safe_load import load_pickle
 from common.zoo import create_model
 from tests.conftest import ROOT, run_script, write_image_list
@@ -105,6 +107,17 @@ def test_statistics_of_batch_norm_become_the_ranks_mean(tmp_path):
              for line in file.read_text().splitlines() if line.startswith('STATISTICS')]
     assert sorted(lines) == ['STATISTICS 0 [0.5, 0.5, 0.0, 11.5, 11.5, 10.0]',
                              'STATISTICS 1 [0.5, 0.5, 1.0, 11.5, 11.5, 13.0]']
+
+
+@pytest.mark.parametrize('codes, code, named', [
+    ((None, 0), 0, ''), ((3, -9), 3, 'process 1 was ended by SIGKILL'), ((1, 3), 1, ''),
+    ((3, 143), 143, ''), ((-9, -15), 143, ''),
+    ((3, None, -11), 3, 'process 2 was ended by SIGSEGV')])
+def test_process_that_went_first_is_named_P1(codes, code, named, capsys):
+    """Several may have ended at one look; those that were killed have not failed for another."""
+    assert first_code([SimpleNamespace(exitcode=exit_code) for exit_code in codes]) == code
+    err = capsys.readouterr().err
+    assert named in err and bool(named) == bool(err)
 
 
 def test_error_of_a_spawned_process_is_one_line_P1(data, tmp_path):
