@@ -25,6 +25,10 @@ from common.errors import RunError, one_line
 from common.processes import end_of, end_with_parent
 from common.signals import STOP_SIGNALS
 
+# Paddle's handlers of these print the stack, for which they take memory: a process that crashes
+# while it takes some itself would wait for ever instead of ending.
+CRASHES = (signal.SIGSEGV, signal.SIGBUS, signal.SIGFPE, signal.SIGILL, signal.SIGABRT)
+
 AHEAD = 2  # batches that each worker makes ahead
 ALIGNMENT = 64
 
@@ -166,6 +170,8 @@ def serve(function, connection, slots):
     end_with_parent()
     for number in STOP_SIGNALS:  # to all of a group: the run ends its workers when it has stopped
         signal.signal(number, signal.SIG_IGN)
+    for number in CRASHES:
+        signal.signal(number, signal.SIG_DFL)
     for slot in itertools.cycle(slots):
         task = connection.recv()
         try:

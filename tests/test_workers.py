@@ -12,7 +12,7 @@ import paddle
 import pytest
 
 from common.errors import RunError
-from common.workers import AHEAD, Workers
+from common.workers import AHEAD, CRASHES, Workers
 
 pytestmark = pytest.mark.smoke
 
@@ -82,6 +82,20 @@ def test_error_in_a_worker_is_the_loops(capfd):
         seen.extend(int(result) for result, in workers.run(range(9)))
     assert seen == [0, 1, 2, 3, 4] and workers.workers == []
     assert 'in fails_at_five' in capfd.readouterr().err
+
+
+def caught_signals(task):
+    """The numbers of the signals for which this process has a handler, Python's or another."""
+    with open('/proc/self/status') as stream:
+        mask, = (int(line.split()[1], 16) for line in stream if line.startswith('SigCgt'))
+    return (np.array([number for number in range(1, 32) if mask >> (number - 1) & 1]),)
+
+
+def test_crash_of_a_worker_ends_it_at_once_M1():
+    """No handler is in the way: Paddle's for the end by SIGSEGV could wait for ever."""
+    assert signal.SIGSEGV in caught_signals(0)[0]  # here there is one
+    (seen,), = list(Workers(caught_signals, 1).run(range(1)))
+    assert not set(seen) & set(CRASHES)
 
 
 @pytest.mark.parametrize('number', [signal.SIGKILL, signal.SIGSEGV, None])
