@@ -87,9 +87,10 @@ class StopSignal:
 
     def __exit__(self, *error):
         self.only_noted = True
-        if not self.child:  # one may be the same again, and come while the process ends
-            for number, handler in self.before.items():
-                signal.signal(number, handler)
+        # A child has its exit code now; the same signal may come again while it ends, when Python
+        # has taken its own handlers away.
+        for number, handler in self.before.items():
+            signal.signal(number, signal.SIG_IGN if self.child else handler)
 
     def take(self, number, frame):
         is_first = self.number is None

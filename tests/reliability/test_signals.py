@@ -316,3 +316,17 @@ def test_restart_of_ranks_whose_launcher_has_died_S5(data, tmp_path):
     assert code == 0, err
     assert digest(content_of(tmp_path / 'crashed')) == digest(content_of(tmp_path / 'whole'))
 
+
+
+def test_ending_child_keeps_its_exit_code_S6():
+    """A launcher sends SIGTERM to the others when one has ended; they may be ending by themselves.
+    What C libraries do at the end comes after Python has taken its handlers away."""
+    program = (
+        'import os, signal, sys\n'
+        'from common.signals import StopSignal\n'
+        'with StopSignal(child=True):\n'
+        '    pass\n'
+        'assert signal.getsignal(signal.SIGTERM) == signal.SIG_IGN\n'
+        'os.kill(os.getpid(), signal.SIGTERM)\n'
+        'sys.exit(1)\n')
+    assert subprocess.run([sys.executable, '-c', program], cwd=ROOT).returncode == 1
