@@ -54,7 +54,8 @@ def test_memory_beside_the_textbook_s():
     assert code == 0, err
     rows = [line.strip('| ').split(' | ') for line in out.strip().splitlines()[2:]]
     assert [row[0] for row in rows] == ['textbook', 'own', 'own, recompute']
-    textbook, own, recompute = (float(row[1]) - float(row[3]) for row in rows)
+    # what Paddle counts for tensors; a process's peak depends on what its allocators keep
+    textbook, own, recompute = (float(row[4]) for row in rows)
     assert recompute < own < textbook
 
 

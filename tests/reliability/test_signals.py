@@ -205,10 +205,8 @@ def test_signal_to_one_rank_in_an_evaluation_S3_S6(rank, data, tmp_path):
     for line in process.stdout:
         if ' step of an evaluation' in line:
             break
-    begin = time.monotonic()
     os.kill(ranks_of(process.pid)[rank], signal.SIGTERM)
-    out, _ = ended(process, 143)
-    assert time.monotonic() - begin < 20  # gloo gives up after 30
+    out, _ = ended(process, 143)  # 3, if gloo gave up
     check_stopped_once(out, tmp_path / 'cut')
     content = content_of(tmp_path / 'cut')
     assert (content['epoch'], content['step']) == (0, 12)
