@@ -19,15 +19,17 @@ import numpy as np
 import paddle
 from PIL import Image
 
-from common.class_names import check_class_names, imagenet_classes  # noqa: F401 - for users
 from common.config import set_options
-from common.errors import InputError, one_line, printable
-from common.flags import add_flag
-from common.image_names import READABLE, PassedOver, is_hidden, is_image
-from common.images import as_rgb, load_image
-from common.layers import to_pair
-from common.loader import EvalSampler, Loader, Normalize
-from common.transforms import EvalTransform
+from common.core.class_names import check_class_names, imagenet_classes  # noqa: F401 - for users
+from common.core.errors import InputError, one_line, printable
+from common.core.flags import add_flag
+from common.core.sizes import to_pair
+from common.data.batches import Normalize
+from common.data.image_names import READABLE, PassedOver, is_hidden, is_image
+from common.data.images import as_rgb, load_image
+from common.data.loader import Loader
+from common.data.samplers import EvalSampler
+from common.data.transforms import EvalTransform
 from common.zoo import model_with_weights
 
 

@@ -18,9 +18,9 @@ import numpy as np
 import paddle
 
 from common.apis import Preprocessing
-from common.errors import InputError
-from common.loader import Normalize
-from common.windows import missing, pad_map, window_partition
+from common.core.errors import InputError
+from common.data.batches import Normalize
+from common.layers.windows import missing, pad_map, window_partition
 
 
 def attention_maps(model, image, layer=-1, head=None, query=None):
@@ -188,7 +188,7 @@ def read_layers(model, image, layers):
 
 
 def read_cell(cell, x, h, w):
-    """The Attention of a cell of common/staged.py that reads the tokens x [1, N, C]."""
+    """The Attention of a cell of common/layers/classifier.py that reads the tokens x [1, N, C]."""
     weights = cell.attention_weights(x, h, w)
     if weights.ndim == 4:
         return full_attention(weights, h, w)

@@ -14,9 +14,9 @@ the device is done, and a batch that does not fit is halved; on a CPU OMP_NUM_TH
 threads there are.
 
 -engine measures the training loop with its log and counters beside the bare step. `peers` compares
-a model with a textbook's (benchmark_peers.py), `memory` both, and gradient checkpointing, by the
-peak memory of training (benchmark_memory.py), `data` the loader with other ways to read the files
-of FOLDER/train_list.txt (benchmark_data.py).
+a model with a textbook's (benchmarks/baseline.py), `memory` both, and gradient checkpointing, by
+the peak memory of training (benchmarks/memory.py), `data` the loader with other ways to read the
+files of FOLDER/train_list.txt (benchmarks/data.py).
 """
 import argparse
 import itertools
@@ -27,19 +27,19 @@ import time
 import paddle
 import paddle.nn.functional as F
 
-from common.benchmark_data import data_table
-from common.benchmark_memory import memory_table, peak_memory
-from common.benchmark_peers import peers_table
-from common.checkpoint import replace_atomically
-from common.engine import train_one_epoch
-from common.errors import InputError, errors_of_a_tool
+from common.benchmarks.baseline import peers_table
+from common.benchmarks.data import data_table
+from common.benchmarks.memory import memory_table, peak_memory
+from common.core.errors import InputError, errors_of_a_tool
+from common.core.files import replace_atomically
+from common.core.flags import add_flag, check_least, check_output
+from common.core.processes import set_up_cpu
+from common.core.sizes import to_pair
 from common.export import runtime_of
-from common.flags import add_flag, check_least, check_output
-from common.layers import to_pair
-from common.macs import count_macs, count_parameters
-from common.precision import Precision
-from common.processes import set_up_cpu
+from common.layers.macs import count_macs, count_parameters
 from common.runtimes import RUNTIMES, core_count
+from common.train.engine import train_one_epoch
+from common.train.precision import Precision
 from common.zoo import build_model, create_model
 
 

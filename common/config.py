@@ -16,7 +16,7 @@ import sys
 import yaml
 from yacs.config import CfgNode
 
-from common.errors import InputError, one_line, opened, printable
+from common.core.errors import InputError, one_line, opened, printable
 
 MAX_YAML_BYTES = 1 << 20
 MAX_NODES = 5000     # keys, values and lists of a yaml file; the largest config has some 150

@@ -14,11 +14,12 @@ import numpy as np
 import paddle
 from safetensors.numpy import save_file
 
-from common.checkpoint import replace_atomically, write_atomically
 from common.config import set_options
-from common.errors import InputError, errors_of_a_tool, printable, say
-from common.flags import check_output
-from common.weights import load_pretrained, read_weights, weights_of_run
+from common.core.errors import InputError, errors_of_a_tool, printable, say
+from common.core.files import replace_atomically
+from common.core.flags import check_output
+from common.train.checkpoint import write_atomically
+from common.weights.load import load_pretrained, read_weights, weights_of_run
 from common.zoo import build_model, model_config, model_with_weights
 
 SUFFIXES = ('.pdparams', '.safetensors')

@@ -34,9 +34,9 @@ from common.apis import (
     model_of,
     pixel_batches,
 )
-from common.errors import InputError, errors_of_a_tool, one_line, printable, say
-from common.flags import add_flag, check_output_folder
-from common.processes import end_of, end_with_parent, set_up_cpu
+from common.core.errors import InputError, errors_of_a_tool, one_line, printable, say
+from common.core.flags import add_flag, check_output_folder
+from common.core.processes import end_of, end_with_parent, set_up_cpu
 from common.runtimes import (
     FACTS,
     FORMAT_OF,

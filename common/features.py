@@ -21,12 +21,12 @@ from tqdm import tqdm
 
 from common.apis import Preprocessing, add_model_flags, images_of_tool, model_of, pixel_batches
 from common.attention_maps import reads_class_token
-from common.checkpoint import replace_atomically
-from common.errors import InputError, errors_of_a_tool, printable, say
-from common.flags import add_flag, check_least, check_not_read, check_output
-from common.layers import FEATURE_TYPES
-from common.loader import Normalize
-from common.processes import set_up_cpu
+from common.core.errors import InputError, errors_of_a_tool, printable, say
+from common.core.files import replace_atomically
+from common.core.flags import add_flag, check_least, check_not_read, check_output
+from common.core.processes import set_up_cpu
+from common.data.batches import Normalize
+from common.layers.classifier import FEATURE_TYPES
 
 
 def make_parser():

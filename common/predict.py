@@ -21,12 +21,12 @@ from common.apis import (
     model_of,
     set_device,
 )
-from common.checkpoint import replace_atomically
-from common.errors import InputError, complain, drop_output, errors_of_a_tool, printable
+from common.core.errors import InputError, complain, drop_output, errors_of_a_tool, printable
+from common.core.files import replace_atomically
+from common.core.flags import add_flag, check_least, check_not_read, check_output
+from common.core.processes import set_up_cpu
+from common.data.image_names import is_image
 from common.export import runtime_of
-from common.flags import add_flag, check_least, check_not_read, check_output
-from common.image_names import is_image
-from common.processes import set_up_cpu
 from common.runtimes import RUNTIMES, load_exported
 
 
@@ -66,7 +66,7 @@ def predict(model, files, topk=5, batch_size=32, workers=None):
     """Yields a dict for each file, in order, with what -json writes.
 
     `file`; and `classes`, a list of {label, name, score}, most probable first, or `error`. Names
-    are as common.errors.printable gives them.
+    are as common.core.errors.printable gives them.
     """
     classifier = as_classifier(model)
     for file, (scores, error) in zip(files, classify(classifier, files, batch_size, workers),

@@ -18,9 +18,9 @@ from paddle import inference
 
 from common.apis import Classifier, Preprocessing, check_class_names
 from common.config import base_config, set_key
-from common.errors import InputError, one_line
-from common.processes import CPU_INFO, LIBC, cpu_info
-from common.safe_load import sha256
+from common.core.errors import InputError, one_line
+from common.core.files import sha256
+from common.core.processes import CPU_INFO, LIBC, cpu_info
 
 FACTS = 'export.json'
 ONNX_FILE, PARAMETERS = 'model.onnx', 'model.pdiparams'

@@ -31,11 +31,11 @@ from PIL import Image, UnidentifiedImageError
 
 from common.apis import add_model_flags, as_classifier, model_of, pixel_batches
 from common.attention_maps import attention_maps
-from common.errors import InputError, errors_of_a_tool, one_line
-from common.flags import add_flag
-from common.images import decode
+from common.core.errors import InputError, errors_of_a_tool, one_line
+from common.core.flags import add_flag
+from common.core.processes import set_up_cpu
+from common.data.images import decode
 from common.predict import predict
-from common.processes import set_up_cpu
 
 PAGE = os.path.join(os.path.dirname(os.path.abspath(__file__)), 'serve_page.html')
 

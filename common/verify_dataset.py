@@ -27,12 +27,12 @@ from functools import partial
 import numpy as np
 from tqdm import tqdm
 
-from common.checkpoint import replace_atomically
-from common.errors import InputError, errors_of_a_tool, one_line, printable, say
-from common.flags import add_flag, check_least, check_output
-from common.folders import folder_labels, read_flat_val, read_folder
-from common.images import load_image
-from common.lists import read_list
+from common.core.errors import InputError, errors_of_a_tool, one_line, printable, say
+from common.core.files import replace_atomically
+from common.core.flags import add_flag, check_least, check_output
+from common.data.folders import folder_labels, read_flat_val, read_folder
+from common.data.images import load_image
+from common.data.lists import read_list
 
 SPLITS = ('train', 'val')
 SHOWN = 5   # findings of each kind
@@ -192,8 +192,8 @@ def first_equal(keys):
 def write_lists(path, val_labels=None, ids=None, force=False):
     """Writes train_list.txt and val_list.txt; a list that is there is kept, unless forced.
 
-    Raises InputError if both are there, and what common.folders raises. val_labels and ids are the
-    files of its read_flat_val.
+    Raises InputError if both are there, and what common.data.folders raises. val_labels and ids are
+    the files of its read_flat_val.
     """
     files = {split: os.path.join(path, f'{split}_list.txt') for split in SPLITS}
     kept = [file for file in files.values() if os.path.lexists(file) and not force]

@@ -16,7 +16,6 @@ import numpy as np
 import paddle
 from paddle import nn
 
-from common import drawing
 from common.apis import (
     Preprocessing,
     add_model_flags,
@@ -34,13 +33,21 @@ from common.attention_maps import (
     roll_out,
 )
 from common.config import update_config
-from common.curves import METRICS, read_metrics, run_figure
-from common.datasets import get_dataset
-from common.erasing import build_erasing
-from common.errors import InputError, complain, errors_of_a_tool, printable, say
-from common.flags import add_flag, check_least, check_not_read, check_output, check_output_folder
-from common.loader import Batches, Normalize, get_dataloader
-from common.processes import set_up_cpu
+from common.core.errors import InputError, complain, errors_of_a_tool, printable, say
+from common.core.flags import (
+    add_flag,
+    check_least,
+    check_not_read,
+    check_output,
+    check_output_folder,
+)
+from common.core.processes import set_up_cpu
+from common.data.batches import Batches, Normalize
+from common.data.datasets import get_dataset
+from common.data.erasing import build_erasing
+from common.data.loader import get_dataloader
+from common.inspection import drawing
+from common.train.plot import METRICS, read_metrics, run_figure
 from common.zoo import key_limits, model_config
 
 MOST_IMAGES = 16      # in one picture

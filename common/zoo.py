@@ -9,20 +9,18 @@ import argparse
 import fnmatch
 import functools
 import glob
-import importlib
-import importlib.util
 import os
-import sys
-import types
 
 import paddle
 
-from common.class_names import class_names_of
 from common.config import read_base, read_yaml, set_key, wrong
-from common.dialects import translate
-from common.errors import InputError, errors_of_a_tool
-from common.macs import count_macs, count_parameters
-from common.weights import known_as, load_pretrained, read_weights
+from common.core.class_names import class_names_of
+from common.core.errors import InputError, errors_of_a_tool
+from common.core.modules import import_file
+from common.layers.macs import count_macs, count_parameters
+from common.weights import identify
+from common.weights.dialects import translate
+from common.weights.load import load_pretrained, lookalike, read_weights
 
 ROOT = os.path.dirname(os.path.dirname(os.path.abspath(__file__)))
 
@@ -136,7 +134,7 @@ def model_with_weights(name, file=None, set_values=lambda config, limits: None, 
         name: see create_model.
         file: weight file, a run's folder, or None.
         set_values: called with (unfrozen config, its limits) to set what the user asks for.
-        new_head: see common.weights.load_pretrained.
+        new_head: see common.weights.load.load_pretrained.
 
     Returns:
         see create_model.
@@ -155,7 +153,7 @@ def model_with_weights(name, file=None, set_values=lambda config, limits: None, 
             if value_of(config, key) == value != value_of(asked, key)}
     check_said(config, said, weights, file)
     model = build_model(config)
-    model.notes = load_pretrained(model, file, new_head, weights) if file else []
+    model.notes = load_pretrained(model, file, new_head, weights, known_as=known_as) if file else []
     names = weights[3].get('class_names') if file else None
     if new_head and isinstance(names, list) and len(names) != config.MODEL.NUM_CLASSES:
         names = None  # of a classifier that was left out
@@ -186,7 +184,7 @@ def check_said(config, said, weights, file):
     Args:
         config: to be built.
         said: {key: value} of the checkpoint alone, which neither yaml nor user says.
-        weights: of common.weights.read_weights.
+        weights: of common.weights.load.read_weights.
         file: for messages.
 
     Raises:
@@ -261,33 +259,9 @@ def find_yaml(name_or_file):
     return name_or_file, MODELS[kind][0]
 
 
-@functools.cache
 def load_family_file(family, name):
-    """The module of FAMILY/NAME.py, under the name by which a program here imports it: so there
-    is one copy of each class, which `isinstance` and pickle know."""
-    path = os.path.join(ROOT, family, f'{name}.py')
-    full = f'{family}.{name}'
-    if not importable(family):  # the root is not among the places of imports
-        sys.modules[family] = package = types.ModuleType(family)
-        package.__path__ = [os.path.dirname(path)]
-    for own in (name, full):  # as in the family's folder; as from the root
-        if importable(own, path):
-            return importlib.import_module(own)
-    spec = importlib.util.spec_from_file_location(full, path)  # FAMILY is something else here
-    module = sys.modules[full] = importlib.util.module_from_spec(spec)
-    spec.loader.exec_module(module)
-    return module
-
-
-def importable(name, path=None):
-    """Whether `import name` finds a module, and that of a path if one is given."""
-    try:
-        spec = importlib.util.find_spec(name)
-    except (ImportError, ValueError):  # its parent is no package, or a module made by hand
-        return name in sys.modules and path is None
-    return spec is not None and (path is None or
-                                 bool(spec.origin) and os.path.realpath(spec.origin)
-                                 == os.path.realpath(path))
+    """The module of FAMILY/NAME.py."""
+    return import_file(ROOT, family, name)
 
 
 def check_family(cfg_file, config):
@@ -310,6 +284,48 @@ def without_weights(name):
     """The model of a name, with the shapes of its parameters only."""
     with paddle.LazyGuard():
         return build_model(model_config(name))
+
+
+def known_as(model, state, kind):
+    """A sentence about what some weights are that do not fit to a model, or ''.
+
+    state: {name: array} of a file.
+    kind: layout of the arrays, see common/weights/dialects.py.
+    """
+    return lookalike(model, state) or describe(state, kind)
+
+
+def describe(state, kind):
+    """A sentence about which of the models some weights are for, or ''; see `identify`."""
+    return identify.describe(state, kind, model_types(), with_values)
+
+
+def model_types():
+    """Yields (module, function that yields (name, MODEL node) of its models) for each type."""
+    def models(folder, model_type):
+        for name in models_of(folder):
+            model = model_config(name).MODEL
+            if model_type == model.TYPE:
+                yield name, model
+
+    for model_type, (folder, file, _) in MODELS.items():
+        yield load_family_file(folder, file), functools.partial(models, folder, model_type)
+
+
+def with_values(name, values):
+    """The model of a name without its weights, with some other values of MODEL keys; None if it
+    cannot have them."""
+    if not values:
+        return without_weights(name)
+    config = model_config(name).clone()
+    config.defrost()
+    try:
+        for key, value in values.items():
+            set_key(config, f'MODEL.{key}', value, name, *key_limits(config))
+        with paddle.LazyGuard():
+            return build_model(config)
+    except InputError:
+        return None
 
 
 def table(pattern='*'):

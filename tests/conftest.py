@@ -8,8 +8,8 @@ import paddle
 import pytest
 from PIL import Image
 
-from common.errors import InputError
-from common.processes import set_up_mkl
+from common.core.errors import InputError
+from common.core.processes import set_up_mkl
 
 set_up_mkl()  # half the time for the larger models
 

@@ -12,8 +12,8 @@ import struct
 import zipfile
 import zlib
 
-from common.safe_names import INERT_NAMES
-from common.weight_files import TORCH_NAMES, TORCH_NUMBER
+from common.weights.formats import TORCH_NAMES, TORCH_NUMBER
+from common.weights.unpickle_names import INERT_NAMES
 
 # What a file may mention, and what it may not.
 NAMES = sorted([*TORCH_NAMES, *sorted(INERT_NAMES)[::5], 'mmengine.logging.HistoryBuffer',

@@ -21,8 +21,8 @@ import numpy as np
 import paddle
 from safetensors.numpy import save_file
 
-from common.errors import InputError, printable
-from common.weights import read_weights
+from common.core.errors import InputError, printable
+from common.weights.load import read_weights
 from tests.fuzz_grammar import build
 from tests.torch_files import write_pth
 

@@ -18,9 +18,9 @@ from pathlib import Path
 import numpy as np
 import paddle
 
-from common import layers
-from common.fast_layers import Fast
-from common.flash_attention import flash_attention, is_ampere
+from common.layers.basic import basic as layers
+from common.layers.fast import Fast
+from common.layers.flash_attention import flash_attention, is_ampere
 from common.zoo import create_model
 
 ROOT = Path(__file__).resolve().parent.parent

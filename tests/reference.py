@@ -15,7 +15,7 @@ import numpy as np
 import paddle
 from PIL import Image
 
-from common.dialects import translate
+from common.weights.dialects import translate
 
 FIXTURES = Path(__file__).parent / 'fixtures'
 EMBEDDING = re.compile('pos_embed|position_embedding|cls_token|relative_position_bias_table|^cls$')

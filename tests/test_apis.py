@@ -15,10 +15,10 @@ from common.apis import (
     init_model,
     softmax,
 )
-from common.checkpoint import save_weights
 from common.config import plain_config
-from common.errors import InputError
-from common.transforms import EvalTransform
+from common.core.errors import InputError
+from common.data.transforms import EvalTransform
+from common.train.checkpoint import save_weights
 from common.zoo import create_model, model_config
 from tests.conftest import refusal, run_script, write_image_list
 

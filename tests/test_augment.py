@@ -7,9 +7,9 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from common import augment
-from common.augment import ColorJitter, apply_op, build_auto_augment, level_to_arg, replay
-from common.errors import InputError
+from common.core.errors import InputError
+from common.data import augment
+from common.data.augment import ColorJitter, apply_op, build_auto_augment, level_to_arg, replay
 from tests.reference import Case, assert_distribution, assert_share, photo, sha256
 
 pytestmark = pytest.mark.smoke

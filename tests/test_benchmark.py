@@ -5,7 +5,7 @@ import re
 import paddle
 import pytest
 
-from common.benchmark_peers import textbook_of
+from common.benchmarks.baseline import textbook_of
 from common.zoo import create_model
 from tests.conftest import run_script, write_image_list
 

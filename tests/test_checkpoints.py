@@ -6,11 +6,11 @@ import numpy as np
 import paddle
 import pytest
 
-from common.checkpoint import resume, write_atomically
 from common.config import base_config
-from common.errors import InputError
-from common.optim import build_optimizer
-from common.safe_load import load_pickle
+from common.core.errors import InputError
+from common.train.checkpoint import resume, write_atomically
+from common.train.optim import build_optimizer
+from common.weights.unpickle import load_pickle
 from common.zoo import create_model
 from tests.conftest import ROOT
 from tests.fuzz_weights import fuzz
@@ -80,8 +80,8 @@ HOSTILE = {
 }
 LOAD = '''
 import resource, sys, time
-from common.errors import InputError
-from common.safe_load import load_pickle
+from common.core.errors import InputError
+from common.weights.unpickle import load_pickle
 file, content = sys.argv[1], eval(sys.argv[2])
 with open(file, 'wb') as stream:
     stream.write(content)

@@ -15,8 +15,9 @@ import numpy as np
 import pytest
 
 from common import cifar
-from common.cifar import LAYOUTS, download_cifar, read_cifar
-from common.errors import InputError
+from common.cifar import download_cifar
+from common.core.errors import InputError
+from common.data.cifar_source import LAYOUTS, read_cifar
 from tests.conftest import run_script
 
 pytestmark = pytest.mark.smoke

@@ -10,8 +10,8 @@ import pytest
 from PIL import Image
 
 from common.apis import inference_model, init_model
-from common.checkpoint import save_weights, write_atomically
-from common.class_names import (
+from common.config import plain_config
+from common.core.class_names import (
     check_same,
     class_names_of,
     head_order,
@@ -19,10 +19,10 @@ from common.class_names import (
     places,
     user_labels,
 )
-from common.config import plain_config
-from common.errors import InputError
+from common.core.errors import InputError
 from common.runner import run
-from common.weights import load_pretrained
+from common.train.checkpoint import save_weights, write_atomically
+from common.weights.load import load_pretrained
 from common.zoo import create_model, load_family_file, model_config
 from tests.conftest import refusal
 

@@ -8,7 +8,7 @@ import pytest
 
 from common.apis import init_model
 from common.config import set_key
-from common.errors import printable
+from common.core.errors import printable
 from common.zoo import create_model, model_config
 from tests.conftest import refusal
 

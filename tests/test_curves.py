@@ -4,9 +4,10 @@ import json
 import pytest
 from PIL import Image
 
-from common import curves, drawing
-from common.curves import read_metrics, run_figure
-from common.safe_load import load_pickle
+from common import curves
+from common.inspection import drawing
+from common.train.plot import read_metrics, run_figure
+from common.weights.unpickle import load_pickle
 from tests.conftest import refusal
 from tests.reliability.runs import cut, run_folder
 

@@ -5,7 +5,7 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from common.safe_load import load_pickle
+from common.weights.unpickle import load_pickle
 from tests.conftest import run_script, write_image_list
 from tests.test_cifar import archive_of
 from tests.test_end_to_end import TINY, result_of, run_folder
@@ -131,7 +131,7 @@ def test_recipe_goes_on_exactly_with_other_workers_and_evaluations(small_data, t
     whole, out = train(tmp_path / 'whole', *flags)
     assert 'moving average of the weights: decay 0.9 a step' in out
     assert out.count('averaged weights after epoch') == 2
-    stop = ('from common.log import RunLog\n'
+    stop = ('from common.train.log import RunLog\n'
             'def stop(*args, **options): raise SystemExit(3)\n'
             'RunLog.draw_curves = stop\n'
             'import runpy; runpy.run_path("main_multi_gpu.py", run_name="__main__")\n')

@@ -10,10 +10,10 @@ import numpy as np
 import pytest
 from paddle.base import core
 
-from common import dist
-from common.checkpoint import write_atomically
-from common.launcher import first_code
-from common.safe_load import load_pickle
+from common.core import dist
+from common.train.checkpoint import write_atomically
+from common.train.launcher import first_code
+from common.weights.unpickle import load_pickle
 from common.zoo import create_model
 from tests.conftest import ROOT, run_script, write_image_list
 from tests.test_end_to_end import result_of, run_folder
@@ -79,8 +79,8 @@ import sys
 import numpy as np
 import paddle
 import paddle.distributed as dist
-from common.ema import Ema
-from common.engine import average_statistics
+from common.train.ema import Ema
+from common.train.engine import average_statistics
 dist.init_parallel_env()
 model = paddle.nn.Sequential(paddle.nn.Conv2D(3, 4, 1), paddle.nn.BatchNorm2D(4))
 ema = Ema(model, 0.9)

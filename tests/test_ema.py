@@ -4,8 +4,8 @@ import paddle
 import pytest
 
 from common.config import base_config
-from common.ema import Ema, build_ema, decay_of
-from common.errors import InputError
+from common.core.errors import InputError
+from common.train.ema import Ema, build_ema, decay_of
 from tests.reference import Case
 
 pytestmark = pytest.mark.smoke

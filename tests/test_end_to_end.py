@@ -9,8 +9,8 @@ import paddle
 import pytest
 from PIL import Image
 
-from common.checkpoint import write_atomically
-from common.safe_load import load_pickle
+from common.train.checkpoint import write_atomically
+from common.weights.unpickle import load_pickle
 from common.zoo import create_model
 from tests.conftest import ROOT, run_script, write_image_list
 
@@ -88,7 +88,7 @@ def test_resume_gives_the_weights_of_the_uninterrupted_run_R6(trained, small_dat
     flags = [*TINY, '-cfg=./configs/vit_tiny_patch16_224.yaml', '--batch_size=4',
              f'-data_path={small_data}', '-o', 'TRAIN.NUM_EPOCHS=3', '-o', 'TRAIN.WARMUP_EPOCHS=1']
     killed = ('import os\n'
-              'import common.training as training\n'
+              'import common.train.trainer as training\n'
               'write = training.save_checkpoint\n'
               'def save(path, model, facts, **state):\n'
               '    write(path, model, facts=facts, **state)\n'

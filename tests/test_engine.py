@@ -4,12 +4,12 @@ import paddle
 import pytest
 
 from common.config import base_config
-from common.engine import evaluate, train_one_epoch
-from common.errors import InputError
-from common.layers import recompute_cells
-from common.losses import LabelSmoothingCrossEntropy
-from common.optim import build_optimizer
-from common.precision import Precision
+from common.core.errors import InputError
+from common.layers.recompute import recompute_cells
+from common.train.engine import evaluate, train_one_epoch
+from common.train.losses import LabelSmoothingCrossEntropy
+from common.train.optim import build_optimizer
+from common.train.precision import Precision
 from common.zoo import create_model
 
 from vit.vit import VisionTransformer

@@ -4,8 +4,8 @@ import paddle
 import pytest
 
 from common.config import base_config
-from common.erasing import MODES, RandomErasing, build_erasing
-from common.errors import InputError
+from common.core.errors import InputError
+from common.data.erasing import MODES, RandomErasing, build_erasing
 from tests.reference import Case, assert_distribution, assert_share
 
 pytestmark = pytest.mark.smoke

@@ -12,9 +12,9 @@ import pytest
 from paddle import nn
 from PIL import Image
 
-from common import export, predict, processes
+from common import export, predict
 from common.apis import Eager, Preprocessing, inference_model
-from common.checkpoint import write_atomically
+from common.core import processes
 from common.export import (
     check,
     check_replaceable,
@@ -24,6 +24,7 @@ from common.export import (
     runtime_of,
 )
 from common.runtimes import OnnxRuntime, PaddleInference, check_bfloat16, load_exported
+from common.train.checkpoint import write_atomically
 from common.zoo import create_model
 from tests.conftest import refusal, run_script
 

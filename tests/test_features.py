@@ -6,8 +6,8 @@ from PIL import Image
 
 from common import features
 from common.apis import Preprocessing, init_model, pixel_batches
-from common.errors import InputError
-from common.loader import Normalize
+from common.core.errors import InputError
+from common.data.batches import Normalize
 from common.zoo import create_model
 from tests.conftest import refusal, run_script
 

@@ -6,9 +6,10 @@ import numpy as np
 import paddle
 import pytest
 
-from common import flash_attention, layers
-from common.fast_layers import Fast
-from common.layers import Attention
+from common.layers import flash_attention
+from common.layers.attention import Attention
+from common.layers.basic import basic as layers
+from common.layers.fast import Fast
 
 pytestmark = pytest.mark.smoke
 

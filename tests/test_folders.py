@@ -7,7 +7,7 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from common.folders import (
+from common.data.folders import (
     EXTENSIONS,
     check_count,
     class_names,
@@ -16,7 +16,7 @@ from common.folders import (
     read_flat_val,
     read_folder,
 )
-from common.images import load_image
+from common.data.images import load_image
 from tests.conftest import entries, refusal
 
 pytestmark = pytest.mark.smoke

@@ -19,12 +19,11 @@ import paddle
 import pytest
 from safetensors.numpy import save_file
 
-from common.dialects import translate
-from common.errors import InputError
-from common.identify import describe
-from common.weight_files import TORCH_NUMBER, read_file
-from common.weights import read_weights
-from common.zoo import create_model
+from common.core.errors import InputError
+from common.weights.dialects import translate
+from common.weights.formats import TORCH_NUMBER, read_file
+from common.weights.load import read_weights
+from common.zoo import create_model, describe
 from tests import fuzz_grammar
 from tests.fuzz_grammar import Programs
 from tests.reference import Case
@@ -117,7 +116,7 @@ def test_bfloat16_becomes_the_same_numbers_in_float32_L5(writer, tmp_path):
     else:
         write_pth(file, {'x': values}, legacy=writer == 'legacy', bfloat16=True)
     if writer == 'pdparams':
-        from common.weights import read_weights
+        from common.weights.load import read_weights
         got = read_weights(file)[1]
     else:
         got = read_file(file)[1]

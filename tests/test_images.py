@@ -12,11 +12,12 @@ import numpy as np
 import pytest
 from PIL import Image, ImageFile
 
-from common import apis, images
-from common.datasets import ImageDataset
-from common.images import MAX_PIXELS, is_plain_jpeg, load_image
-from common.lists import read_list
-from common.transforms import EvalTransform
+from common import apis
+from common.data import images
+from common.data.datasets import ImageDataset
+from common.data.images import MAX_PIXELS, is_plain_jpeg, load_image
+from common.data.lists import read_list
+from common.data.transforms import EvalTransform
 from common.verify_dataset import verify
 from tests.reference import FIXTURES, Case, sha256
 

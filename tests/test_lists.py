@@ -7,7 +7,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from common.lists import read_list
+from common.data.lists import read_list
 from tests.conftest import entries, refusal
 
 ROOT = Path(__file__).resolve().parent.parent
@@ -229,10 +229,10 @@ import resource, subprocess, sys
 subprocess.run([sys.executable, '-c', *sys.argv[1:]], check=True)
 print(resource.getrusage(resource.RUSAGE_CHILDREN).ru_maxrss)
 '''
-IMPORT_ONLY = 'import common.lists'
+IMPORT_ONLY = 'import common.data.lists'
 READ = '''
 import sys, time
-from common.lists import read_list
+from common.data.lists import read_list
 start = time.perf_counter()
 images = read_list(sys.argv[1])
 print(f'{time.perf_counter() - start:.1f} s')

@@ -8,15 +8,17 @@ import paddle
 import pytest
 from PIL import Image
 
-from common.augment import build_auto_augment
-from common.datasets import ImageDataset
-from common.erasing import RandomErasing
-from common.errors import InputError
-from common.lists import read_list
-from common.loader import Batches, Collate, EvalSampler, Loader, Normalize, TrainSampler
-from common.mixup import Mixup
-from common.randomness import BATCH, ORDER, SAMPLE, STEP, SUBSET, seed_batch, stream
-from common.transforms import EvalTransform, TrainTransform, random_crop_box
+from common.core.errors import InputError
+from common.core.randomness import BATCH, ORDER, SAMPLE, STEP, SUBSET, seed_batch, stream
+from common.data.augment import build_auto_augment
+from common.data.batches import Batches, Normalize
+from common.data.datasets import ImageDataset
+from common.data.erasing import RandomErasing
+from common.data.lists import read_list
+from common.data.loader import Collate, Loader
+from common.data.mixup import Mixup
+from common.data.samplers import EvalSampler, TrainSampler
+from common.data.transforms import EvalTransform, TrainTransform, random_crop_box
 
 ROOT = Path(__file__).resolve().parent.parent
 SCALE, RATIO = (0.08, 1.0), (3 / 4, 4 / 3)
@@ -182,11 +184,13 @@ def test_every_kind_of_pixel_becomes_rgb_I3(tmp_path, mode):
 
 READ_ALL = '''
 import sys
-from common.datasets import ImageDataset
-from common.errors import InputError
-from common.lists import read_list
-from common.loader import Batches, EvalSampler, Loader, Normalize
-from common.transforms import EvalTransform
+from common.data.datasets import ImageDataset
+from common.core.errors import InputError
+from common.data.lists import read_list
+from common.data.batches import Batches, Normalize
+from common.data.loader import Loader
+from common.data.samplers import EvalSampler
+from common.data.transforms import EvalTransform
 dataset = ImageDataset(read_list(sys.argv[1]), EvalTransform(16, 1.0), 16)
 loader = Loader(dataset, EvalSampler(len(dataset), 4), int(sys.argv[2]))
 good = 0

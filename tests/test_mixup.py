@@ -3,8 +3,8 @@ import numpy as np
 import pytest
 
 from common.config import base_config
-from common.errors import InputError
-from common.mixup import MODES, Mixup, build_mixup, cutmix_box, mix_images, smooth_one_hot
+from common.core.errors import InputError
+from common.data.mixup import MODES, Mixup, build_mixup, cutmix_box, mix_images, smooth_one_hot
 from tests.reference import Case, assert_distribution, assert_share
 
 pytestmark = pytest.mark.smoke

@@ -6,14 +6,14 @@ import paddle
 import pytest
 
 from common.config import base_config
-from common.engine import clip_by_global_norm
-from common.losses import (
+from common.train.engine import clip_by_global_norm
+from common.train.losses import (
     BinaryCrossEntropy,
     LabelSmoothingCrossEntropy,
     soft_target_cross_entropy,
 )
-from common.optim import build_optimizer, decayed_parameters, freeze, layer_indices
-from common.schedule import Schedule
+from common.train.optim import build_optimizer, decayed_parameters, freeze, layer_indices
+from common.train.schedule import Schedule
 from common.zoo import create_model
 from tests.reference import FIXTURES, Case
 

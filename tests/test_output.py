@@ -14,25 +14,17 @@ import paddle
 import pytest
 from PIL import Image
 
-from common import (
-    benchmark,
-    convert,
-    drawing,
-    export,
-    features,
-    predict,
-    quiet_paddle,
-    runner,
-    visualize,
-)
+from common import benchmark, convert, export, features, predict, runner, visualize
 from common.apis import inference_model, init_model, list_images
-from common.checkpoint import replace_atomically
 from common.config import base_config
-from common.errors import OUTPUT_LOST, InputError, errors_of_a_tool, printable, set_up_output
-from common.folders import read_flat_val, read_folder
-from common.image_names import EXTENSIONS, READABLE, PassedOver
-from common.images import load_image
-from common.log import RunLog
+from common.core import quiet_paddle
+from common.core.errors import OUTPUT_LOST, InputError, errors_of_a_tool, printable, set_up_output
+from common.core.files import replace_atomically
+from common.data.folders import read_flat_val, read_folder
+from common.data.image_names import EXTENSIONS, READABLE, PassedOver
+from common.data.images import load_image
+from common.inspection import drawing
+from common.train.log import RunLog
 from common.zoo import create_model
 from tests.conftest import ROOT, refusal, run_script
 
@@ -194,7 +186,7 @@ def touch(folder, *names):
 @pytest.mark.smoke
 def test_closed_streams_are_nothing_O2(tmp_path):
     """`>&- 2>&-`: what the program opens next must not become its standard output."""
-    code = ('import sys\nfrom common.errors import complain, say, set_up_output\n'
+    code = ('import sys\nfrom common.core.errors import complain, say, set_up_output\n'
             'set_up_output()\nfile = open(sys.argv[1], "w")\nsay("a")\ncomplain("b")\n'
             'print("c", flush=True)\nfile.write(f"{file.fileno() > 2}")')
     file = tmp_path / 'file'
@@ -395,7 +387,8 @@ def test_pictures_leave_matplotlib_as_it_is(tmp_path):
 import sys
 import matplotlib
 matplotlib.use('svg')
-from common import curves, drawing, visualize
+from common import curves, visualize
+from common.inspection import drawing
 lines = [{{'kind': 'eval', 'epoch': 1, 'loss': 1.0, 'acc1': 0.5, 'acc5': 0.6}}]
 for name, figure in (('a', curves.run_figure(lines)), ('b', drawing.runs_figure({{'r': lines}}))):
     drawing.save(figure, {str(tmp_path)!r} + '/' + name + '.png')

@@ -4,7 +4,7 @@ import json
 import numpy as np
 import pytest
 
-from common.real_labels import RealLabels, image_number, read_real_labels
+from common.data.real_labels import RealLabels, image_number, read_real_labels
 from tests.conftest import refusal
 
 pytestmark = pytest.mark.smoke

@@ -7,8 +7,8 @@ from types import SimpleNamespace
 import numpy as np
 import pytest
 
-from common.ema import decay_of
-from common.schedule import Schedule, build_schedule
+from common.train.ema import decay_of
+from common.train.schedule import Schedule, build_schedule
 from common.zoo import FAMILIES, find_yaml, list_models, load_family_file, model_config
 from tests.reference import FIXTURES
 

@@ -11,10 +11,10 @@ import numpy as np
 import paddle
 import pytest
 
-from common import safe_load
-from common.errors import InputError
-from common.safe_load import load_pickle
-from common.weights import NAME_TABLE, read_weights
+from common.core.errors import InputError
+from common.weights import unpickle as safe_load
+from common.weights.load import NAME_TABLE, read_weights
+from common.weights.unpickle import load_pickle
 from tests.fuzz_grammar import get, named, part, put, text
 from tests.fuzz_weights import outcomes
 
@@ -246,8 +246,8 @@ FORGED_ARRAYS = {
 
 LOAD = '''
 import resource, sys
-from common.errors import InputError
-from common.safe_load import load_pickle
+from common.core.errors import InputError
+from common.weights.unpickle import load_pickle
 resource.setrlimit(resource.RLIMIT_AS, (2 << 30, 2 << 30))
 try:
     print(load_pickle(sys.argv[1]))
@@ -297,7 +297,7 @@ def test_values_that_multiply_are_refused_W4(tmp_path):
 
 
 # Files of some bytes to some megabytes that made the reader work without end, or take gigabytes.
-# The rule of common/bounds.py is held by a child process, which is ended after 20 s.
+# The rule of common/core/bounds.py is held by a child process, which is ended after 20 s.
 
 def doubled(times=40):
     """Opcodes of a tuple that holds itself 2^times times."""
@@ -502,7 +502,7 @@ def test_source_unpickles_nothing_W3(file):
                       'yaml.unsafe_load(', 'yaml.full_load(', 'FullLoader', 'UnsafeLoader',
                       'jit.load(', 'allow_pickle=True'):
         assert call_text not in text
-    if file.name == 'safe_load.py':  # a class of its own, and pickle's error
+    if file.name == 'unpickle.py':  # a class of its own, and pickle's error
         assert set(re.findall(r'class \w+\(pickle\.(\w+)\)', text)) <= {
             'Unpickler', '_Unpickler', 'UnpicklingError'}
         assert not re.search(r'pickle\._?(?:Unpickler|loads?)\(', text)

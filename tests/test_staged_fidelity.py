@@ -6,8 +6,8 @@ import paddle
 import paddle.nn.functional as F
 import pytest
 
-from common.macs import count_macs, count_parameters
-from common.optim import decayed_parameters
+from common.layers.macs import count_macs, count_parameters
+from common.train.optim import decayed_parameters
 from common.zoo import build_model, create_model, model_config
 from tests.reference import FIXTURES, Case, own_names, relative_error
 from tests.torch_files import write_pth

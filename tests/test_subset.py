@@ -5,9 +5,9 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from common.errors import InputError
-from common.loader import TrainSampler
-from common.subset import Subset, take_fraction
+from common.core.errors import InputError
+from common.data.samplers import TrainSampler
+from common.data.subset import Subset, take_fraction
 
 pytestmark = pytest.mark.smoke
 

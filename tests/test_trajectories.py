@@ -4,13 +4,13 @@ import paddle
 import pytest
 
 from common.config import base_config
-from common.dialects import translate
-from common.ema import Ema
-from common.engine import train_one_epoch
-from common.losses import LabelSmoothingCrossEntropy
-from common.optim import build_optimizer, decayed_parameters
-from common.precision import Precision
-from common.schedule import Schedule
+from common.train.ema import Ema
+from common.train.engine import train_one_epoch
+from common.train.losses import LabelSmoothingCrossEntropy
+from common.train.optim import build_optimizer, decayed_parameters
+from common.train.precision import Precision
+from common.train.schedule import Schedule
+from common.weights.dialects import translate
 from tests.reference import Case, own_names, relative_error, set_weights
 
 from vit.vit import VisionTransformer

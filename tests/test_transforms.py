@@ -11,9 +11,9 @@ import paddle
 import pytest
 from PIL import Image
 
-from common import transforms
-from common.loader import Normalize
-from common.transforms import EvalTransform, TrainTransform, random_crop_box, resize_by_cv2
+from common.data import transforms
+from common.data.batches import Normalize
+from common.data.transforms import EvalTransform, TrainTransform, random_crop_box, resize_by_cv2
 from tests.reference import Case, assert_distribution, assert_share, photo, sha256
 
 pytestmark = pytest.mark.smoke

@@ -6,7 +6,7 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from common.lists import read_list
+from common.data.lists import read_list
 from common.verify_dataset import first_equal, main, verify
 from tests.conftest import run_script, write_image_list
 

@@ -8,10 +8,11 @@ import paddle
 import pytest
 from PIL import Image
 
-from common import drawing, visualize
+from common import visualize
 from common.attention_maps import attention_maps, model_input, read_cell, read_layers, rollout
 from common.config import update_config
-from common.datasets import get_dataset
+from common.data.datasets import get_dataset
+from common.inspection import drawing
 from common.zoo import create_model, key_limits, model_config
 from tests.conftest import refusal, run_script, write_image_list
 

@@ -3,14 +3,9 @@ import numpy as np
 import paddle
 import pytest
 
-from common.layers import (
-    FEATURE_TYPES,
-    Dropout,
-    DropPath,
-    Mlp,
-    drop_path_rates,
-    resize_position_embedding,
-)
+from common.layers.basic import Dropout, DropPath, Mlp, drop_path_rates
+from common.layers.classifier import FEATURE_TYPES
+from common.layers.position import resize_position_embedding
 from common.zoo import build_model, create_model, list_models, model_config
 
 from vit.vit import VisionTransformer

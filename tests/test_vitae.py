@@ -4,7 +4,7 @@ import paddle
 import paddle.nn.functional as F
 import pytest
 
-from common.layers import PerformerTokens
+from common.layers.prm_performer import PerformerTokens
 from common.zoo import create_model
 
 from vitae.vitae import ViTAE

@@ -7,9 +7,9 @@ import paddle.nn.functional as F
 import pytest
 from paddle import nn
 
-from common.errors import InputError
-from common.optim import decayed_parameters
-from common.windows import relative_position_bias, window_partition
+from common.core.errors import InputError
+from common.layers.windows import relative_position_bias, window_partition
+from common.train.optim import decayed_parameters
 from common.zoo import create_model, list_models
 from tests.conftest import ROOT, run_script
 from tests.torch_files import write_pth

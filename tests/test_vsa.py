@@ -6,8 +6,8 @@ import numpy as np
 import paddle
 import pytest
 
-from common.errors import InputError
-from common.windows import (
+from common.core.errors import InputError
+from common.layers.windows import (
     WindowAttention,
     relative_position_bias,
     relative_position_index,

@@ -7,12 +7,12 @@ import paddle
 import paddle.nn.functional as F
 import pytest
 
-from common.checkpoint import resume, save_checkpoint, save_weights, write_atomically
 from common.config import base_config
-from common.errors import InputError
-from common.optim import build_optimizer
-from common.safe_load import load_pickle
-from common.weights import load_pretrained
+from common.core.errors import InputError
+from common.train.checkpoint import resume, save_checkpoint, save_weights, write_atomically
+from common.train.optim import build_optimizer
+from common.weights.load import load_pretrained
+from common.weights.unpickle import load_pickle
 
 from vit.vit import VisionTransformer
 

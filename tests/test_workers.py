@@ -11,8 +11,8 @@ import numpy as np
 import paddle
 import pytest
 
-from common.errors import RunError
-from common.workers import AHEAD, CRASHES, Workers
+from common.core.errors import RunError
+from common.data.workers import AHEAD, CRASHES, Workers
 
 pytestmark = pytest.mark.smoke
 

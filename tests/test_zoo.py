@@ -10,21 +10,21 @@ import numpy as np
 import paddle
 import pytest
 
-from common import identify, zoo
+from common import zoo
 from common.apis import inference_model, init_model
-from common.checkpoint import save_weights, write_atomically
 from common.config import plain_config
 from common.convert import convert
-from common.errors import InputError
+from common.core.errors import InputError
 from common.export import export_model, runtime_of
-from common.identify import describe
-from common.macs import count_macs
+from common.layers.macs import count_macs
+from common.train.checkpoint import save_weights, write_atomically
 from common.zoo import (
     ALIASES,
     FAMILIES,
     build_model,
     check_family,
     create_model,
+    describe,
     list_models,
     load_family_file,
     model_config,
@@ -318,7 +318,7 @@ def test_sizes_of_a_file_are_named_with_the_options_that_fit_L16(tmp_path):
 def test_naming_a_model_builds_no_other_L16(monkeypatch):
     built = []
     build = zoo.without_weights.__wrapped__
-    monkeypatch.setattr(identify, 'without_weights', lambda name: built.append(name) or build(name))
+    monkeypatch.setattr(zoo, 'without_weights', lambda name: built.append(name) or build(name))
     for name in ('vit_digits', 'vitae_digits', 'vitaev2_vsa_digits', 'swin_tiny'):
         state = {key: np.empty(value.shape, np.float32)
                  for key, value in build(name).state_dict().items()}

@@ -9,7 +9,7 @@ import sys
 # A bare clone works without an installation: the repository root holds `common`.
 sys.path.insert(1, os.path.dirname(os.path.dirname(os.path.abspath(__file__))))
 
-from common.signals import end_on_signal  # noqa: E402
+from common.core.signals import end_on_signal  # noqa: E402
 
 if __name__ == '__main__':
     end_on_signal()  # the imports below take seconds

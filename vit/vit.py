@@ -12,29 +12,15 @@ import paddle
 import paddle.nn.functional as F
 from paddle import nn
 
-from common.dialects import Dialect, count_of
-from common.errors import InputError
-from common.fast_layers import Conv2D, LayerNorm
-from common.layers import (
-    Attention,
-    Dropout,
-    DropPath,
-    Mlp,
-    block_indices,
-    check_feature_type,
-    drop_path_rates,
-    init_linear,
-    kaiming_normal_,
-    lecun_normal_,
-    new_classifier,
-    normal_,
-    ones_,
-    to_map,
-    to_pair,
-    to_tokens,
-    with_class_token,
-    zeros_,
-)
+from common.core.errors import InputError
+from common.core.sizes import to_pair
+from common.layers.attention import Attention
+from common.layers.basic import Dropout, DropPath, Mlp, drop_path_rates, to_map, to_tokens
+from common.layers.classifier import block_indices, check_feature_type, new_classifier
+from common.layers.fast import Conv2D, LayerNorm
+from common.layers.init import init_linear, kaiming_normal_, lecun_normal_, normal_, ones_, zeros_
+from common.layers.position import with_class_token
+from common.weights.dialects import Dialect, count_of
 
 NORM_EPS = 1e-6
 
@@ -305,12 +291,12 @@ class VisionTransformer(nn.Layer):
         self.classifier = nn.Linear(self.num_features, num_classes) if num_classes else None
         init_weights(self)
 
-    # The loader of common/weights.py resizes these; {name: (prefix tokens, (h, w))}.
+    # The loader of common/weights/load.py resizes these; {name: (prefix tokens, (h, w))}.
     def position_embeddings(self):
         return {'position_embedding': (self.num_prefix_tokens, self.grid)}
 
     def dialects(self):
-        """The codes whose weight files this model understands, see common/dialects.py."""
+        """The codes whose weight files this model understands, see common/weights/dialects.py."""
         return DIALECTS
 
     def cells(self):

@@ -2,7 +2,7 @@
 
 They are the shared ones: image lists, training crops, evaluation crops.
 """
-from common.datasets import get_dataset
-from common.loader import get_dataloader
+from common.data.datasets import get_dataset
+from common.data.loader import get_dataloader
 
 __all__ = ['get_dataset', 'get_dataloader']

@@ -13,24 +13,16 @@ import math
 import paddle
 from paddle import nn
 
-from common.dialects import Dialect, count_of
-from common.errors import InputError
-from common.fast_layers import Conv2D, LayerNorm
-from common.layers import (
-    PRM,
-    Attention,
-    DropPath,
-    Mlp,
-    PerformerTokens,
-    drop_path_rates,
-    init_layers,
-    to_map,
-    to_pair,
-    to_tokens,
-    with_class_token,
-    zeros_,
-)
-from common.staged import StagedModel
+from common.core.errors import InputError
+from common.core.sizes import to_pair
+from common.layers.attention import Attention
+from common.layers.basic import DropPath, Mlp, drop_path_rates, to_map, to_tokens
+from common.layers.classifier import StagedModel
+from common.layers.fast import Conv2D, LayerNorm
+from common.layers.init import init_layers, zeros_
+from common.layers.position import with_class_token
+from common.layers.prm_performer import PRM, PerformerTokens
+from common.weights.dialects import Dialect, count_of
 
 KERNELS = (7, 3, 3)
 DILATIONS = ((1, 2, 3, 4), (1, 2, 3), (1, 2))

@@ -1,7 +1,7 @@
 """Config of ViTAEv2, VSA and Swin: the MODEL keys and the defaults of this family; the rest is
 common/config.py. MODEL.TYPE says which of the two models a yaml is for."""
 from common import config as shared
-from common.errors import InputError
+from common.core.errors import InputError
 
 RANGES = {
     'MODEL.RATIOS': (1, None),

@@ -14,12 +14,20 @@ import numpy as np
 import paddle
 from paddle import nn
 
-from common.dialects import Dialect, stage_counts
-from common.errors import InputError
-from common.fast_layers import Conv2D, LayerNorm
-from common.layers import DropPath, Mlp, drop_path_rates, init_layers, to_pair, to_tokens
-from common.staged import StagedModel
-from common.windows import WindowAttention, missing, pad_map, window_partition, window_reverse
+from common.core.errors import InputError
+from common.core.sizes import to_pair
+from common.layers.basic import DropPath, Mlp, drop_path_rates, to_tokens
+from common.layers.classifier import StagedModel
+from common.layers.fast import Conv2D, LayerNorm
+from common.layers.init import init_layers
+from common.layers.windows import (
+    WindowAttention,
+    missing,
+    pad_map,
+    window_partition,
+    window_reverse,
+)
+from common.weights.dialects import Dialect, stage_counts
 from common.zoo import load_family_file
 
 cells = load_family_file('vitaev2_vsa', 'vitaev2_vsa')

@@ -13,24 +13,23 @@ import math
 import paddle
 from paddle import nn
 
-from common.conditional_position import ConditionalPosition
-from common.dialects import Dialect, stage_counts
-from common.errors import InputError
-from common.fast_layers import Conv2D, LayerNorm
-from common.layers import (
-    PRM,
-    Attention,
-    DropPath,
-    Mlp,
-    drop_path_rates,
-    init_layers,
-    merge_heads,
-    to_map,
-    to_pair,
-    to_tokens,
+from common.core.errors import InputError
+from common.core.sizes import to_pair
+from common.layers.attention import Attention, merge_heads
+from common.layers.basic import DropPath, Mlp, drop_path_rates, to_map, to_tokens
+from common.layers.classifier import StagedModel
+from common.layers.conditional_position import ConditionalPosition
+from common.layers.fast import Conv2D, LayerNorm
+from common.layers.init import init_layers
+from common.layers.prm_performer import PRM
+from common.layers.windows import (
+    WindowAttention,
+    missing,
+    pad_map,
+    window_partition,
+    window_reverse,
 )
-from common.staged import StagedModel
-from common.windows import WindowAttention, missing, pad_map, window_partition, window_reverse
+from common.weights.dialects import Dialect, stage_counts
 from common.zoo import load_family_file
 
 VSAWindowAttention = load_family_file('vitaev2_vsa', 'vsa').VSAWindowAttention

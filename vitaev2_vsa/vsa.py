@@ -23,10 +23,17 @@ import paddle.nn.functional as F
 from paddle import nn
 from paddle.nn.initializer import Uniform
 
-from common.errors import InputError
-from common.fast_layers import Linear, mean_rows
-from common.layers import Dropout, normal_
-from common.windows import add_bias, add_bias_table, missing, pad_map, relative_position_bias
+from common.core.errors import InputError
+from common.layers.basic import Dropout
+from common.layers.fast import Linear, mean_rows
+from common.layers.init import normal_
+from common.layers.windows import (
+    add_bias,
+    add_bias_table,
+    missing,
+    pad_map,
+    relative_position_bias,
+)
 
 # How many numbers are gathered at a time: what fits a cache.
 GATHERED = 1 << 20

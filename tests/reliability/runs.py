@@ -14,8 +14,8 @@ import time
 import numpy as np
 
 from common.runner import run
-from common.safe_load import load_pickle
-from common.training import Trainer
+from common.train.trainer import Trainer
+from common.weights.unpickle import load_pickle
 from common.zoo import load_family_file
 from tests.conftest import ROOT
 

@@ -14,13 +14,14 @@ import numpy as np
 import paddle
 import pytest
 
-from common import checkpoint, training
-from common.checkpoint import BEST, LAST, PREVIOUS, read_checkpoint, resume, save_checkpoint
 from common.config import base_config
-from common.engine import evaluate
-from common.errors import InputError
-from common.optim import build_optimizer
-from common.training import Trainer
+from common.core.errors import InputError
+from common.train import checkpoint
+from common.train import trainer as training
+from common.train.checkpoint import BEST, LAST, PREVIOUS, read_checkpoint, resume, save_checkpoint
+from common.train.engine import evaluate
+from common.train.optim import build_optimizer
+from common.train.trainer import Trainer
 from common.zoo import create_model
 from tests.conftest import write_image_list
 from tests.reliability.runs import content_of, cut, digest, run_folder, start

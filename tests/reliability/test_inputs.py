@@ -11,13 +11,13 @@ import numpy as np
 import paddle
 import pytest
 
-from common.checkpoint import resume, write_atomically
 from common.config import base_config
-from common.errors import InputError
-from common.images import load_image
-from common.lists import read_list
-from common.optim import build_optimizer
-from common.weights import load_pretrained
+from common.core.errors import InputError
+from common.data.images import load_image
+from common.data.lists import read_list
+from common.train.checkpoint import resume, write_atomically
+from common.train.optim import build_optimizer
+from common.weights.load import load_pretrained
 from common.zoo import create_model
 from tests.conftest import run_script
 from tests.fuzz_weights import fuzz
@@ -175,7 +175,7 @@ def test_images_cut_at_every_tenth_I1(backend, tmp_path):
 
 BOMB_READER = '''
 import resource, sys, time
-from common.images import load_image
+from common.data.images import load_image
 load_image(sys.argv[1], sys.argv[3])
 before = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
 begin = time.thread_time()

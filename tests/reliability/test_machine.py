@@ -14,11 +14,11 @@ import weakref
 import numpy as np
 import pytest
 
-from common import training
-from common.checkpoint import write_atomically
-from common.engine import evaluate
-from common.log import RunLog
-from common.training import Trainer
+from common.train import trainer as training
+from common.train.checkpoint import write_atomically
+from common.train.engine import evaluate
+from common.train.log import RunLog
+from common.train.trainer import Trainer
 from common.zoo import create_model
 from tests.conftest import ROOT, run_script, write_image_list
 from tests.reliability.runs import arguments, content_of, cut, digest, run_folder, train

@@ -3,8 +3,8 @@ import numpy as np
 import paddle
 import pytest
 
-from common.checkpoint import read_checkpoint
-from common.training import Trainer
+from common.train.checkpoint import read_checkpoint
+from common.train.trainer import Trainer
 from tests.conftest import ROOT, run_script, write_image_list
 from tests.reliability.runs import arguments, content_of, cut, run_folder
 
@@ -65,7 +65,7 @@ def test_step_that_is_not_finite_is_left_out_N3(data, tmp_path, monkeypatch, cap
 POISON = '''
 import os
 import paddle
-from common.training import Trainer
+from common.train.trainer import Trainer
 real = Trainer.train
 def poisoned(self, epoch, batches, sums):
     changed = ((images * float("nan") if step == 5 else images, target)

@@ -10,9 +10,9 @@ from pathlib import Path
 
 import pytest
 
-from common.launcher import command_of_child
-from common.log import RunLog
-from common.processes import lock
+from common.core.processes import lock
+from common.train.launcher import command_of_child
+from common.train.log import RunLog
 from tests.conftest import ROOT, refusal, run_script, write_image_list
 from tests.reliability.runs import (
     LONG,
@@ -155,7 +155,7 @@ def test_ranks_stop_together_and_go_on_R4_P2(data, tmp_path):
 
 SLOW = '''
 import time
-import common.training as training
+import common.train.trainer as training
 save = training.Keeper.save
 def slow(self, *args, **state):
     save(self, *args, **state)

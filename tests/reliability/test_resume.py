@@ -5,13 +5,13 @@ import signal
 
 import pytest
 
-from common import run_folder as run_folders
-from common import training
-from common.checkpoint import BEST, LAST, PREVIOUS, write_atomically
 from common.config import base_config
-from common.log import RunLog
-from common.run_folder import RESULT
-from common.safe_load import load_pickle
+from common.train import run_folder as run_folders
+from common.train import trainer as training
+from common.train.checkpoint import BEST, LAST, PREVIOUS, write_atomically
+from common.train.log import RunLog
+from common.train.run_folder import RESULT
+from common.weights.unpickle import load_pickle
 from tests.conftest import write_image_list
 from tests.reliability.runs import STEPS, content_of, cut, digest, run_folder, train
 

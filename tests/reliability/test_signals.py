@@ -9,10 +9,11 @@ import time
 
 import pytest
 
-from common import runner, training
-from common.checkpoint import LAST, PREVIOUS
-from common.run_folder import OWN_FOLDER
-from common.safe_load import load_pickle
+from common import runner
+from common.train import trainer as training
+from common.train.checkpoint import LAST, PREVIOUS
+from common.train.run_folder import OWN_FOLDER
+from common.weights.unpickle import load_pickle
 from tests.conftest import ROOT, write_image_list
 from tests.reliability.runs import (
     LONG,
@@ -179,7 +180,7 @@ def test_signal_before_a_run_trains_S2(module, name, data, tmp_path, monkeypatch
 # Comes before the program: rank 1 takes a second for each batch of an evaluation; there are four.
 SLOW = '''
 import os, time
-import common.training as training
+import common.train.trainer as training
 evaluate = training.evaluate
 def slow(model, batches, *args):
     def held():
@@ -256,7 +257,7 @@ def test_only_a_supervisor_chooses_the_folder_S4(data, tmp_path, monkeypatch):
 # its launcher, has died. It says how each start went.
 LAUNCHER = '''
 import os, signal, subprocess, sys, time
-from common.processes import end_with_parent, lock
+from common.core.processes import end_with_parent, lock
 folder = sys.argv[1]
 if len(sys.argv) > 2:
     signal.signal(signal.SIGTERM, lambda number, frame: (time.sleep(4), sys.exit(143)))
@@ -276,8 +277,8 @@ time.sleep(60)
 '''
 SUPERVISOR = '''
 import sys
-from common import launcher
-from common.signals import StopSignal
+from common.train import launcher
+from common.core.signals import StopSignal
 launcher.choose_folder = lambda config: sys.argv[2]
 launcher.command_of_child = lambda: [sys.executable, *sys.argv[1:]]
 with StopSignal() as signals:
@@ -321,7 +322,7 @@ def test_ending_child_keeps_its_exit_code_S6():
     What C libraries do at the end comes after Python has taken its handlers away."""
     program = (
         'import os, signal, sys\n'
-        'from common.signals import StopSignal\n'
+        'from common.core.signals import StopSignal\n'
         'with StopSignal(child=True):\n'
         '    pass\n'
         'assert signal.getsignal(signal.SIGTERM) == signal.SIG_IGN\n'

@@ -1,0 +1,24 @@
+"""Where a run computes: on GPUs or on the CPU."""
+import os
+
+import paddle
+
+from common.core.errors import InputError
+
+
+def pick_device(config):
+    """'gpu' or 'cpu', by DEVICE and by what this Paddle and machine have."""
+    has_gpu = paddle.is_compiled_with_cuda() and paddle.device.cuda.device_count() > 0
+    if config.DEVICE == 'gpu' and not has_gpu:
+        raise InputError(f'DEVICE: got gpu, but this machine or this Paddle has none '
+                         f'({gpus_looked_for()})')
+    return 'gpu' if has_gpu and config.DEVICE != 'cpu' else 'cpu'
+
+
+def gpus_looked_for():
+    """Where Paddle has looked for GPUs, in words."""
+    if not paddle.is_compiled_with_cuda():
+        return f'Paddle {paddle.__version__} is built for CPUs'
+    visible = os.environ.get('CUDA_VISIBLE_DEVICES')
+    return (f'looked for NVIDIA GPUs with a driver for CUDA {paddle.version.cuda()}, '
+            f'CUDA_VISIBLE_DEVICES {"is not set" if visible is None else f"is {visible!r}"}')

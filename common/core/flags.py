@@ -1,0 +1,63 @@
+"""What the command lines of the programs and tools share."""
+import os
+
+from common.core.errors import InputError
+
+
+def add_flag(parser, flag, help_text, **options):
+    """A flag that may be written with one dash or two."""
+    parser.add_argument(f'-{flag}', f'--{flag}', dest=flag, help=help_text, **options)
+
+
+def check_least(args, **least):
+    """Raises InputError for a flag, or one of a list, that is below the least value it may have."""
+    for flag, smallest in least.items():
+        values = getattr(args, flag, None)
+        for value in values if isinstance(values, list) else [values]:
+            if value is not None and value < smallest:
+                raise InputError(f'-{flag}: got {value}, expected at least {smallest}')
+
+
+def check_output(flag, path, suffixes=('',)):
+    """Raises InputError if no file can be written at `path`: before the work that it is for.
+
+    A file that is there is not touched; the folder must exist.
+
+    Args:
+        flag: that named the path.
+        suffixes: tuple of the endings that its name may have.
+    """
+    if not path:
+        raise InputError(f'-{flag}: got nothing, expected the name of a file')
+    if not path.endswith(suffixes):
+        raise InputError(f'-{flag}: got {path}, expected a name that ends with '
+                         f'{" or ".join(suffixes)}')
+    if os.path.lexists(path) and not os.path.isfile(path):
+        raise InputError(f'-{flag}: got {path}, which is there and no file')
+    probe = f'{path}.tmp{os.getpid()}'  # as replace_atomically will: a name too long is found, too
+    try:
+        with open(probe, 'wb'):
+            pass
+        os.remove(probe)
+    except OSError as error:
+        raise InputError(f'-{flag}: got {path}, expected a file that can be written, in a folder '
+                         f'that exists: {error.strerror}') from None
+
+
+def check_not_read(flag, path, inputs):
+    """Raises InputError if the file to be written is one that is read, whatever its name."""
+    if os.path.exists(path) and any(os.path.exists(one) and os.path.samefile(one, path)
+                                    for one in inputs):
+        raise InputError(f'-{flag}: got {path}, which is read too; expected another file')
+
+
+def check_output_folder(flag, path):
+    """Raises InputError if `path` is no folder in which files can be made, nor can become one."""
+    if not path:
+        raise InputError(f'-{flag}: got nothing, expected the name of a folder')
+    nearest = os.path.abspath(path)
+    while not os.path.lexists(nearest):
+        nearest = os.path.dirname(nearest)
+    if not os.path.isdir(nearest) or not os.access(nearest, os.W_OK | os.X_OK):
+        raise InputError(f'-{flag}: got {path}, expected a folder that can be written or made; '
+                         f'{nearest} cannot be written or is no folder')

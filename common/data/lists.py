@@ -1,0 +1,170 @@
+"""The ImageNet list layout: `relative/path label` a line, kept in compact arrays.
+
+1.28 million entries take some 60 MB, and worker processes share them: there is no Python object
+for each entry whose reference count a worker would touch (and so copy).
+"""
+import os
+import re
+from array import array
+
+import numpy as np
+
+from common.core.errors import InputError, opened
+from common.data.images import load_image
+
+BOM = b'\xef\xbb\xbf'
+UTF_16 = '; iconv -f UTF-16 -t UTF-8 converts a file in UTF-16'
+# What a path has that leaves the folder, or that comes from another layout of lists.
+STRANGE = re.compile(rb'^[/#]|\.\.|[\0\r\\]|,$').search
+# Labels of other layouts, and what to do about them.
+LABELS = [(re.compile(pattern, re.S), text) for pattern, text in (
+    (rb'-\d+', 'labels count from 0: leave out images that have none'),
+    (rb'\d+\.\d*', 'write it without a point'),
+    (rb'\d+(,\d+)+', 'an image has one label, several are not read'),
+    (rb'.*[,;]\d+', 'put a space or a tab before the label'),
+)]
+
+
+class ImageList:
+    """Paths and labels of a list file.
+
+    Attributes:
+        file: the list file, for messages.
+        root: the folder that the paths are relative to.
+        labels: int64 [n].
+        backend: of common.data.images.load_image.
+    """
+
+    backend = 'pillow'
+
+    def __init__(self, file, root, names, ends, labels, lines):
+        self.file = file
+        self.root = root
+        self.names = names            # uint8, all relative paths joined
+        self.ends = ends              # int64 [n], where each path ends in `names`
+        self.labels = labels          # int64 [n]
+        self.lines = lines            # int32 [n], line numbers from 1
+
+    def __len__(self):
+        return len(self.labels)
+
+    def name(self, index):
+        """The path of an entry, relative to the root."""
+        start = self.ends[index - 1] if index else 0
+        return self.names[start:self.ends[index]].tobytes().decode('utf-8')
+
+    def load(self, index):
+        """The image as RGB; raises what common.data.images.load_image raises."""
+        return load_image(self.path(index), self.backend)
+
+    def path(self, index):
+        return os.path.join(self.root, self.name(index))
+
+    def where(self, index):
+        """'FILE:LINE' of an entry."""
+        return f'{self.file}:{self.lines[index]}'
+
+    def check_labels(self, num_classes):
+        """Raises InputError at the first label that is not in [0, num_classes)."""
+        bad = np.flatnonzero(self.labels >= num_classes)
+        if len(bad):
+            least = self.labels.min()
+            raise InputError(
+                f'{self.where(bad[0])}: label: got {self.labels[bad[0]]}, expected 0 to '
+                f'{num_classes - 1} (MODEL.NUM_CLASSES {num_classes}); {len(bad)} of {len(self)} '
+                f'entries are out of range'
+                + (f'; labels count from 0, and the least here is {least}' if least else ''))
+
+
+def read_list(file, root=None):
+    """Reads a list file.
+
+    The label is the last field, so a path may hold spaces. A byte order mark, CRLF, tabs, blank
+    lines, an entry that is there twice and numbers that no entry has are fine.
+
+    Args:
+        file: path of the list.
+        root: folder that the paths are relative to; None is the list's own folder.
+
+    Raises:
+        InputError: 'FILE:LINE: ...' for a line without a label, a label that is not a plain
+            whole number, a path that is absolute or leaves the root, a comment, or bytes that are
+            not UTF-8; and for a file that is missing or has no entry. It says what to change.
+    """
+    root = os.path.dirname(file) if root is None else root
+    if not os.path.isfile(file):
+        raise InputError(f'{file}: no such list file')
+    names, ends, labels, lines = bytearray(), array('q'), array('q'), array('i')
+    with opened(file) as stream:
+        for number, line in enumerate(stream, 1):
+            if number == 1 and line.startswith(BOM):
+                line = line[len(BOM):]
+            fields = line.strip().rsplit(None, 1)
+            if not fields:
+                continue
+            if len(fields) != 2 or not fields[1].isdigit() or len(fields[1]) > 9:
+                raise InputError(f'{file}:{number}: got {shown(line)}, expected "relative/path '
+                                 f'label" with a whole number from 0 as the label'
+                                 f'{advice(fields)}')
+            name = fields[0]
+            # The quick test is rare to hit; the exact ones follow only then.
+            if STRANGE(name):
+                check_name(name, root, file, number)
+            if not name.isascii():
+                check_utf8(name, file, number)
+            names += name
+            ends.append(len(names))
+            labels.append(int(fields[1]))
+            lines.append(number)
+    if not labels:
+        raise InputError(f'{file}: got no entry, expected "relative/path label" lines')
+    return ImageList(file, root, np.frombuffer(names, np.uint8), np.array(ends, np.int64),
+                     np.array(labels, np.int64), np.array(lines, np.int32))
+
+
+def check_name(name, root, file, number):
+    """Raises InputError for a path that is outside of the root, or comes from another layout."""
+    where = f'{file}:{number}: path: got {shown(name)}, expected'
+    if b'\0' in name:
+        raise InputError(f'{where} UTF-8{UTF_16}')
+    if name.startswith(b'/') or b'..' in name.split(b'/'):
+        inside = os.path.relpath(os.fsdecode(name), os.path.abspath(root))
+        here = name.startswith(b'/') and not inside.startswith('..')
+        raise InputError(f"{where} a path inside the data folder, relative to it and without '..'"
+                         + (f'; here it is {inside!r}' if here else ''))
+    for is_so, wanted in (
+            (b'\r' in name, "one entry a line (tr '\\r' '\\n' puts in line ends for CR)"),
+            (b'\\' in name, "'/' between folders"), (name.startswith(b'#'), 'no comment'),
+            (name.endswith(b','), 'no comma before the label')):
+        if is_so and not os.path.exists(os.path.join(os.fsencode(root), name)):
+            raise InputError(f'{where} {wanted}; there is no such file')
+
+
+def advice(fields):
+    """What to do about a line whose label is no number; '' where that is not known.
+
+    Args:
+        fields: the label, and what is before it if there is something.
+    """
+    first, label = fields[0], fields[-1]
+    if first.startswith(b'#'):
+        return '; a list has no comments'
+    if b'\0' in label:
+        return UTF_16
+    for pattern, text in LABELS:
+        if pattern.fullmatch(label):
+            return f'; {text}'
+    return '; the path comes first' if first.split(None, 1)[0].isdigit() else ''
+
+
+def check_utf8(name, file, number):
+    try:
+        name.decode('utf-8')
+    except UnicodeDecodeError:
+        raise InputError(f'{file}:{number}: path: got {shown(name)}, expected UTF-8; iconv -f GBK '
+                         f'-t UTF-8 converts a file in GBK') from None
+
+
+def shown(raw):
+    text = raw.strip()[:120].decode('utf-8', 'backslashreplace')
+    return repr(text)

@@ -1,0 +1,82 @@
+"""Which images a process reads, and in which order."""
+import numpy as np
+
+from common.core.errors import InputError
+from common.core.randomness import ORDER, stream
+
+
+class TrainSampler:
+    """Batches of (epoch, index) for one rank: shuffled anew each epoch, the tail dropped.
+
+    Args:
+        num_samples: size of the data set.
+        batch_size: of one micro-batch on one rank.
+        accum_iter: micro-batches in one optimiser step.
+        seed: of the order.
+        repeats: how often in a row each sample comes (repeated augmentation, arXiv 1901.09335);
+            an epoch has as many steps as without, and so fewer different samples.
+
+    An index of repetition r is r * num_samples + the sample's.
+
+    `set_epoch(epoch, first_step, last_epoch)` chooses the epochs, and where in the first one to
+    start. A run reads all of its epochs in one go: Paddle's workers take half a second to start
+    anew, and so they load the next epoch's first batches during the evaluation.
+    """
+
+    def __init__(self, num_samples, batch_size, accum_iter=1, seed=0, rank=0, world_size=1,
+                 repeats=1):
+        self.num_samples = num_samples
+        self.batch_size = batch_size
+        self.accum_iter = accum_iter
+        self.seed = seed
+        self.rank = rank
+        self.world_size = world_size
+        self.repeats = repeats
+        self.epoch = self.last_epoch = 1
+        self.first_step = 0
+        self.global_batch = batch_size * accum_iter * world_size
+        self.steps_per_epoch = num_samples // self.global_batch
+        if self.steps_per_epoch == 0:
+            raise InputError(
+                f'training set: got {num_samples} images, expected at least one global batch of '
+                f'{self.global_batch} (batch {batch_size} x {accum_iter} accumulated x '
+                f'{world_size} processes)')
+
+    def set_epoch(self, epoch, first_step=0, last_epoch=None):
+        self.epoch = epoch
+        self.first_step = first_step
+        self.last_epoch = last_epoch or epoch
+
+    def __len__(self):
+        steps = (self.last_epoch - self.epoch + 1) * self.steps_per_epoch - self.first_step
+        return steps * self.accum_iter
+
+    def __iter__(self):
+        for epoch in range(self.epoch, self.last_epoch + 1):
+            yield from self.batches_of(epoch, self.first_step if epoch == self.epoch else 0)
+
+    def batches_of(self, epoch, first_step):
+        order = stream(ORDER, self.seed, epoch).permutation(self.num_samples)
+        if self.repeats > 1:
+            again = np.arange(self.repeats) * self.num_samples
+            order = (order[:, None] + again).reshape(-1)[:self.num_samples]
+        for step in range(first_step, self.steps_per_epoch):
+            run = order[step * self.global_batch:(step + 1) * self.global_batch]
+            slices = run.reshape(self.accum_iter, self.world_size, self.batch_size)
+            for indices in slices[:, self.rank]:
+                yield [(epoch, int(index)) for index in indices]
+
+
+class EvalSampler:
+    """Batches of (0, index) for one rank: every sample once, over all ranks."""
+
+    def __init__(self, num_samples, batch_size, rank=0, world_size=1):
+        self.indices = range(rank, num_samples, world_size)
+        self.batch_size = batch_size
+
+    def __len__(self):
+        return -(-len(self.indices) // self.batch_size)
+
+    def __iter__(self):
+        for start in range(0, len(self.indices), self.batch_size):
+            yield [(0, index) for index in self.indices[start:start + self.batch_size]]

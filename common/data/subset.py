@@ -1,0 +1,73 @@
+"""A fixed part of a training set, e.g. 1 % or 10 % of each class (few-shot learning)."""
+import numpy as np
+
+from common.core.errors import InputError
+from common.core.randomness import SUBSET, stream
+
+
+def take_fraction(labels, fraction, seed=0):
+    """Which samples make a random part of each class.
+
+    Class k with n samples gives max(1, round(fraction * n)) of them (half rounds up), chosen by
+    a generator that depends on the seed, k and n only. So the choice is the same in every process
+    and epoch; a smaller fraction is a part of a larger one with the same seed; and it does not
+    matter how the classes are mixed in the list. What does matter is the order within a class, so
+    the list has to stay the same, or the part be written to a list of its own.
+
+    Args:
+        labels: int64 [n].
+        fraction: in (0, 1].
+        seed: whole number in [0, 2^31).
+
+    Returns:
+        int64 [m], sorted.
+
+    Raises:
+        InputError: the fraction is out of range.
+    """
+    if not 0 < fraction <= 1:
+        raise InputError(f'fraction of the training set: got {fraction}, expected more than 0 and '
+                         f'at most 1')
+    order = np.argsort(labels, kind='stable')  # class after class, each in the list's order
+    classes, starts = np.unique(labels[order], return_index=True)
+    taken = [np.zeros(0, np.int64)]
+    ends = [*starts, len(order)][1:]
+    for number, start, end in zip(classes.tolist(), starts, ends, strict=True):
+        members = order[start:end]
+        count = max(1, int(fraction * len(members) + 0.5))
+        random = stream(SUBSET, seed, 0, number)
+        taken.append(members[random.permutation(len(members))[:count]])
+    return np.sort(np.concatenate(taken))
+
+
+class Subset:
+    """Some images of a source, e.g. of a common.data.lists.ImageList; a source itself.
+
+    Args:
+        images: what has len, labels, name, where, load and check_labels.
+        indices: int64 [m], e.g. of take_fraction.
+
+    Attributes:
+        labels: int64 [m].
+    """
+
+    def __init__(self, images, indices):
+        self.images = images
+        self.indices = np.asarray(indices, np.int64)
+        self.labels = images.labels[self.indices]
+
+    def __len__(self):
+        return len(self.indices)
+
+    def name(self, index):
+        return self.images.name(int(self.indices[index]))
+
+    def where(self, index):
+        return self.images.where(int(self.indices[index]))
+
+    def load(self, index):
+        return self.images.load(int(self.indices[index]))
+
+    def check_labels(self, num_classes):
+        """Raises InputError at a label that is not in [0, num_classes), of the whole source."""
+        self.images.check_labels(num_classes)

@@ -1,0 +1,217 @@
+"""Processes that make a data loader's batches ahead of the training loop (Linux).
+
+They stand in for the workers of paddle.io.DataLoader, which wait for ever in about one start of a
+hundred: they make tensors, in a new thread, and Paddle's statistics of memory then need a lock
+that some thread of the parent may have held in the moment of the fork. Here a worker runs numpy,
+OpenCV and Pillow only. A batch comes through memory without a name (memfd), so that nothing of it
+can stay behind, and the size of /dev/shm does not matter.
+"""
+import contextlib
+import itertools
+import math
+import mmap
+import multiprocessing
+import os
+import signal
+import sys
+import traceback
+from collections import deque
+from multiprocessing.util import Finalize
+
+import cv2
+import numpy as np
+
+from common.core.errors import RunError, one_line
+from common.core.processes import end_of, end_with_parent
+from common.core.signals import STOP_SIGNALS
+
+# Paddle's handlers of these print the stack, for which they take memory: a process that crashes
+# while it takes some itself would wait for ever instead of ending.
+CRASHES = (signal.SIGSEGV, signal.SIGBUS, signal.SIGFPE, signal.SIGILL, signal.SIGABRT)
+
+AHEAD = 2  # batches that each worker makes ahead
+ALIGNMENT = 64
+
+
+class Workers:
+    """Processes that run a function, until this object is closed or goes.
+
+    Args:
+        function: task -> tuple of numpy arrays.
+        count: of processes.
+        timeout: seconds without a result after which a worker counts as stuck.
+
+    Raises:
+        RunError: they cannot be started here.
+    """
+
+    def __init__(self, function, count, timeout=600.0):
+        self.timeout = timeout
+        self.workers = []
+        self.owner = os.getpid()
+        try:
+            with one_thread_of_opencv():
+                for _ in range(count):
+                    self.workers.append(Worker(function))
+        except OSError as error:
+            self.close()
+            raise RunError(f'loader: cannot start worker {len(self.workers) + 1} of {count}: '
+                           f'{one_line(error)}; DATA.NUM_WORKERS says how many') from None
+
+    def run(self, tasks):
+        """Yields function(task) of each task, in order.
+
+        A result's arrays lie in memory that is used again: they hold until the next one is taken.
+        Leaving off before the last result closes the workers.
+
+        Raises:
+            RunError: a worker has died, is stuck, or the function has raised an error.
+        """
+        tasks = iter(tasks)
+        waiting = deque()  # the workers that have tasks, in the tasks' order
+        try:
+            for worker, task in zip(AHEAD * self.workers, tasks, strict=False):
+                worker.send(task)
+                waiting.append(worker)
+            while waiting:
+                worker = waiting.popleft()
+                result = worker.receive(self.timeout)
+                for task in itertools.islice(tasks, 1):
+                    worker.send(task)
+                    waiting.append(worker)
+                yield result
+        except BaseException:
+            self.close()
+            raise
+
+    def close(self):
+        """Ends the processes."""
+        for worker in self.workers:
+            worker.close()
+        self.workers = []
+
+    def __del__(self):
+        if self.owner == os.getpid():  # not in a copy that a fork has made
+            self.close()
+
+
+@contextlib.contextmanager
+def one_thread_of_opencv():
+    """Processes that are forked here have no threads of OpenCV; they are the threads.
+
+    It is set before the fork: in the new process the call may wait for ever, for a lock that some
+    thread has held in that moment.
+    """
+    threads = cv2.getNumThreads()
+    cv2.setNumThreads(0)
+    try:
+        yield
+    finally:
+        cv2.setNumThreads(threads)
+
+
+class Worker:
+    """One process, with the memory for the results that it makes ahead and the one in use."""
+
+    def __init__(self, function):
+        context = multiprocessing.get_context('fork')
+        self.slots = [Slot() for _ in range(AHEAD + 1)]
+        self.next_slot = itertools.cycle(self.slots)
+        self.connection, theirs = context.Pipe()
+        self.process = context.Process(target=serve, args=(function, theirs, self.slots),
+                                       daemon=True)
+        try:
+            self.process.start()
+        except OSError:
+            self.process = None
+            self.close()
+            raise
+        finally:
+            theirs.close()
+        # At its exit Python would end them by SIGTERM, which they leave to the run.
+        Finalize(self, end, args=(self.process,), exitpriority=0)
+
+    def send(self, task):
+        with contextlib.suppress(OSError):  # it has died; `receive` says so
+            self.connection.send(task)
+
+    def receive(self, timeout):
+        try:
+            # Second by second: a process that was stopped meanwhile has waited for one of them.
+            if not any(self.connection.poll(min(1.0, timeout)) for _ in range(math.ceil(timeout))):
+                raise RunError(f'loader: no batch for {timeout} s (DATA.WORKER_TIMEOUT); its '
+                               f'workers are stuck and have been ended')
+            answer = self.connection.recv()
+        except (EOFError, OSError):
+            self.process.join()
+            raise RunError(f'loader: a worker has died ({end_of(self.process.exitcode)}); too '
+                           f'little memory does that; -o DATA.NUM_WORKERS=0 works without '
+                           f'workers') from None
+        if isinstance(answer, str):
+            print(answer, file=sys.stderr, end='')
+            raise RunError(f'loader: an error in a worker: {answer.splitlines()[-1]}')
+        return next(self.next_slot).read(answer)
+
+    def close(self):
+        if self.process:
+            end(self.process)
+        self.connection.close()
+        for slot in self.slots:
+            slot.close()
+
+
+def end(process):
+    process.kill()  # it has nothing to lose
+    process.join()
+
+
+def serve(function, connection, slots):
+    """What a worker does."""
+    end_with_parent()
+    for number in STOP_SIGNALS:  # to all of a group: the run ends its workers when it has stopped
+        signal.signal(number, signal.SIG_IGN)
+    for number in CRASHES:
+        signal.signal(number, signal.SIG_DFL)
+    for slot in itertools.cycle(slots):
+        task = connection.recv()
+        try:
+            answer = slot.write(function(task))
+        except Exception:  # noqa: BLE001 - the parent raises it
+            answer = traceback.format_exc()
+        connection.send(answer)
+
+
+class Slot:
+    """Memory that two processes share, each with a mapping of its own; it grows when it must."""
+
+    def __init__(self):
+        self.file = os.memfd_create('batch')
+        self.memory = None
+
+    def map(self, kinds):
+        """Where arrays of these kinds, (type, shape), lie in the memory, which is made to fit."""
+        sizes = [math.prod(shape) * np.dtype(dtype).itemsize for dtype, shape in kinds]
+        *starts, end = itertools.accumulate((-(-size // ALIGNMENT) * ALIGNMENT for size in sizes),
+                                            initial=0)
+        end = max(end, 1)
+        if self.memory is None or len(self.memory) < end:
+            if os.fstat(self.file).st_size < end:
+                os.ftruncate(self.file, end)
+            self.memory = mmap.mmap(self.file, end)
+        return [np.ndarray(shape, dtype, self.memory, start)
+                for (dtype, shape), start in zip(kinds, starts, strict=True)]
+
+    def write(self, arrays):
+        """Copies the arrays, and returns their kinds."""
+        kinds = [(array.dtype.str, array.shape) for array in arrays]
+        for place, array in zip(self.map(kinds), arrays, strict=True):
+            place[...] = array
+        return kinds
+
+    def read(self, kinds):
+        """The arrays that the other process has written."""
+        return tuple(self.map(kinds))
+
+    def close(self):
+        os.close(self.file)
+        self.memory = None  # unmapped when the last array in it goes

@@ -1,0 +1,208 @@
+"""Checkpoints of a run: what is in them, and how they reach the disk.
+
+`last.pdparams` holds everything to go on with, `previous.pdparams` what it held before,
+`best.pdparams` the weights of the best evaluation. All are dictionaries with the weights under
+'model', as PaddleViT writes them. A file is complete or not there under its name; its sha256 is
+behind its content, and is compared when it is read.
+"""
+import os
+
+import numpy as np
+import paddle
+
+from common.core.errors import InputError, shown
+from common.core.files import ChecksumFile, replace_atomically
+from common.train.optim import optimizer_state, prepare_optimizer_state
+from common.weights.load import BEST, LAST, assign, check_state, state_dict_of  # noqa: F401
+from common.weights.unpickle import load_pickle
+
+# 2: a position within an epoch (step, sums). 1 is read too: there the step is 0.
+FORMAT_VERSION = 2
+PREVIOUS = 'previous.pdparams'
+
+
+# What a run writes beside the arrays. Another's file, or a damaged one, may hold anything there.
+
+def is_count(value):
+    return type(value) is int and 0 <= value < 1 << 53
+
+
+def is_float(value):
+    return type(value) is float
+
+
+def is_share(value):
+    return type(value) is float and 0 <= value <= 1
+
+
+RESULT = {'epoch': is_count, 'loss': is_float, 'acc1': is_share, 'acc5': is_share,
+          'seen': is_count, 'real_acc1': is_share, 'real_seen': is_count}
+
+
+def is_result(value):
+    """Whether it is what common.train.engine.evaluate gives, and the epoch."""
+    return isinstance(value, dict) \
+        and {'epoch', 'loss', 'acc1', 'acc5', 'seen'} <= value.keys() <= RESULT.keys() \
+        and all(RESULT[key](number) for key, number in value.items())
+
+
+def is_config(value):
+    """Whether all keys are texts, and DATA and MODEL, if there, have keys below them."""
+    return isinstance(value, dict) and all(
+        isinstance(key, str) and (key not in ('DATA', 'MODEL') or isinstance(item, dict))
+        and (not isinstance(item, dict) or is_config(item)) for key, item in value.items())
+
+
+FACTS = {
+    'epoch': is_count, 'step': is_count, 'bad_images': is_count,
+    'sums': lambda value: isinstance(value, list) and len(value) == 3 and all(map(is_float, value)),
+    'best': lambda value: value is None or is_result(value),
+    'unsaved': lambda value: value is None or is_result(value),
+    'amp_grad_scaler': lambda value: isinstance(value, dict),
+    'config': is_config,
+    'class_names': lambda value: value is None or isinstance(value, list) and all(
+        isinstance(name, str) for name in value),
+    'data': lambda value: isinstance(value, dict) and 'images' in value,
+    'data_sets': lambda value: isinstance(value, dict) and isinstance(value.get('train'), dict)
+    and 'sha256' in value['train'],
+}
+ALWAYS = 'best', 'amp_grad_scaler', 'config'  # the others came later
+
+
+def write_atomically(content, path):
+    """paddle.save with a checksum behind it: the old file or the new one, never half of one.
+
+    Paddle itself ignores what follows the pickle, so that paddle.load reads the file too.
+    """
+    with replace_atomically(path) as temporary, ChecksumFile(temporary) as stream:
+        paddle.save(content, stream)
+
+
+def keep_previous(path):
+    """Gives the file a second name, PREVIOUS, so that its place can be taken; at no time is there
+    neither."""
+    previous = os.path.join(os.path.dirname(path), PREVIOUS)
+    # Two names of one file: a run was killed just after this. (Renaming one to the other would do
+    # nothing, and leave a third name of it.)
+    if not os.path.exists(path) or os.path.exists(previous) and os.path.samefile(path, previous):
+        return
+    temporary = f'{path}.tmp{os.getpid()}'
+    try:
+        os.link(path, temporary)
+    except OSError:  # a file system without hard links
+        temporary = path
+    os.replace(temporary, previous)
+
+
+def check_finite(model):
+    """Raises InputError for weights that are not finite; they must not reach a file."""
+    for name, value in model.state_dict().items():
+        if not np.isfinite(value.astype('float32').numpy()).all():
+            raise InputError(f'{name}: got weights that are not finite; nothing is saved')
+
+
+def read_checkpoint(path):
+    """(content, file, a sentence or None) of a checkpoint file or of a run's folder.
+
+    A `last.pdparams` that is damaged or missing gives the one before it, and the sentence says so.
+
+    Raises:
+        InputError: none can be read.
+    """
+    folder = path if os.path.isdir(path) else os.path.dirname(path)
+    file = os.path.join(path, LAST) if os.path.isdir(path) else path
+    try:
+        if not os.path.isfile(file):
+            raise InputError(f'{file}: no such file')
+        return load_pickle(file), file, None
+    except InputError as error:
+        previous = os.path.join(folder, PREVIOUS)
+        if os.path.basename(file) != LAST or not os.path.isfile(previous):
+            raise
+        return load_pickle(previous), previous, f'{error}; {previous} is read instead'
+
+
+def save_weights(path, model, facts):
+    """Weights with some facts about them (epoch, accuracy, config).
+
+    Args:
+        path: file to write.
+        model: a Layer.
+        facts: dict of numbers, strings and dicts of them.
+    """
+    check_finite(model)
+    write_atomically({'model': model.state_dict(), 'format_version': FORMAT_VERSION, **facts}, path)
+
+
+def save_checkpoint(path, model, optimizer, scaler, facts, ema=None, resumed=None):
+    """Everything that a run needs to go on: weights, their moving average, optimiser, loss
+    scaling, and the facts. The file that was there becomes PREVIOUS.
+
+    resumed: the optimiser's state of the checkpoint that this run has gone on with; Paddle 2.6
+        gives none before the first step.
+    """
+    check_finite(model)
+    keep_previous(path)
+    write_atomically({
+        'model': model.state_dict(),
+        'optimizer': optimizer_state(optimizer, model) or resumed or {},
+        'amp_grad_scaler': scaler.state_dict() if scaler else {},
+        'format_version': FORMAT_VERSION,
+        **({'ema': ema.state()} if ema else {}),
+        **facts,
+    }, path)
+
+
+def check_facts(content, scaler, file):
+    """Raises InputError for a checkpoint whose facts no run has written."""
+    for key, is_right in FACTS.items():
+        is_there = key in content or key in ALWAYS
+        if is_there and not is_right(content.get(key, ...)):
+            raise InputError(f'{file}: {key}: got {shown(content.get(key))}, which no run writes')
+    state = content['amp_grad_scaler']
+    if scaler and state and (state.keys() != scaler.state_dict().keys() or not all(
+            isinstance(value, (int, float)) or np.size(value) == 1 for value in state.values())):
+        raise InputError(f'{file}: amp_grad_scaler: got {shown(state)}, which no run writes')
+
+
+def resume(path, model, optimizer, scaler, ema=None, check=None):
+    """Loads what `save_checkpoint` wrote.
+
+    Args:
+        path: file, or a run's folder; see `read_checkpoint`.
+        model: a Layer; the weights must fit without any change.
+        optimizer: of common.train.optim.build_optimizer, or None to load the weights only.
+        scaler: GradScaler or None.
+        ema: common.train.ema.Ema or None.
+        check: called with the checkpoint's dict before anything is loaded, or None.
+
+    Returns:
+        The checkpoint's dict, with the facts; 'file' is what was read, 'note' a sentence or None.
+
+    Raises:
+        InputError: not a checkpoint of a run, of a newer format, or for another model.
+    """
+    content, path, note = read_checkpoint(path)
+    if not isinstance(content, dict) or 'optimizer' not in content or 'epoch' not in content:
+        raise InputError(f'{path}: got weights without a training state, expected a last.pdparams '
+                         f'of a run; to start from weights use -pretrained')
+    version = content.get('format_version', 0)
+    if version not in (1, FORMAT_VERSION):
+        raise InputError(f'{path}: got checkpoint format {shown(version)}, expected '
+                         f'{FORMAT_VERSION} or 1')
+    content = {'step': 0, 'sums': [0.0, 0.0, 0.0], 'unsaved': None, **content, 'file': path,
+               'note': note}
+    check_facts(content, scaler, path)
+    if check is not None:
+        check(content)
+    state = state_dict_of(content.get('model'), path)
+    values, _ = check_state(state, model.state_dict(), set(), path)
+    if optimizer is not None:
+        optimizer.set_state_dict(
+            prepare_optimizer_state(optimizer, model, content['optimizer'], path))
+        if scaler and content['amp_grad_scaler']:
+            scaler.load_state_dict(content['amp_grad_scaler'])
+    if ema is not None:
+        ema.load(content.get('ema'), path)
+    assign(model, values)
+    return content

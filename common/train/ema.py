@@ -1,0 +1,110 @@
+"""The exponential moving average of a model's weights.
+
+Source: ModelEma of timm 0.4.12, which the published models were trained with: every entry of the
+state dict is averaged, running statistics of BatchNorm too. Differences: the average is in float32
+at least, and a batch below the base batch moves it (see `decay_of`).
+"""
+import contextlib
+
+import numpy as np
+import paddle
+
+from common.core.errors import InputError
+from common.weights.load import check_values, dtype_name
+
+
+class Ema:
+    """average = d * average + (1 - d) * weights, after each optimiser step.
+
+    Args:
+        model: a Layer, not its DataParallel. The average starts as its weights. (At AMP_LEVEL O2
+            these are the rounded ones, not the optimiser's float32 copies.)
+        decay: d, in [0, 1].
+        warmup: whether d is at most (1 + t) / (10 + t) at update t, from 1.
+
+    Attributes:
+        average: {name: tensor}.
+        updates: how many there were.
+    """
+
+    def __init__(self, model, decay, warmup=False):
+        self.decay = decay
+        self.warmup = warmup
+        self.updates = 0
+        self.weights = dict(model.state_dict())
+        self.average = {name: at_least_float32(value).clone().detach()
+                        for name, value in self.weights.items()}
+
+    @paddle.no_grad()
+    def update(self):
+        self.updates += 1
+        decay = self.decay
+        if self.warmup:
+            decay = min(decay, (1 + self.updates) / (10 + self.updates))
+        for name, average in self.average.items():
+            average.scale_(decay).add_(at_least_float32(self.weights[name]) * (1 - decay))
+
+    @contextlib.contextmanager
+    def in_place(self):
+        """The model has the average's values within the block."""
+        kept = {name: value.clone() for name, value in self.weights.items()}
+        try:
+            self.assign(self.average)
+            yield
+        finally:
+            self.assign(kept)
+
+    @paddle.no_grad()
+    def assign(self, values):
+        for name, value in self.weights.items():
+            value.set_value(values[name].astype(value.dtype))
+
+    def state(self):
+        """What a checkpoint keeps."""
+        return {'average': self.average, 'updates': self.updates}
+
+    def load(self, state, file):
+        """Takes over what `state` gave, as numpy arrays.
+
+        Raises:
+            InputError: there is none, or it is of another model.
+        """
+        average = state.get('average') if isinstance(state, dict) else None
+        if not isinstance(average, dict) or type(state.get('updates')) is not int \
+                or state['updates'] < 0:
+            raise InputError(f'{file}: got no moving average, expected one, since '
+                             f'TRAIN.EMA.DECAY is set; it was not when the run was started')
+        values = {}
+        for name, own in self.average.items():
+            value = average.get(name)
+            if not isinstance(value, np.ndarray) or list(value.shape) != list(own.shape):
+                raise InputError(f'{file}: moving average of {name}: got '
+                                 f'{list(np.shape(value)) if value is not None else None}, '
+                                 f'expected {list(own.shape)}')
+            values[name] = check_values(f'moving average of {name}', value, file, dtype_name(own))
+        for name, own in self.average.items():
+            own.set_value(paddle.to_tensor(values[name]))
+        self.updates = state['updates']
+
+
+def at_least_float32(value):
+    return value if value.dtype in (paddle.float32, paddle.float64) else value.astype('float32')
+
+
+def decay_of(ema, global_batch):
+    """The decay of one update, by a config's TRAIN.EMA node.
+
+    DECAY is meant for BASE_BATCH samples: twice as many between two updates square it. Upstream
+    takes whole multiples only (WHOLE_BATCHES), so that a batch below BASE_BATCH gives a decay of
+    1, and an average that never moves.
+    """
+    if ema.BASE_BATCH is None:
+        return ema.DECAY
+    times = global_batch / ema.BASE_BATCH
+    return ema.DECAY ** (times // 1 if ema.WHOLE_BATCHES else times)
+
+
+def build_ema(config, model, global_batch):
+    """The Ema of a config, or None."""
+    ema = config.TRAIN.EMA
+    return None if ema.DECAY is None else Ema(model, decay_of(ema, global_batch), ema.WARMUP)

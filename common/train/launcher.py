@@ -1,0 +1,172 @@
+"""The processes above a run: one that starts it again after a crash, and one that starts a process
+for each device. What they do about signals is in signals.py."""
+import contextlib
+import errno
+import os
+import re
+import signal
+import subprocess
+import sys
+import time
+import traceback
+import warnings
+from multiprocessing import connection, parent_process, resource_tracker
+
+import paddle.distributed as paddle_dist
+
+from common.core import dist, processes
+from common.core.errors import InputError, RunError, complain, one_line, set_up_output
+from common.core.processes import FAILED, WRONG_INPUT
+from common.core.signals import (
+    STOPPED,
+    SUPERVISED,
+    Stopped,
+    StopSignal,
+    end_children,
+    exit_code,
+    held_back,
+)
+from common.train.run_folder import OWN_FOLDER, choose_folder, discard
+
+DEBUG = 'RUN_DEBUG'  # environment variable: whether errors show where they came up
+NO_SPACE = (errno.ENOSPC, errno.EDQUOT, errno.EFBIG)
+# Seconds that the other ranks have to end by themselves when one has ended.
+GRACE = 8.0
+# Seconds that what is left of a crashed run has to write its checkpoint before the next start.
+PATIENCE = 60.0
+
+
+@contextlib.contextmanager
+def errors_in_one_line(signals):
+    """Ends the process with one line on standard error, and with the exit code that says what
+    kind of end it is; see common/core/processes.py."""
+    set_up_output()
+    try:
+        yield
+    except Stopped as stopped:
+        if not signals.child:
+            complain(f'stopped by {signal.Signals(stopped.number).name}')
+        raise
+    except Exception as error:  # noqa: BLE001 - the last one to see it
+        if signals.number is not None and not signals.only_noted:
+            raise Stopped(signals.number) from None  # another process went first, and broke a call
+        if DEBUG in os.environ:
+            traceback.print_exc()
+        if isinstance(error, OSError) and error.errno in NO_SPACE:
+            error = InputError(f'cannot write {error.filename or "a file"}: {error.strerror}')
+        where = f' (process {dist.rank()})' if dist.world_size() > 1 and dist.rank() else ''
+        text, code = str(error), WRONG_INPUT if isinstance(error, InputError) else FAILED
+        if not isinstance(error, (InputError, RunError)):
+            text = f'{type(error).__name__}: {one_line(error)} (-debug shows where)'
+        complain(f'error{where}: {text}')
+        sys.exit(code)
+
+
+def supervise(config, max_restarts, signals):
+    """Runs this command in a process of its own, again after a crash and then in the same run's
+    folder; its exit code."""
+    processes.adopt_orphans()
+    folder = choose_folder(config)
+    environment = {**os.environ, SUPERVISED: str(os.getpid()), OWN_FOLDER: folder or ''}
+    with signals.noted():
+        for restart in range(max_restarts + 1):
+            code = run_child(command_of_child(), environment, signals)
+            if code in (0, WRONG_INPUT, *STOPPED):
+                discard_unused(folder, code)
+                return code
+            if signals.number is not None or restart == max_restarts:
+                break
+            end_children(PATIENCE)  # ranks whose launcher has died
+            complain(f'the run has ended with code {code}; restart {restart + 1} of {max_restarts}')
+            time.sleep(1.0)
+            if signals.number is not None:
+                raise Stopped(signals.number)
+    end_children(PATIENCE)
+    why = 'no restart is left' if signals.number is None else 'no restart after a signal'
+    complain(f'the run has ended with code {code}; {why}')
+    return FAILED
+
+
+def discard_unused(folder, code):
+    """For a process that has ended, with this exit code, before it could do so itself."""
+    if folder and (code in STOPPED or not os.path.exists(os.path.join(folder, 'log.txt'))):
+        discard(folder)
+
+
+def command_of_child():
+    """This command without -max_restarts."""
+    command, skip = [sys.executable], False
+    for argument in sys.orig_argv[1:]:
+        if not skip and not re.fullmatch('--?max_restarts(=.*)?', argument):
+            command.append(argument)
+        skip = argument in ('-max_restarts', '--max_restarts')
+    return command
+
+
+def run_child(command, environment, signals):
+    """The exit code of a command, which gets the signal that comes meanwhile; -n if it died of
+    signal n, other than one that stops runs."""
+    with held_back():
+        child = subprocess.Popen(command, env=environment)
+    passed_on = False
+    while child.poll() is None:
+        if signals.number is not None and not passed_on:
+            child.send_signal(signals.number)
+            passed_on = True
+        time.sleep(0.05)
+    return exit_code(child.returncode)
+
+
+def spawn(worker, nprocs, arguments, device, signals):
+    """Runs worker(*arguments, signals of its own) in a process for each device; the exit code."""
+    options = {'backend': 'gloo'} if device == 'cpu' else {}
+    with signals.noted():
+        with held_back():  # Python's own process ignores SIGTERM and SIGINT; it never gets SIGHUP
+            resource_tracker.ensure_running()  # it lets the other two in
+        with held_back(), warnings.catch_warnings():
+            # what this run's own log says, too: that it computes on the CPU
+            warnings.filterwarnings('ignore', 'Your model will be trained under CPUONLY mode')
+            context = paddle_dist.spawn(spawned, args=(worker, *arguments), nprocs=nprocs,
+                                        join=False, **options)
+        return wait_for(context.processes, signals)
+
+
+def spawned(worker, *arguments):
+    with StopSignal(child=True) as signals, errors_in_one_line(signals):
+        processes.end_with_parent(signal.SIGTERM, parent_process().pid)
+        worker(*arguments, signals)
+
+
+def wait_for(ranks, signals):
+    """Waits for the processes of a run, and passes on to all of them the signal that this process
+    or one of them has got. The exit code: 0, or that of the first one that ended with another; the
+    others then have GRACE seconds. (They have agreed on a stop in training and evaluation.)"""
+    code, deadline, passed_on = 0, None, False
+    while running := [rank for rank in ranks if rank.is_alive()]:
+        connection.wait([rank.sentinel for rank in running], timeout=0.2)
+        if not code and (code := first_code(ranks)):
+            deadline = time.monotonic() + GRACE
+        number = signals.number or (code - 128 if code in STOPPED else None)
+        if number is not None and not passed_on:
+            passed_on = True
+            for rank in running:
+                if rank.is_alive():
+                    os.kill(rank.pid, number)
+        if deadline is not None and time.monotonic() > deadline:
+            for rank in running:
+                rank.kill()
+    return code or first_code(ranks)
+
+
+def first_code(ranks):
+    """The exit code other than 0 of a process that has ended, or 0. One that was stopped comes
+    first, then one that was killed: the others may have failed for the want of it."""
+    ended = {index: exit_code(rank.exitcode) for index, rank in enumerate(ranks) if rank.exitcode}
+    index = min(ended, default=None,
+                key=lambda index: (ended[index] not in STOPPED, ended[index] > 0, index))
+    if index is None:
+        return 0
+    if ended[index] < 0:
+        complain(f'error: process {index} was ended by {processes.end_of(ended[index])}')
+        return FAILED
+    return ended[index]

@@ -1,0 +1,192 @@
+"""The optimiser: which parameters are decayed, and its state by parameter path."""
+import numpy as np
+import paddle
+
+from common.core.errors import InputError, printable
+
+
+def decayed_parameters(model, rule='matrices'):
+    """The names of the parameters that weight decay acts on.
+
+    Args:
+        model: a Layer; `model.no_weight_decay()` names more parameters to leave out.
+        rule: 'matrices': all but vectors and scalars (biases, norms) and the named ones;
+            'all_matrices': the named ones too, as timm 0.4.12 in effect does for models whose
+            embeddings lie in a sublayer; 'all': every parameter, as PaddleViT does.
+    """
+    if rule == 'all':
+        return {name for name, _ in trainable_parameters(model)}
+    left_out = set()
+    if rule == 'matrices' and hasattr(model, 'no_weight_decay'):
+        left_out = model.no_weight_decay()
+    return {name for name, parameter in trainable_parameters(model)
+            if parameter.ndim > 1 and name not in left_out}
+
+
+# What the state of an optimiser has for each parameter; ONE_NUMBER for all of its weights.
+ONE_NUMBER = {'beta1_pow_acc_0', 'beta2_pow_acc_0'}
+SLOTS = {'AdamW': {'moment1_0', 'moment2_0', *ONE_NUMBER}, 'Momentum': {'velocity_0'}}
+
+
+def freeze(model, names):
+    """Stops the training of parameters; running statistics of BatchNorm move on.
+
+    Args:
+        names: of parameters, or of layers with all that is in them ('encoder.layers.0').
+
+    Raises:
+        InputError: a name that is not there, or nothing is left to train.
+    """
+    for wanted in names:
+        found = [p for name, p in model.named_parameters()
+                 if f'{name}.'.startswith(f'{wanted}.')]
+        if not found:
+            raise InputError(f'TRAIN.FREEZE: got {wanted!r}, which is no parameter or layer')
+        for parameter in found:
+            parameter.stop_gradient = True
+    if not trainable_parameters(model):
+        raise InputError(f'TRAIN.FREEZE: got {list(names)}, which leaves nothing to train')
+
+
+def layer_indices(model):
+    """For layer-wise learning rates: {parameter name: index}, and the largest index.
+
+    Of L blocks (`model.cells()`) block i has index i + 1; what lies before the first block 0; what
+    lies between two blocks the index of the second; what follows the last L + 1.
+    """
+    blocks = {id(cell): index for index, cell in enumerate(model.cells(), 1)}
+    inside = {f'{name}.{path}': blocks[id(layer)] for name, layer in model.named_sublayers()
+              if id(layer) in blocks for path, _ in layer.named_parameters()}
+    found, last = {}, len(blocks) + 1
+    following = 0
+    for name, _ in model.named_parameters():
+        if name in inside:
+            found[name], following = inside[name], inside[name] + 1
+        else:
+            found[name] = following
+    return found, last
+
+
+def set_layer_decay(model, decay):
+    """Gives each parameter decay^(last - index) of the learning rate; see `layer_indices`."""
+    indices, last = layer_indices(model)
+    for name, parameter in model.named_parameters():
+        parameter.optimize_attr['learning_rate'] = decay ** (last - indices[name])
+
+
+def trainable_parameters(model):
+    return [(name, parameter) for name, parameter in model.named_parameters()
+            if not parameter.stop_gradient]
+
+
+def build_optimizer(train, model):
+    """The optimiser of a config's TRAIN node over the trainable parameters of a model.
+
+    The rate is set at each step by the training loop. Clipping is the loop's work too.
+    """
+    freeze(model, train.FREEZE)
+    parameters = trainable_parameters(model)
+    wanted = decayed_parameters(model, train.OPTIMIZER.DECAY)
+    if train.OPTIMIZER.NAME == 'AdamW':
+        decayed = {parameter.name for name, parameter in parameters if name in wanted}
+        optimizer = paddle.optimizer.AdamW(
+            learning_rate=train.BASE_LR,
+            parameters=[parameter for _, parameter in parameters],
+            beta1=train.OPTIMIZER.BETAS[0],
+            beta2=train.OPTIMIZER.BETAS[1],
+            epsilon=train.OPTIMIZER.EPS,
+            weight_decay=train.WEIGHT_DECAY,
+            apply_decay_param_fun=lambda name: name in decayed)
+    elif train.OPTIMIZER.NAME == 'SGD':
+        groups = [
+            {'params': [p for name, p in parameters if name in wanted],
+             'weight_decay': train.WEIGHT_DECAY},
+            {'params': [p for name, p in parameters if name not in wanted], 'weight_decay': 0.0}]
+        optimizer = paddle.optimizer.Momentum(
+            learning_rate=train.BASE_LR,
+            parameters=[group for group in groups if group['params']],
+            momentum=train.OPTIMIZER.MOMENTUM)
+    else:
+        raise InputError(f'TRAIN.OPTIMIZER.NAME: got {train.OPTIMIZER.NAME!r}, expected AdamW or '
+                         f'SGD')
+    if train.LAYER_DECAY is not None:  # after the optimiser, whose groups reset the rates
+        set_layer_decay(model, train.LAYER_DECAY)
+    return optimizer
+
+
+def optimizer_state(optimizer, model):
+    """The optimiser's tensors as {parameter path: {slot: tensor}}.
+
+    Paddle keys them by names that depend on what else was built in the process; a path does not.
+    """
+    paths = {parameter.name: path for path, parameter in trainable_parameters(model)}
+    state = {}
+    for key, value in optimizer.state_dict().items():
+        if key == 'master_weights':
+            for name, weight in value.items():
+                state.setdefault(paths[name], {})['master_weight'] = weight
+        elif key != 'LR_Scheduler':
+            name = longest_prefix(key, paths)
+            state.setdefault(paths[name], {})[key[len(name) + 1:]] = value
+    return state
+
+
+def longest_prefix(key, names):
+    return max((name for name in names if key.startswith(name + '_')), key=len)
+
+
+def plain_slot(slot):
+    """A slot's name without what Paddle puts before it at AMP_LEVEL O2."""
+    return str(slot).removeprefix('fp32_master_0_')
+
+
+def prepare_optimizer_state(optimizer, model, state, file):
+    """What `optimizer_state` gave, checked and under this process's names, for set_state_dict.
+
+    Raises:
+        InputError: paths that are missing or unexpected, a value of another shape or kind, or the
+            state of another optimiser or precision.
+    """
+    if not isinstance(state, dict):
+        raise InputError(f'{file}: optimizer state: got {type(state).__name__}, expected a dict')
+    parameters = dict(trainable_parameters(model))
+    missing, unexpected = parameters.keys() - state.keys(), state.keys() - parameters.keys()
+    if missing or unexpected:
+        raise InputError(f'{file}: optimizer state: {len(missing)} missing '
+                         f'{sorted(missing)[:3]}, {len(unexpected)} unexpected '
+                         f'{sorted(unexpected)[:3]}, expected the parameters of this model')
+    # at O2 the norms stay in float32 and have no master weight
+    slot_names = {frozenset(plain_slot(slot) for slot in slots
+                            if slot != 'master_weight') if isinstance(slots, dict) else None
+                  for slots in state.values()}
+    if len(slot_names) != 1 or not all(slot_names):
+        raise InputError(f'{file}: optimizer state: got other slots for some parameters than for '
+                         f'the rest, or none; expected the same for all')
+    if not SLOTS[type(optimizer).__name__] <= next(iter(slot_names)):
+        raise InputError(f'{file}: optimizer state: got {sorted(next(iter(slot_names)))}, expected '
+                         f'that of {type(optimizer).__name__}; TRAIN.OPTIMIZER.NAME has changed')
+    has_master = any('master_weight' in slots for slots in state.values())
+    if has_master != any('float16' in str(p.dtype) for p in parameters.values()):
+        got = 'master weights' if has_master else 'no master weights'
+        raise InputError(f'{file}: optimizer state: got {got}; AMP_LEVEL O2 must be on or off as '
+                         f'it was before')
+    flat, master = {}, {}
+    for path, slots in state.items():
+        parameter = parameters[path]
+        for slot, value in slots.items():
+            shape = [1] if plain_slot(slot) in ONE_NUMBER else list(parameter.shape)
+            if not isinstance(value, np.ndarray) or value.dtype not in ('float32', 'float64') \
+                    or list(value.shape) != shape:
+                raise InputError(f'{file}: optimizer state {path}.{printable(slot, 100)}: got '
+                                 f'{getattr(value, "dtype", type(value).__name__)} '
+                                 f'{list(np.shape(value))}, expected floats {shape}')
+            tensor = paddle.to_tensor(value)
+            if slot == 'master_weight':
+                tensor.name = f'{parameter.name}_fp32_master_0'
+                master[parameter.name] = tensor
+            else:
+                tensor.name = f'{parameter.name}_{slot}'
+                flat[tensor.name] = tensor
+    if master:
+        flat['master_weights'] = master
+    return flat

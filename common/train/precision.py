@@ -1,0 +1,65 @@
+"""Mixed precision: what was asked for, what this device really does."""
+import contextlib
+
+import paddle
+
+from common.core.errors import InputError
+
+
+class Precision:
+    """The precision of a run.
+
+    Args:
+        amp: whether mixed precision is asked for.
+        dtype: auto | float16 | bfloat16.
+        level: O1 | O2.
+        device: 'cpu' or 'gpu'. On a CPU Paddle computes in float32 whatever is asked for, so
+            `enabled` is False there.
+
+    Attributes:
+        enabled: whether autocast has an effect.
+        scaler: the GradScaler of float16 training; None otherwise.
+    """
+
+    def __init__(self, amp=False, dtype='auto', level='O1', device='cpu'):
+        self.asked = amp
+        self.where = 'a CPU' if device == 'cpu' else 'this GPU'
+        self.enabled = amp and device == 'gpu'
+        self.level = level
+        self.dtype = dtype
+        if self.enabled:
+            self.dtype = self.pick_dtype(dtype)
+            self.enabled = self.dtype is not None
+        self.scaler = None
+        if self.enabled and self.dtype == 'float16':
+            self.scaler = paddle.amp.GradScaler(init_loss_scaling=2.0 ** 16)
+
+    @staticmethod
+    def pick_dtype(dtype):
+        """What this GPU computes in: bfloat16 if it can, which needs no scaler; or None."""
+        supported = {'bfloat16': paddle.amp.is_bfloat16_supported(),
+                     'float16': paddle.amp.is_float16_supported()}
+        if dtype == 'auto':
+            return next((name for name, can in supported.items() if can), None)
+        if not supported[dtype]:
+            raise InputError(f'AMP_DTYPE: got {dtype}, which this GPU does not support')
+        return dtype
+
+    def decorate(self, model, optimizer=None):
+        """At O2 casts the model and gives the optimiser float32 master weights."""
+        if not (self.enabled and self.level == 'O2'):
+            return model, optimizer
+        if optimizer is None:
+            return paddle.amp.decorate(models=model, level='O2', dtype=self.dtype), None
+        return paddle.amp.decorate(models=model, optimizers=optimizer, level='O2',
+                                   dtype=self.dtype, master_weight=True)
+
+    def autocast(self):
+        if not self.enabled:
+            return contextlib.nullcontext()
+        return paddle.amp.auto_cast(level=self.level, dtype=self.dtype)
+
+    def __str__(self):
+        if self.enabled:
+            return f'{self.dtype} {self.level}'
+        return f'float32 (on {self.where} -amp has no effect)' if self.asked else 'float32'
