@@ -9,7 +9,6 @@ from common.errors import InputError
 from common.zoo import (
     MODELS,
     build_model,
-    key_limits,
     load_family_file,
     model_config,
     models_of,
@@ -78,7 +77,7 @@ def fits_with(name, values, state, kind):
     config.defrost()
     try:
         for key, value in values.items():
-            set_key(config, f'MODEL.{key}', value, name, *key_limits(config))
+            set_key(config, f'MODEL.{key}', value, name)
     except InputError:
         return False
     depths = values.get('DEPTHS', [values.get('DEPTH', 0)])

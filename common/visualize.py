@@ -41,7 +41,7 @@ from common.errors import InputError, complain, errors_of_a_tool, printable, say
 from common.flags import add_flag, check_least, check_not_read, check_output, check_output_folder
 from common.loader import Batches, Normalize, get_dataloader
 from common.processes import set_up_cpu
-from common.zoo import key_limits, model_config
+from common.zoo import model_config
 
 MOST_IMAGES = 16      # in one picture
 MOST_COMPONENTS = 28  # of the filters, as figure 7 of arXiv 2010.11929
@@ -317,7 +317,7 @@ def draw_augment(args):
     output = Output(args.output)
     check_least(args, epoch=1)
     config = model_config(args.cfg)
-    config = update_config(config, args, *key_limits(config))
+    config = update_config(config, args)
     dataset = get_dataset(config)
     pictures, target = training_batch(config, dataset, args.epoch)
     names = dataset.class_names or [str(label) for label in range(config.MODEL.NUM_CLASSES)]
