@@ -17,6 +17,7 @@ from yacs.config import CfgNode
 
 from common.errors import InputError
 
+KEYS = '__keys__'  # where a node keeps them, beside what yacs keeps there
 # What a text that becomes a part of a file's name is like, as a whole and in words.
 FILE_NAME = (re.compile(r'(?:[A-Za-z0-9_][A-Za-z0-9_.+=-]{0,99})?'),
              'up to 100 letters, digits and _.+=- that begin with a letter or a digit')
@@ -128,26 +129,24 @@ class Key:
 class ConfigNode(CfgNode):
     """yacs's CfgNode, whose keys are added by `node.NAME = Key(...)`.
 
-    A plain value that is assigned to a name is its value, as in yacs. The keys go with the node
-    wherever it is copied or pickled to.
+    A plain value that is assigned is a value, as in yacs: the key stays what it was. Copies of a
+    node, also those in other processes, know the same keys.
     """
-
-    KEYS = '__keys__'
 
     def __init__(self, *args, **kwargs):
         super().__init__(*args, **kwargs)
-        self.__dict__[self.KEYS] = {}
+        self.__dict__[KEYS] = {}
 
     def __setattr__(self, name, value):
         if not isinstance(value, Key):
             super().__setattr__(name, value)
             return
         super().__setattr__(name, copy.copy(value.default))
-        self.__dict__[self.KEYS][name] = value
+        self.__dict__[KEYS][name] = value
 
     def key(self, name):
         """The Key of one of this node's values: its own, or the one of its type alone."""
-        return self.__dict__[self.KEYS].get(name) or Key(self[name])
+        return self.__dict__[KEYS].get(name) or Key(self[name])
 
 
 def to_size(name, value, where):
