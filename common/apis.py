@@ -113,7 +113,7 @@ def init_model(config_or_name, checkpoint=None, device=None, options=()):
     if device is not None:
         set_device(device)
     model = model_with_weights(
-        config_or_name, checkpoint, lambda config, limits: set_options(config, options, *limits))
+        config_or_name, checkpoint, lambda config: set_options(config, options))
     model.eval()
     return model
 

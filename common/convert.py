@@ -47,7 +47,7 @@ def convert(name_or_file, source, target, check=False, options=()):
     """
     check_output('dst', target, SUFFIXES)
     model = model_with_weights(
-        name_or_file, source, lambda config, limits: set_options(config, options, *limits))
+        name_or_file, source, lambda config: set_options(config, options))
     origin = weights_of_run(source) if os.path.isdir(source) else source
     if os.path.exists(target) and os.path.samefile(origin, target) and read_weights(origin)[3]:
         raise InputError(f'-dst: got {target}, the source itself, which holds more than weights; '

@@ -17,10 +17,11 @@ import paddle
 from paddle import inference
 
 from common.apis import Classifier, Preprocessing, check_class_names
-from common.config import base_config, set_key
+from common.config import check_value
 from common.core.errors import InputError, one_line
-from common.core.files import sha256
 from common.core.processes import CPU_INFO, LIBC, cpu_info
+from common.core.sizes import to_pair
+from common.weights.unpickle import sha256
 
 FACTS = 'export.json'
 ONNX_FILE, PARAMETERS = 'model.onnx', 'model.pdiparams'
@@ -80,10 +81,10 @@ def read_facts(folder):
     names = facts.get('class_names')
     if names is not None:
         check_class_names(names, facts['num_classes'], file)
-    config = base_config()
-    for field, key in KEY_OF.items():
-        set_key(config, key, facts['preprocessing'].get(field), file)
-    return {**facts, 'class_names': names, 'preprocessing': Preprocessing.of(config)}
+    found = {field: check_value(key, facts['preprocessing'].get(field), file)
+             for field, key in KEY_OF.items()}
+    found['image_size'] = list(to_pair(found['image_size']))
+    return {**facts, 'class_names': names, 'preprocessing': Preprocessing(**found)}
 
 
 def check_file(folder, name, digests):

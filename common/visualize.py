@@ -48,7 +48,7 @@ from common.data.erasing import build_erasing
 from common.data.loader import get_dataloader
 from common.inspection import drawing
 from common.train.plot import METRICS, read_metrics, run_figure
-from common.zoo import key_limits, model_config
+from common.zoo import model_config
 
 MOST_IMAGES = 16      # in one picture
 MOST_COMPONENTS = 28  # of the filters, as figure 7 of arXiv 2010.11929
@@ -324,7 +324,7 @@ def draw_augment(args):
     output = Output(args.output)
     check_least(args, epoch=1)
     config = model_config(args.cfg)
-    config = update_config(config, args, *key_limits(config))
+    config = update_config(config, args)
     dataset = get_dataset(config)
     pictures, target = training_batch(config, dataset, args.epoch)
     names = dataset.class_names or [str(label) for label in range(config.MODEL.NUM_CLASSES)]

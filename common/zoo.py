@@ -13,8 +13,9 @@ import os
 
 import paddle
 
-from common.config import read_base, read_yaml, set_key, wrong
+from common.config import ARGUMENT_OF, read_base, read_yaml, set_key
 from common.core.class_names import class_names_of
+from common.core.config_keys import wrong
 from common.core.errors import InputError, errors_of_a_tool
 from common.core.modules import import_file
 from common.layers.macs import count_macs, count_parameters
@@ -51,8 +52,8 @@ ALIASES = {
 
 
 # names of arguments, the models' own and timm's -> keys of MODEL, where these are other words
-ARGUMENTS = {'drop_path': 'DROPPATH', 'drop_path_rate': 'DROPPATH',
-             'drop_path_slices': 'DROPPATH_SLICES', 'attn_drop_rate': 'ATTENTION_DROPOUT',
+ARGUMENTS = {**{argument: key for key, argument in ARGUMENT_OF.items()},
+             'drop_path_rate': 'DROPPATH', 'attn_drop_rate': 'ATTENTION_DROPOUT',
              'dims': 'TOKEN_DIMS'}
 
 # What a checkpoint says about the images and classes that its weights were trained for.
@@ -118,14 +119,14 @@ def create_model(name, pretrained=None, num_classes=None, image_size=None, **mod
             raise InputError(f'{values[key][0]}, {argument}: got both, expected one of them')
         values[key] = argument, value
 
-    def set_values(config, limits):
+    def set_values(config):
         for key, (argument, value) in values.items():
-            set_key(config, key, value, argument, *limits)
+            set_key(config, key, value, argument)
 
     return model_with_weights(name, pretrained, set_values, new_head='MODEL.NUM_CLASSES' in values)
 
 
-def model_with_weights(name, file=None, set_values=lambda config, limits: None, new_head=False):
+def model_with_weights(name, file=None, set_values=lambda config: None, new_head=False):
     """A model with the weights of a file: what create_model, init_model and convert share.
 
     The order is: yaml < what a checkpoint says about itself < set_values.
@@ -133,7 +134,7 @@ def model_with_weights(name, file=None, set_values=lambda config, limits: None, 
     Args:
         name: see create_model.
         file: weight file, a run's folder, or None.
-        set_values: called with (unfrozen config, its limits) to set what the user asks for.
+        set_values: called with an unfrozen config, to set in it what the user asks for.
         new_head: see common.weights.load.load_pretrained.
 
     Returns:
@@ -141,13 +142,13 @@ def model_with_weights(name, file=None, set_values=lambda config, limits: None, 
     """
     asked = model_config(name).clone()
     asked.defrost()
-    config, limits = asked.clone(), key_limits(asked)
+    config = asked.clone()
     weights = read_weights(file) if file else None
     said = said_values(weights[3], config) if file else {}
     for key, value in said.items():
-        set_key(config, key, value, file, *limits)
+        set_key(config, key, value, file)
     for one in (asked, config):
-        set_values(one, limits)
+        set_values(one)
     config.freeze()
     said = {key: value for key, value in said.items()
             if value_of(config, key) == value != value_of(asked, key)}
@@ -234,12 +235,6 @@ def model_config(name_or_file):
     return load_family_file(family, 'config').get_config(file)
 
 
-def key_limits(config):
-    """The (NULLABLE, RANGES) of the keys of a config's family, see common/config.py."""
-    family = load_family_file(MODELS[config.MODEL.TYPE][0], 'config')
-    return getattr(family, 'NULLABLE', None), getattr(family, 'RANGES', None)
-
-
 def find_yaml(name_or_file):
     """The (yaml file, family) of a name, alias or path."""
     check_checkout()
@@ -321,7 +316,7 @@ def with_values(name, values):
     config.defrost()
     try:
         for key, value in values.items():
-            set_key(config, f'MODEL.{key}', value, name, *key_limits(config))
+            set_key(config, f'MODEL.{key}', value, name)
         with paddle.LazyGuard():
             return build_model(config)
     except InputError:

@@ -13,7 +13,7 @@ from common.attention_maps import attention_maps, model_input, read_cell, read_l
 from common.config import update_config
 from common.data.datasets import get_dataset
 from common.inspection import drawing
-from common.zoo import create_model, key_limits, model_config
+from common.zoo import create_model, model_config
 from tests.conftest import refusal, run_script, write_image_list
 
 # Small models with maps that are not square and no multiple of the windows: 10 x 18, then 5 x 9.
@@ -265,12 +265,11 @@ def test_labels_of_mixed_targets():
 def test_augmented_samples_are_those_of_the_training(tmp_path):
     folder = write_image_list(tmp_path)
     config = model_config('vit_digits')
-    limits = key_limits(config)
 
     def batch(epoch, *options):
         class Flags:
             data_path, batch_size, o = str(folder), 8, ['AUG.ERASING=0.0', *options]
-        own = update_config(config, Flags, *limits)
+        own = update_config(config, Flags)
         dataset = get_dataset(own)
         return dataset, *visualize.training_batch(own, dataset, epoch)
 

@@ -1,0 +1,195 @@
+"""What a key of a config may be, and the config's nodes, which know it of their keys.
+
+    node = ConfigNode()
+    # channels of the tokens
+    node.EMBED_DIM = Key(768, low=1)      # a key, and all that is known about it
+    node.QKV_BIAS = True                  # Key(True): any value of this type
+"""
+import ast
+import copy
+import dataclasses
+import os
+import re
+import reprlib
+import sys
+
+from yacs.config import CfgNode
+
+from common.core.errors import InputError
+
+KEYS = '__keys__'  # where a node keeps them, beside what yacs keeps there
+# What a text that becomes a part of a file's name is like, as a whole and in words.
+FILE_NAME = (re.compile(r'(?:[A-Za-z0-9_][A-Za-z0-9_.+=-]{0,99})?'),
+             'up to 100 letters, digits and _.+=- that begin with a letter or a digit')
+
+
+@dataclasses.dataclass(frozen=True, kw_only=True)
+class Key:
+    """A key's default, and what else it may be.
+
+    Args:
+        default: the value where neither yaml, flag nor option gives another. The key takes values
+            of its type, and None if it is None. In a list all entries have the type of the
+            default's first one; they are strings if it is empty.
+        kind: int, float or str: the type beside None of a key whose default is None.
+        low, high: closed range of a number, or of every entry of a list; None leaves it open.
+        choices: the strings that it may be.
+        length: the number of entries of a list.
+        ascending: whether the entries of a list must ascend.
+        pair: whether [height, width] may stand for a whole number.
+        pattern: (regular expression for the whole string, the same in words).
+        only_in: the MODEL.TYPE of the model that has it, where its family has others without it.
+    """
+
+    default: object = dataclasses.field(kw_only=False)
+    kind: type = None
+    low: float = None
+    high: float = None
+    choices: tuple = None
+    length: int = None
+    ascending: bool = False
+    pair: bool = False
+    pattern: tuple = None
+    only_in: str = None
+
+    def __post_init__(self):
+        if (self.default is None) != (self.kind is not None):
+            raise TypeError(f'Key({self.default!r}, kind={self.kind}): expected a kind for a '
+                            f'default of None, and for no other')
+
+    def __deepcopy__(self, memo):  # the copies of a config share its keys, which nobody changes
+        return self
+
+    def check(self, name, value, where):
+        """A value in the key's type.
+
+        Args:
+            name: the dotted key, for messages.
+            value: of yaml, a flag or a Python caller.
+            where: where the value stands, for messages.
+
+        Raises:
+            InputError: the value is of another type ('10' and 224.0 are no whole numbers) or
+                outside of what the key may be.
+        """
+        if value is None:
+            if self.default is None:
+                return None
+            raise wrong(where, name, value, type_name(type(self.default)))
+        value = self.convert(name, value, where)
+        expected = self.unmet(value)
+        if expected:
+            raise wrong(where, name, value, expected)
+        return value
+
+    def convert(self, name, value, where):
+        """A value in the key's type, whatever its range."""
+        kind = self.kind or type(self.default)
+        if self.pair:
+            return to_size(name, value, where)
+        if kind is float:
+            return to_float(name, value, where)
+        if kind in (list, tuple):
+            return self.to_list(name, value, where)
+        if type(value) is not kind:
+            raise wrong(where, name, value, type_name(kind))
+        return value
+
+    def to_list(self, name, value, where):
+        value = parse_literal(value)  # '(0.9, 0.999)' is a string in yaml
+        if not isinstance(value, (list, tuple)):
+            raise wrong(where, name, value, 'a list')
+        kind = type(self.default[0]) if self.default else str
+        if kind is float:
+            return [Key(0.0).check(f'{name}[]', item, where) for item in value]
+        if not all(type(item) is kind for item in value):
+            raise wrong(where, name, value, f'a list of {type_name(kind)}s')
+        return list(value)
+
+    def unmet(self, value):
+        """In words what a value of the right type should be and is not; None if all is well."""
+        entries = value if isinstance(value, list) else [value]
+        if self.length is not None and len(entries) != self.length:
+            return f'{self.length} numbers'
+        if self.choices and value not in self.choices:
+            return 'one of ' + ', '.join(self.choices)
+        if self.pattern and not self.pattern[0].fullmatch(value):
+            return self.pattern[1]
+        if isinstance(value, str) and not is_file_name(value):
+            return 'text that a file can have as its name'
+        if self.ascending and entries != sorted(entries):
+            return 'the smaller one first'
+        low, high = self.low, self.high
+        if any((low is not None and entry < low) or (high is not None and entry > high)
+               for entry in entries):
+            return f'at least {low}' if high is None else f'{low} to {high}'
+        return None
+
+
+class ConfigNode(CfgNode):
+    """yacs's CfgNode, whose keys are added by `node.NAME = Key(...)`.
+
+    A plain value that is assigned is a value, as in yacs: the key stays what it was. Copies of a
+    node, also those in other processes, know the same keys.
+    """
+
+    def __init__(self, *args, **kwargs):
+        super().__init__(*args, **kwargs)
+        self.__dict__[KEYS] = {}
+
+    def __setattr__(self, name, value):
+        if not isinstance(value, Key):
+            super().__setattr__(name, value)
+            return
+        super().__setattr__(name, copy.copy(value.default))
+        self.__dict__[KEYS][name] = value
+
+    def key(self, name):
+        """The Key of one of this node's values: its own, or the one of its type alone."""
+        return self.__dict__[KEYS].get(name) or Key(self[name])
+
+
+def to_size(name, value, where):
+    """A whole number, or [height, width]."""
+    is_pair = isinstance(value, (list, tuple)) and len(value) == 2
+    if not all(type(item) is int for item in (value if is_pair else [value])):
+        raise wrong(where, name, value, 'a whole number or [height, width]')
+    return list(value) if is_pair else value
+
+
+def to_float(name, value, where):
+    value = parse_literal(value)  # 1e-3 is a string in YAML 1.1
+    if type(value) not in (int, float) or not abs(value) <= sys.float_info.max:
+        raise wrong(where, name, value, 'a number')
+    return float(value)
+
+
+def parse_literal(value):
+    """The Python value that a string is the text of, or the value itself."""
+    try:
+        return ast.literal_eval(value) if isinstance(value, str) else value
+    except (ValueError, SyntaxError, TypeError, MemoryError, RecursionError):
+        return value
+
+
+def is_file_name(text):
+    """Whether a file could be called so: the functions for files raise errors of their own at a
+    zero byte, and at half a character."""
+    try:
+        return b'\0' not in os.fsencode(text)
+    except UnicodeEncodeError:
+        return False
+
+
+def type_name(kind):
+    return {int: 'whole number', float: 'number', str: 'string', bool: 'true or false',
+            list: 'list'}.get(kind, kind.__name__)
+
+
+def wrong(where, key, value, expected):
+    """The InputError of a value that a key may not be."""
+    try:
+        shown = reprlib.repr(value)
+    except ValueError:  # Python writes no whole number of more than 4,300 digits
+        shown = 'a very long number'
+    return InputError(f'{where}: {key}: got {shown}, expected {expected}')
