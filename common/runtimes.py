@@ -19,9 +19,9 @@ from paddle import inference
 from common.apis import Classifier, Preprocessing, check_class_names
 from common.config import check_value
 from common.core.errors import InputError, one_line
+from common.core.files import sha256
 from common.core.processes import CPU_INFO, LIBC, cpu_info
 from common.core.sizes import to_pair
-from common.weights.unpickle import sha256
 
 FACTS = 'export.json'
 ONNX_FILE, PARAMETERS = 'model.onnx', 'model.pdiparams'
