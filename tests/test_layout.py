@@ -10,34 +10,203 @@ import pytest
 from common.zoo import FAMILIES
 from tests.conftest import ROOT
 
-SOURCES = sorted(path for folder in ('common', *FAMILIES) for path in (ROOT / folder).glob('*.py'))
 SCRIPTS = ('main_multi_gpu.py', 'load_pytorch_weights.py')
+# What stands in a line may import what stands in the lines above it, and its own room.
+LAYERS = (
+    'core',
+    'config',
+    'layers',
+    'weights',
+    'zoo',
+    'data',
+    'train benchmarks',
+    'apis',
+    'attention_maps',
+    'deploy inspection serving',
+    'runtimes',
+    # the commands, each a parser and a call
+    'benchmark cifar convert curves digits export features predict processes runner serve '
+    'verify_dataset visualize',
+)
+RANKS = {room: rank for rank, rooms in enumerate(LAYERS) for room in rooms.split()}
 
 
-def imports(path):
+def sources(root, *folders):
+    return sorted(path for folder in folders for path in (root / folder).rglob('*.py'))
+
+
+def module_of(path, root):
+    """(name, whether it is a package) of a file, as it is imported from the root."""
+    parts = path.relative_to(root).with_suffix('').parts
+    is_package = parts[-1] == '__init__'
+    return '.'.join(parts[:-1] if is_package else parts), is_package
+
+
+def imports(path, root):
+    """What a file imports, wherever in it: full names of modules, or of names in them.
+
+    Also what it has imported by a name in quotes: `import_module('common.zoo')`, and families'
+    files through the registry of the models: `load_family_file('vit', 'vit')` is vit.vit.
+    """
+    name, is_package = module_of(path, root)
+    package = name.split('.') if is_package else name.split('.')[:-1]
     for node in ast.walk(ast.parse(path.read_text())):
         if isinstance(node, ast.Import):
             yield from (alias.name for alias in node.names)
         elif isinstance(node, ast.ImportFrom):
-            yield node.module
+            start = package[:len(package) + 1 - node.level] if node.level else []
+            module = '.'.join([*start, *filter(None, [node.module])])
+            yield from (f'{module}.{alias.name}' for alias in node.names)
+        elif isinstance(node, ast.Call):
+            function = getattr(node.func, 'attr', getattr(node.func, 'id', None))
+            texts = [argument.value for argument in node.args
+                     if isinstance(argument, ast.Constant) and isinstance(argument.value, str)]
+            if function in ('import_module', '__import__') and texts:
+                yield texts[0]
+            elif function == 'load_family_file' and len(texts) == 2:
+                yield 'common.zoo.load_family_file'
+                yield '.'.join(texts)
 
 
-@pytest.mark.parametrize('path', SOURCES, ids=lambda path: f'{path.parent.name}/{path.name}')
-def test_arrows(path):
-    """common knows no family, but for zoo.py; families know common only; scripts their siblings."""
-    siblings = {other.stem for other in path.parent.glob('*.py')}
-    for name in imports(path):
-        top = name.split('.')[0]
-        if path.parent.name == 'common':
-            assert top not in FAMILIES, name
-        elif path.name not in SCRIPTS:
-            assert top not in siblings | set(FAMILIES), name
-    if path.name not in SCRIPTS:
-        assert 'sys.path' not in path.read_text()
+def room_of(module):
+    """'data' for common.data and common.data.lists, 'zoo' for common.zoo; None outside common."""
+    parts = module.split('.')
+    return parts[1] if parts[0] == 'common' and len(parts) > 1 else None
+
+
+def wrong_arrows(root):
+    """Sentences about the imports that LAYERS and the rules for families do not allow."""
+    found = []
+    for path in sources(root, 'common'):
+        name, _ = module_of(path, root)
+        room = room_of(name)
+        if room is None:  # common/__init__.py
+            continue
+        if room not in RANKS:
+            found.append(f'{name}: is in no layer')
+            continue
+        for target in imports(path, root):
+            other = room_of(target)
+            if target.split('.')[0] in FAMILIES:
+                found.append(f'{name} -> {target}: common knows no family')
+            elif other in RANKS and other != room and RANKS[other] >= RANKS[room]:
+                found.append(f'{name} -> {target}: upward, or beside')
+    return found + wrong_family_arrows(root)
+
+
+def wrong_family_arrows(root):
+    """Families use common, below the registry of the models; scripts also their siblings."""
+    found = []
+    for family in FAMILIES:
+        for path in sources(root, family):
+            name, _ = module_of(path, root)
+            siblings = {other.stem for other in path.parent.glob('*.py')}
+            for target in imports(path, root):
+                top, room = target.split('.')[0], room_of(target)
+                if path.name in SCRIPTS:
+                    allowed = top in siblings or top not in FAMILIES
+                elif path.name == 'datasets.py':
+                    allowed = top not in siblings | set(FAMILIES)
+                else:
+                    allowed = top not in siblings | set(FAMILIES) and \
+                        (room is None or RANKS[room] < RANKS['zoo'])
+                if not allowed:
+                    found.append(f'{name} -> {target}')
+            if path.name not in SCRIPTS and 'sys.path' in path.read_text():
+                found.append(f'{name}: sys.path')
+    return found
+
+
+def circles(root):
+    """The modules of common that import each other, directly or not, as sets."""
+    modules = {module_of(path, root)[0]: path for path in sources(root, 'common')}
+    arrows = {}
+    for name, path in modules.items():
+        targets = set()
+        for target in imports(path, root):
+            module = target if target in modules else target.rpartition('.')[0]
+            if module in modules and module != name and module != 'common':
+                targets.add(module)
+        arrows[name] = targets
+    reached = {}
+    for name in modules:
+        found, left = set(), [name]
+        while left:
+            for target in arrows[left.pop()] - found:
+                found.add(target)
+                left.append(target)
+        reached[name] = found
+    return {frozenset(other for other in found if name in reached[other])
+            for name, found in reached.items() if name in found}
+
+
+def test_arrows():
+    assert wrong_arrows(ROOT) == []
+    assert circles(ROOT) == set()
+
+
+# (file, line that is put into it, what is said)
+PLANTED = {
+    'a room upward': ('common/core/sizes.py', 'import common.layers.basic', 'upward'),
+    'in a function': ('common/weights/load.py', 'def f():\n    from common.zoo import MODELS',
+                      'upward'),
+    'relative': ('common/data/lists.py', 'from ..train import optim', 'upward'),
+    'of the package': ('common/layers/basic.py', 'from common import zoo', 'upward'),
+    'by a name in quotes': ('common/config.py', "import importlib\n"
+                            "importlib.import_module('common.data.lists')", 'upward'),
+    'between commands': ('common/serve.py', 'from common.predict import main as other', 'beside'),
+    'beside': ('common/benchmarks/data.py', 'from common.train import optim', 'beside'),
+    'to a family': ('common/train/optim.py', 'from vit.vit import build_vit', 'no family'),
+    'a family to the registry': ('vit/vit.py', 'from common.zoo import build_model', 'common.zoo'),
+    'a family through the registry': (
+        'vitae/vitae.py', "from common import zoo\nzoo.load_family_file('vit', 'vit')", 'vit.vit'),
+    'a family to a family': ('vit/vit.py', 'import vitae.vitae', 'vitae.vitae'),
+    'a new file without a layer': ('common/new.py', '', 'no layer'),
+    'a new room without a layer': ('common/new/file.py', '', 'no layer'),
+    'sys.path': ('vit/config.py', "import sys; sys.path.append('.')", 'sys.path'),
+}
+
+
+@pytest.fixture(scope='module')
+def copy(tmp_path_factory):
+    root = tmp_path_factory.mktemp('copy')
+    for path in sources(ROOT, 'common', *FAMILIES):
+        target = root / path.relative_to(ROOT)
+        target.parent.mkdir(parents=True, exist_ok=True)
+        target.write_text(path.read_text())
+    return root
+
+
+@pytest.mark.parametrize('kind', PLANTED)
+def test_planted_arrow_is_found(kind, copy):
+    file, line, message = PLANTED[kind]
+    path = copy / file
+    before = path.read_text() if path.exists() else None
+    path.parent.mkdir(exist_ok=True)
+    path.write_text(f'{before or ""}\n{line}\n')
+    try:
+        found = wrong_arrows(copy)
+    finally:
+        if before is None:
+            path.unlink()
+        else:
+            path.write_text(before)
+    assert any(message in sentence for sentence in found), found
+    assert wrong_arrows(copy) == []
+
+
+def test_planted_circle_is_found(copy):
+    path = copy / 'common' / 'core' / 'errors.py'
+    before = path.read_text()
+    path.write_text(f'{before}\ndef later():\n    from common.core.flags import add_flag\n')
+    try:
+        assert any('common.core.flags' in circle for circle in circles(copy))
+    finally:
+        path.write_text(before)
 
 
 def test_common_does_not_name_a_family():
-    for path in (ROOT / 'common').glob('*.py'):
+    for path in (ROOT / 'common').rglob('*.py'):
         if path.name != 'zoo.py':
             words = re.findall(r'\b(?:vitae\w*|vsa)\b', path.read_text().lower())
             assert not words, (path.name, words)
