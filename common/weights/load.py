@@ -171,7 +171,7 @@ def leave_out_head(model, state, wanted, other=False):
 
 def head_parts(model):
     """The names of the layers after the features: one before the classifier, and this."""
-    before = getattr(model, 'representation_name', None)
+    before = model.representation_name
     return [before, model.classifier_name] if before else [model.classifier_name]
 
 
@@ -181,7 +181,7 @@ def weight_shape(shapes):
 
 def check_representation(model, state, wanted, file):
     """Raises InputError for weights with a layer before the classifier, into a model without."""
-    prefix = f'{getattr(model, "representation_name", None)}.'
+    prefix = f'{model.representation_name}.'
     names = [name for name in state if name.startswith(prefix) and name not in wanted]
     if names:
         width = ''.join(map(str, state[names[-1]].shape[-1:]))
@@ -195,8 +195,7 @@ def check_representation(model, state, wanted, file):
 def resize_positions(model, state, wanted, file):
     """Resizes the position embeddings of `state` to the model's grid, in place."""
     notes = []
-    table = model.position_embeddings() if hasattr(model, 'position_embeddings') else {}
-    for name, (num_prefix, grid) in table.items():
+    for name, (num_prefix, grid) in model.position_embeddings().items():
         value = state.get(name)
         if value is None or value.ndim != 3 or value.shape[1] == wanted[name].shape[1] \
                 or value.shape[::2] != tuple(wanted[name].shape[::2]):
@@ -231,7 +230,7 @@ def other_classes(model, state, wanted):
 
 def lookalike(model, names):
     """A sentence about the other model that some names of weights are of, or ''."""
-    return next((f'; the file is of {what}' for pattern, what in getattr(model, 'lookalikes', ())
+    return next((f'; the file is of {what}' for pattern, what in model.lookalikes()
                  if any(re.search(pattern, name) for name in names)), '')
 
 
