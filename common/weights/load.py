@@ -6,12 +6,18 @@ import re
 import numpy as np
 import paddle
 
-from common.core.class_names import check_class_names, head_order
 from common.core.errors import InputError, shown
 from common.layers.position import resize_position_embedding
+from common.weights.arrays import from_bfloat16
+from common.weights.classifier_head import (
+    check_representation,
+    leave_out_head,
+    order_head,
+    other_classes,
+)
 from common.weights.containers import find_state
 from common.weights.dialects import first, translate
-from common.weights.formats import from_bfloat16, read_file
+from common.weights.formats import read_file
 
 # Paddle's own entry in a saved state dict; it holds no weights.
 NAME_TABLE = 'StructuredToParameterName@@'
@@ -124,74 +130,6 @@ def assign(model, values):
         targets[name].set_value(paddle.to_tensor(value).astype(targets[name].dtype))
 
 
-def order_head(model, state, known, names, file):
-    """Moves the columns of a classifier to the classes that they are for, by name.
-
-    Args:
-        known, names: class names of the file and of the model; None is not known.
-
-    Returns:
-        whether the classifier is for other classes, and notes.
-    """
-    arrays = [f'{model.classifier_name}.{part}' for part in ('weight', 'bias')]
-    arrays = [name for name in arrays if name in state]
-    if known is not None and arrays:
-        check_class_names(known, state[arrays[-1]].shape[-1], file)
-    relation, order = head_order(names, known)
-    if relation == 'moved':
-        for name in arrays:
-            state[name] = state[name][..., order]
-        return False, [f'{model.classifier_name}: its classes are in another order here; they are '
-                       f'matched by name']
-    return relation == 'other', []
-
-
-def leave_out_head(model, state, wanted, other=False):
-    """Takes a classifier of another shape, or for other classes, out of `state`; the same of the
-    layer before it, for which the classifier was trained.
-
-    Returns:
-        names that the file need not have, and notes.
-    """
-    kept, notes = set(), []
-    for part in head_parts(model):
-        ours, theirs = ({name: list(value.shape) for name, value in arrays.items()
-                         if name.startswith(f'{part}.')} for arrays in (wanted, state))
-        if ours == theirs and not (other and ours):
-            continue
-        why = ', for other classes' if ours == theirs and not notes else ''
-        other = True
-        kept |= ours.keys()
-        for name in theirs:
-            del state[name]
-        new = f'new, {weight_shape(ours)}' if ours else 'left out'
-        notes.append(f'{part}: {new}; the file has {weight_shape(theirs)}{why}')
-    return kept, notes
-
-
-def head_parts(model):
-    """The names of the layers after the features: one before the classifier, and this."""
-    before = getattr(model, 'representation_name', None)
-    return [before, model.classifier_name] if before else [model.classifier_name]
-
-
-def weight_shape(shapes):
-    return next((shape for name, shape in shapes.items() if name.endswith('.weight')), 'none')
-
-
-def check_representation(model, state, wanted, file):
-    """Raises InputError for weights with a layer before the classifier, into a model without."""
-    prefix = f'{getattr(model, "representation_name", None)}.'
-    names = [name for name in state if name.startswith(prefix) and name not in wanted]
-    if names:
-        width = ''.join(map(str, state[names[-1]].shape[-1:]))
-        raise InputError(
-            f'{file}: got a layer before the classifier ({first(names)}), as weights '
-            f'trained on ImageNet-21k have; nothing was loaded; expected '
-            f'-o MODEL.REPRESENTATION_SIZE={width}, or fine-tuning with a new classifier, which '
-            f'leaves both out')
-
-
 def resize_positions(model, state, wanted, file):
     """Resizes the position embeddings of `state` to the model's grid, in place."""
     notes = []
@@ -213,20 +151,6 @@ def resize_positions(model, state, wanted, file):
         state[name] = resized.numpy()
         notes.append(f'{name}: resized (bicubic) from {side}x{side} to {grid[0]}x{grid[1]}')
     return notes
-
-
-def other_classes(model, state, wanted):
-    """A sentence about weights that fit to a model but for its classifier, or ''."""
-    prefix = f'{model.classifier_name}.'
-    ours, theirs = ({name: list(value.shape) for name, value in arrays.items()
-                     if not name.startswith(prefix)} for arrays in (wanted, state))
-    if ours != theirs:
-        return ''
-    bias = state.get(f'{prefix}bias')
-    if bias is None:
-        return '; the file has no classifier: fine-tuning starts with a new one'
-    return (f'; only the classifier differs: MODEL.NUM_CLASSES={bias.size} takes that of the file, '
-            f'fine-tuning starts with a new one')
 
 
 def lookalike(model, names):
