@@ -8,10 +8,14 @@ def order_head(model, state, known, names, file):
     """Moves the columns of a classifier to the classes that they are for, by name.
 
     Args:
-        known, names: class names of the file and of the model; None is not known.
+        model: the model that the weights are for.
+        state: {name: array} under the model's names; changed in place.
+        known: class names of the file, or None where it has none.
+        names: class names of the model, or None.
+        file: path, for messages.
 
     Returns:
-        whether the classifier is for other classes, and notes.
+        Whether the classifier is for other classes, and notes.
     """
     arrays = [f'{model.classifier_name}.{part}' for part in ('weight', 'bias')]
     arrays = [name for name in arrays if name in state]
@@ -26,17 +30,23 @@ def order_head(model, state, known, names, file):
     return relation == 'other', []
 
 
-def leave_out_head(model, state, wanted, other=False):
-    """Takes a classifier of another shape, or for other classes, out of `state`; the same of the
-    layer before it, for which the classifier was trained.
+def leave_out_head(model, state, model_state, other=False):
+    """Takes a classifier of another shape, or for other classes, out of `state`, and with it the
+    layer before, for which the classifier was trained.
+
+    Args:
+        model: the model that the weights are for.
+        state: {name: array} under the model's names; changed in place.
+        model_state: {name: tensor} of the model.
+        other: whether the classifier is for other classes, whatever its shape.
 
     Returns:
-        names that the file need not have, and notes.
+        The names that the file need not have, and notes.
     """
     kept, notes = set(), []
     for part in head_parts(model):
         ours, theirs = ({name: list(value.shape) for name, value in arrays.items()
-                         if name.startswith(f'{part}.')} for arrays in (wanted, state))
+                         if name.startswith(f'{part}.')} for arrays in (model_state, state))
         if ours == theirs and not (other and ours):
             continue
         why = ', for other classes' if ours == theirs and not notes else ''
@@ -56,13 +66,14 @@ def head_parts(model):
 
 
 def weight_shape(shapes):
+    """The shape of a layer's weight, for a message."""
     return next((shape for name, shape in shapes.items() if name.endswith('.weight')), 'none')
 
 
-def check_representation(model, state, wanted, file):
+def check_representation(model, state, model_state, file):
     """Raises InputError for weights with a layer before the classifier, into a model without."""
     prefix = f'{getattr(model, "representation_name", None)}.'
-    names = [name for name in state if name.startswith(prefix) and name not in wanted]
+    names = [name for name in state if name.startswith(prefix) and name not in model_state]
     if names:
         width = ''.join(map(str, state[names[-1]].shape[-1:]))
         raise InputError(
@@ -72,11 +83,11 @@ def check_representation(model, state, wanted, file):
             f'leaves both out')
 
 
-def other_classes(model, state, wanted):
-    """A sentence about weights that fit to a model but for its classifier, or ''."""
+def other_classes(model, state, model_state):
+    """A sentence about weights that fit a model in all but its classifier, or ''."""
     prefix = f'{model.classifier_name}.'
     ours, theirs = ({name: list(value.shape) for name, value in arrays.items()
-                     if not name.startswith(prefix)} for arrays in (wanted, state))
+                     if not name.startswith(prefix)} for arrays in (model_state, state))
     if ours != theirs:
         return ''
     bias = state.get(f'{prefix}bias')
