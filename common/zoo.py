@@ -128,11 +128,11 @@ def create_model(name: str, pretrained: str | os.PathLike | None = None,
         >>> import paddle
         >>> from common.zoo import create_model
         >>> model = create_model('vit_digits', num_classes=5, drop_path=0.1)
-        >>> model(paddle.zeros([2, 3, 32, 32])).shape
-        [2, 5]
+        >>> tuple(model(paddle.zeros([2, 3, 32, 32])).shape)
+        (2, 5)
         >>> features = create_model('vit_digits', num_classes=0, image_size=64)
-        >>> features(paddle.zeros([2, 3, 64, 64])).shape
-        [2, 96]
+        >>> tuple(features(paddle.zeros([2, 3, 64, 64])).shape)
+        (2, 96)
     """
     if pretrained is not None and checkpoint is not None:
         raise InputError('pretrained, checkpoint: got both, expected one of them')
