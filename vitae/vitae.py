@@ -6,7 +6,8 @@ Sources: "ViTAE" (arXiv 2106.03348) and github.com/ViTAE-Transformer/ViTAE-Trans
 table. Deliberate differences from it are listed in vitae/README.md.
 
 Letters: B batch, N tokens, C channels, H W map in pixels, h w map in tokens, n heads, d = C / n.
-Every stage carries h and w: any size that the strides divide, also not square.
+Every stage carries h and w: any size that the strides divide, also not square. vitae_names.py has
+the names of other codes.
 """
 import math
 

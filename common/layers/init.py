@@ -1,7 +1,6 @@
 """The initialisers that the models share."""
 import math
 
-from paddle import nn
 from paddle.nn.initializer import Constant, Normal, Uniform
 
 
@@ -46,18 +45,3 @@ def init_linear(layer):
     normal_(layer.weight, std=0.02)
     if layer.bias is not None:
         zeros_(layer.bias)
-
-
-def init_layers(model):
-    """Starts the layers that every staged model has: linear ones (`init_linear`), convolutions
-    (`torch_conv_`), norms (1 and 0). A layer with an `init_weights` of its own is left to it."""
-    for layer in model.sublayers():
-        if hasattr(layer, 'init_weights'):
-            layer.init_weights()
-        elif isinstance(layer, nn.Linear):
-            init_linear(layer)
-        elif isinstance(layer, nn.Conv2D):
-            torch_conv_(layer)
-        elif isinstance(layer, (nn.LayerNorm, nn.BatchNorm2D)):
-            ones_(layer.weight)
-            zeros_(layer.bias)
