@@ -1,6 +1,7 @@
 """The initialisers that the models share."""
 import math
 
+from paddle import nn
 from paddle.nn.initializer import Constant, Normal, Uniform
 
 
@@ -44,4 +45,22 @@ def init_linear(layer):
     """A linear layer as every family starts it: normal, std .02, bias 0."""
     normal_(layer.weight, std=0.02)
     if layer.bias is not None:
+        zeros_(layer.bias)
+
+
+def init_layers(model):
+    """Starts the linear layers of a model (`init_linear`), its convolutions (`torch_conv_`) and
+    norms (1 and 0)."""
+    for layer in model.sublayers():
+        init_layer(layer)
+
+
+def init_layer(layer):
+    """Starts a layer of a kind that `init_layers` names; others are left as they are."""
+    if isinstance(layer, nn.Linear):
+        init_linear(layer)
+    elif isinstance(layer, nn.Conv2D):
+        torch_conv_(layer)
+    elif isinstance(layer, (nn.LayerNorm, nn.BatchNorm2D)):
+        ones_(layer.weight)
         zeros_(layer.bias)
