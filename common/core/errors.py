@@ -79,6 +79,24 @@ def shown(value, length=100):
     return f'a {type(value).__name__}{size}'
 
 
+def first_few(names, count=5, length=100, quoted=False):
+    """The first of many names, for a message: 'a, b, c, ...'.
+
+    Args:
+        names: list of str.
+        count: how many of them are shown at most.
+        length: how many characters of each; None is all.
+        quoted: whether each stands in quotes, as names with spaces in them need it.
+    """
+    if quoted:
+        texts = [repr(name[:length]) for name in names[:count]]
+    else:
+        texts = [printable(name, length) for name in names[:count]]
+    if len(names) > count:
+        texts.append('...')
+    return ', '.join(texts)
+
+
 @contextlib.contextmanager
 def opened(file):
     """An input file, open to read bytes. Raises InputError when it cannot be read, as without the

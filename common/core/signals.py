@@ -20,11 +20,11 @@ import os
 import signal
 import time
 
+from common.core.environment import SUPERVISED, TRAINER_ID
+
 STOP_SIGNALS = (signal.SIGTERM, signal.SIGINT, signal.SIGHUP)
 # Exit codes of a run that a signal has stopped, as shells count.
 STOPPED = {128 + number for number in STOP_SIGNALS}
-# Set for a process whose parent passes signals on: by this program, by Paddle's launcher.
-SUPERVISED, LAUNCHED = 'RUN_SUPERVISED', 'PADDLE_TRAINER_ID'
 
 
 class Stopped(SystemExit):
@@ -60,8 +60,9 @@ def held_back():
 
 
 def is_child():
-    """Whether this process's parent passes signals on to it."""
-    return SUPERVISED in os.environ or LAUNCHED in os.environ
+    """Whether this process's parent passes signals on to it: this program's supervisor, or Paddle's
+    launcher."""
+    return SUPERVISED in os.environ or TRAINER_ID in os.environ
 
 
 class StopSignal:

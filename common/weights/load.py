@@ -7,10 +7,10 @@ import numpy as np
 import paddle
 
 from common.core.class_names import check_class_names, head_order
-from common.core.errors import InputError, shown
+from common.core.errors import InputError, first_few, shown
 from common.layers.position import resize_position_embedding
 from common.weights.containers import find_state
-from common.weights.dialects import first, translate
+from common.weights.dialects import translate
 from common.weights.formats import from_bfloat16, read_file
 
 # Paddle's own entry in a saved state dict; it holds no weights.
@@ -186,7 +186,7 @@ def check_representation(model, state, wanted, file):
     if names:
         width = ''.join(map(str, state[names[-1]].shape[-1:]))
         raise InputError(
-            f'{file}: got a layer before the classifier ({first(names)}), as weights '
+            f'{file}: got a layer before the classifier ({first_few(names, 3)}), as weights '
             f'trained on ImageNet-21k have; nothing was loaded; expected '
             f'-o MODEL.REPRESENTATION_SIZE={width}, or fine-tuning with a new classifier, which '
             f'leaves both out')
@@ -256,8 +256,8 @@ def check_state(state, wanted, kept, file, known_as=lambda: ''):
     if missing or unexpected or mismatched:
         raise InputError(
             f'{file}: these weights are not for this model; nothing was loaded: '
-            f'{first_ten("missing", missing)}; {first_ten("unexpected", unexpected)}; '
-            f'{first_ten("of another shape", mismatched)}{known_as()}')
+            f'{count_names(missing, "missing")}; {count_names(unexpected, "unexpected")}; '
+            f'{count_names(mismatched, "of another shape")}{known_as()}')
     values, casts = {}, {}
     for name, value in state.items():
         dtype = dtype_name(wanted[name])
@@ -284,5 +284,6 @@ def dtype_name(tensor):
     return 'float32' if name == 'bfloat16' else name
 
 
-def first_ten(what, names):
-    return f'{len(names)} {what}' + (f' ({first(names, 10)})' if names else '')
+def count_names(names, what):
+    """'3 missing (a, b, c)', for a message."""
+    return f'{len(names)} {what}' + (f' ({first_few(names, 10)})' if names else '')
