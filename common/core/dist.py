@@ -54,7 +54,7 @@ def join_group():
 # In the process group
 
 def all_reduce_sum(values):
-    """The sum over all ranks of a float64 tensor of any shape, on every rank."""
+    """Sums a float64 tensor of any shape over all ranks, on every rank."""
     if world_size() > 1:
         paddle_dist.all_reduce(values)
     return values

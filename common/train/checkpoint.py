@@ -21,7 +21,8 @@ FORMAT_VERSION = 2
 PREVIOUS = 'previous.pdparams'
 
 
-# What a run writes beside the arrays. Another's file, or a damaged one, may hold anything there.
+# What a run writes beside the arrays is checked: a file that is damaged, or that no run has
+# written, may hold anything there.
 
 def is_count(value):
     return type(value) is int and 0 <= value < 1 << 53

@@ -17,7 +17,8 @@ SAMPLED_NAMES = 1000  # of a data set's images, for its fingerprint
 
 
 def data_fingerprints(train_set, val_set):
-    """Says of two data sets whether they are those of another run, wherever they lie.
+    """Describes two data sets so that another run can tell whether it has the same, wherever they
+    lie.
 
     Returns:
         {'train' and 'val': {'images': their number, 'sha256': of all labels and of some names}}.
@@ -138,7 +139,7 @@ def continue_run(start, folder, metadata, log):
 
 
 def order_of_samples(content, metadata):
-    """What the order of a run's samples depends on.
+    """Gathers what the order of a run's samples depends on.
 
     Args:
         content: what a checkpoint holds; old ones had less in them.

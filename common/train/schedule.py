@@ -92,7 +92,13 @@ class Schedule:
 
 
 def build_schedule(train, steps_per_epoch, global_batch):
-    """The Schedule of a config's TRAIN node; rates are scaled by the global batch on request."""
+    """Builds the Schedule of a config's TRAIN node.
+
+    Args:
+        train: the node; its LR_BASE_BATCH says whether the base rate is scaled by the batch.
+        steps_per_epoch: optimiser steps.
+        global_batch: images in one optimiser step, on all ranks.
+    """
     scale = global_batch / train.LR_BASE_BATCH if train.LR_BASE_BATCH else 1.0
     if train.BASE_LR <= 0:
         raise InputError(f'TRAIN.BASE_LR: got {train.BASE_LR}, expected a number above 0')
