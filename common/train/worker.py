@@ -146,7 +146,7 @@ def load_weights(config, model, train_set, log):
     log.info(f'weights: {file} loaded')
     for note in notes:
         log.info(f'  {note}')
-    return weights[3]
+    return weights.metadata
 
 
 def build_normalize(config):
