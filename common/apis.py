@@ -79,11 +79,10 @@ class Eager(Classifier):
     """A Layer, run operation by operation; without a classifier it is an error."""
 
     def __init__(self, model):
-        name = getattr(model, 'classifier_name', None)
-        if name and getattr(model, name) is None:
+        if getattr(model, model.classifier_name) is None:
             raise InputError('model: got one without a classifier (MODEL.NUM_CLASSES 0), which '
                              'gives features, see common.features; expected classes')
-        super().__init__(Preprocessing.of(model.config), getattr(model, 'class_names', None))
+        super().__init__(Preprocessing.of(model.config), model.class_names)
         self.model = model
         self.normalize = Normalize(self.preprocessing.mean, self.preprocessing.std)
 

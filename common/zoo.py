@@ -274,7 +274,10 @@ def model_types():
                 yield name, model
 
     for model_type, (folder, file, _) in MODELS.items():
-        yield load_family_file(folder, file), functools.partial(models, folder, model_type)
+        names = f'{file}_names'
+        if not os.path.isfile(os.path.join(ROOT, folder, f'{names}.py')):
+            names = file
+        yield load_family_file(folder, names), functools.partial(models, folder, model_type)
 
 
 def table(pattern='*'):

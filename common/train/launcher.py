@@ -34,11 +34,13 @@ from common.train.worker import Run, worker
 NO_SPACE = (errno.ENOSPC, errno.EDQUOT, errno.EFBIG)
 # Seconds that the other ranks have to end by themselves when one has ended.
 GRACE = 8.0
+# Seconds after which a rank that is stopped (SIGSTOP) while others run is taken for a stuck one.
+STUCK = 30.0
+POLL = 0.2  # seconds between two looks at the ranks
 # Seconds that what is left of a crashed run has to write its checkpoint before the next start.
 PATIENCE = 60.0
 PAUSE = 1.0  # seconds between a crash and the next start
-# Seconds between two looks at a child, and at ranks, whose ends wake the launcher anyway.
-POLL, RANKS_POLL = 0.05, 0.2
+CHILD_POLL = 0.05  # seconds between two looks at whether the child of a supervisor has ended
 
 
 @contextlib.contextmanager
@@ -132,7 +134,7 @@ def run_child(command, environment, signals):
         if signals.number is not None and not passed_on:
             child.send_signal(signals.number)
             passed_on = True
-        time.sleep(POLL)
+        time.sleep(CHILD_POLL)
     return exit_code(child.returncode)
 
 
@@ -210,8 +212,10 @@ def wait_for(ranks, signals):
         GRACE seconds. (They have agreed on a stop in training and evaluation.)
     """
     code, deadline, passed_on = 0, None, False
+    stopped_for = dict.fromkeys(ranks, 0.0)
     while running := [rank for rank in ranks if rank.is_alive()]:
-        connection.wait([rank.sentinel for rank in running], timeout=RANKS_POLL)
+        connection.wait([rank.sentinel for rank in running], timeout=POLL)
+        end_stuck(ranks, running, stopped_for)
         if not code and (code := first_code(ranks)):
             deadline = time.monotonic() + GRACE
         number = signals.number or (code - 128 if code in STOPPED else None)
@@ -224,6 +228,26 @@ def wait_for(ranks, signals):
             for rank in running:
                 rank.kill()
     return code or first_code(ranks)
+
+
+def end_stuck(ranks, running, stopped_for):
+    """Kills a rank that has been stopped for STUCK seconds while another one runs, which would wait
+    for it for ever.
+
+    Args:
+        ranks: all processes of the run.
+        running: those that have not ended.
+        stopped_for: {rank: seconds}, which are counted here: by looks, not by a clock, since this
+            process may be stopped with all of them (ctrl-Z).
+    """
+    are_stopped = {rank: processes.is_stopped(rank.pid) for rank in running}
+    for rank, is_stopped in are_stopped.items():
+        waits = is_stopped and not all(are_stopped.values())
+        stopped_for[rank] = stopped_for[rank] + POLL if waits else 0.0
+        if stopped_for[rank] > STUCK:
+            complain(f'error: process {ranks.index(rank)} has been stopped (SIGSTOP) for '
+                     f'{STUCK:.0f} s, and the others wait for it')
+            rank.kill()
 
 
 def first_code(ranks):

@@ -60,7 +60,7 @@ def leave_out_head(model, state, model_state, other=False):
 
 def head_parts(model):
     """The names of the layers after the features: one before the classifier, and this."""
-    before = getattr(model, 'representation_name', None)
+    before = model.representation_name
     return [before, model.classifier_name] if before else [model.classifier_name]
 
 
@@ -71,7 +71,7 @@ def weight_shape(shapes):
 
 def check_representation(model, state, model_state, file):
     """Raises InputError for weights with a layer before the classifier, into a model without."""
-    prefix = f'{getattr(model, "representation_name", None)}.'
+    prefix = f'{model.representation_name}.'
     names = [name for name in state if name.startswith(prefix) and name not in model_state]
     if names:
         width = ''.join(map(str, state[names[-1]].shape[-1:]))

@@ -200,8 +200,7 @@ def assign(model, values):
 def resize_positions(model, state, model_state, file):
     """Resizes the position embeddings of `state` to the model's grid, in place."""
     notes = []
-    table = model.position_embeddings() if hasattr(model, 'position_embeddings') else {}
-    for name, (num_prefix, grid) in table.items():
+    for name, (num_prefix, grid) in model.position_embeddings().items():
         value = state.get(name)
         if value is None or value.ndim != 3 or value.shape[1] == model_state[name].shape[1] \
                 or value.shape[::2] != tuple(model_state[name].shape[::2]):
@@ -222,7 +221,7 @@ def resize_positions(model, state, model_state, file):
 
 def lookalike(model, names):
     """A sentence about the other model that some names of weights are of, or ''."""
-    return next((f'; the file is of {what}' for pattern, what in getattr(model, 'lookalikes', ())
+    return next((f'; the file is of {what}' for pattern, what in model.lookalikes()
                  if any(re.search(pattern, name) for name in names)), '')
 
 
