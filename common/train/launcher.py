@@ -254,10 +254,11 @@ def first_code(ranks):
     """The exit code other than 0 of a process that has ended, or 0. One that was stopped comes
     first, then one that was killed: the others may have failed for the want of it."""
     ended = {index: exit_code(rank.exitcode) for index, rank in enumerate(ranks) if rank.exitcode}
-    index = min(ended, default=None,
-                key=lambda index: (ended[index] not in STOPPED, ended[index] > 0, index))
-    if index is None:
+    if not ended:
         return 0
+    stopped = [index for index, code in ended.items() if code in STOPPED]
+    killed = [index for index, code in ended.items() if code < 0]
+    index = [*stopped, *killed, *ended][0]
     if ended[index] < 0:
         complain(f'error: process {index} was ended by {processes.end_of(ended[index])}')
         return FAILED

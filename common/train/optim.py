@@ -171,29 +171,8 @@ def prepare_optimizer_state(optimizer, model, state, file):
         InputError: paths that are missing or unexpected, a value of another shape or kind, or the
             state of another optimiser or precision.
     """
-    if not isinstance(state, dict):
-        raise InputError(f'{file}: optimizer state: got {type(state).__name__}, expected a dict')
+    check_optimizer_state(optimizer, model, state, file)
     parameters = dict(trainable_parameters(model))
-    missing, unexpected = parameters.keys() - state.keys(), state.keys() - parameters.keys()
-    if missing or unexpected:
-        raise InputError(f'{file}: optimizer state: {len(missing)} missing '
-                         f'{sorted(missing)[:3]}, {len(unexpected)} unexpected '
-                         f'{sorted(unexpected)[:3]}, expected the parameters of this model')
-    # at O2 the norms stay in float32 and have no master weight
-    slot_names = {frozenset(plain_slot(slot) for slot in slots
-                            if slot != 'master_weight') if isinstance(slots, dict) else None
-                  for slots in state.values()}
-    if len(slot_names) != 1 or not all(slot_names):
-        raise InputError(f'{file}: optimizer state: got other slots for some parameters than for '
-                         f'the rest, or none; expected the same for all')
-    if not SLOTS[type(optimizer).__name__] <= next(iter(slot_names)):
-        raise InputError(f'{file}: optimizer state: got {sorted(next(iter(slot_names)))}, expected '
-                         f'that of {type(optimizer).__name__}; TRAIN.OPTIMIZER.NAME has changed')
-    has_master = any('master_weight' in slots for slots in state.values())
-    if has_master != any('float16' in str(p.dtype) for p in parameters.values()):
-        got = 'master weights' if has_master else 'no master weights'
-        raise InputError(f'{file}: optimizer state: got {got}; AMP_LEVEL O2 must be on or off as '
-                         f'it was before')
     flat, master = {}, {}
     for path, slots in state.items():
         parameter = parameters[path]
@@ -214,3 +193,37 @@ def prepare_optimizer_state(optimizer, model, state, file):
     if master:
         flat['master_weights'] = master
     return flat
+
+
+def check_optimizer_state(optimizer, model, state, file):
+    """Raises InputError unless a state is for this optimiser, model and precision; its arrays are
+    not looked at."""
+    if not isinstance(state, dict):
+        raise InputError(f'{file}: optimizer state: got {type(state).__name__}, expected a dict')
+    parameters = dict(trainable_parameters(model))
+    missing, unexpected = parameters.keys() - state.keys(), state.keys() - parameters.keys()
+    if missing or unexpected:
+        raise InputError(f'{file}: optimizer state: {len(missing)} missing '
+                         f'{sorted(missing)[:3]}, {len(unexpected)} unexpected '
+                         f'{sorted(unexpected)[:3]}, expected the parameters of this model')
+    kinds = {slot_names(slots) for slots in state.values()}
+    if len(kinds) != 1 or not all(kinds):
+        raise InputError(f'{file}: optimizer state: got other slots for some parameters than for '
+                         f'the rest, or none; expected the same for all')
+    kind, = kinds
+    if not SLOTS[type(optimizer).__name__] <= kind:
+        raise InputError(f'{file}: optimizer state: got {sorted(kind)}, expected that of '
+                         f'{type(optimizer).__name__}; TRAIN.OPTIMIZER.NAME has changed')
+    has_master = any('master_weight' in slots for slots in state.values())
+    if has_master != any('float16' in str(p.dtype) for p in parameters.values()):
+        got = 'master weights' if has_master else 'no master weights'
+        raise InputError(f'{file}: optimizer state: got {got}; AMP_LEVEL O2 must be on or off as '
+                         f'it was before')
+
+
+def slot_names(slots):
+    """The names of one parameter's slots without the master weight, which at O2 the norms have not,
+    since they stay in float32; None if it is no dict."""
+    if not isinstance(slots, dict):
+        return None
+    return frozenset(plain_slot(slot) for slot in slots if slot != 'master_weight')

@@ -23,9 +23,10 @@ MAX_FOLDERS = 999  # that may be made within one second
 
 
 def choose_folder(config):
-    """The run's folder: its supervisor's choice, the one that -resume=auto finds, or a new one.
+    """Chooses the run's folder: its supervisor's, the one that -resume=auto finds, or a new one.
 
-    None on a launcher's ranks other than 0, which hear of it from that one.
+    Returns:
+        Its path; None on a launcher's ranks other than 0, which hear of it from that one.
     """
     if dist.launched_rank() > 0:
         return None
@@ -57,7 +58,9 @@ def find_resumed(config, folder):
     """
     resumed, note = config.MODEL.RESUME, None
     if resumed == AUTO:
-        resumed, note = None, note_of_unsaved(config, folder) if folder else None
+        resumed = None
+        if folder:
+            note = note_of_unsaved(config, folder)
     if folder and saved_at(folder):
         resumed = folder
     return with_resume(config, resumed), note
@@ -93,9 +96,10 @@ def changed_at(path):
 
 
 def find_run(save, name):
-    """The newest run's folder SAVE/NAME-train-* with a checkpoint, or None."""
-    saved = max(((saved_at(run), run) for run in runs_of(save, name)), default=(0.0, None))
-    return saved[1] if saved[0] else None
+    """Finds the newest run's folder SAVE/NAME-train-* with a checkpoint, or None."""
+    newest_time, newest = max(((saved_at(run), run) for run in runs_of(save, name)),
+                              default=(0.0, None))
+    return newest if newest_time else None
 
 
 def note_of_unsaved(config, folder):
@@ -106,8 +110,8 @@ def note_of_unsaved(config, folder):
     time_of_run, run = max(newer, default=(0.0, None))
     if time_of_run <= saved_at(folder):
         return None
-    return (f'-resume=auto: {run} has no checkpoint, so '
-            + (f'{folder} goes on' if saved_at(folder) else 'a new run starts'))
+    what_starts = f'{folder} goes on' if saved_at(folder) else 'a new run starts'
+    return f'-resume=auto: {run} has no checkpoint, so {what_starts}'
 
 
 def make_run_folder(config):
