@@ -7,7 +7,7 @@ from paddle.io import Dataset
 
 from common.core.class_names import check_count, user_labels
 from common.core.errors import InputError, printable
-from common.core.randomness import SAMPLE, stream
+from common.core.randomness import SAMPLE, generator
 from common.core.sizes import to_pair
 from common.data.augment import ColorJitter, build_auto_augment
 from common.data.cifar_source import read_cifar
@@ -78,7 +78,7 @@ class ImageDataset(Dataset):
         index = number % len(self)
         label = int(self.images.labels[index])
         try:
-            random = stream(SAMPLE, self.seed, epoch, number)
+            random = generator(SAMPLE, self.seed, epoch, number)
             image = self.transform(self.images.load(index), random)
             boxes = self.erasing.boxes(*self.shape[:2], random) if self.erasing else self.nothing
             return Sample(image, label, boxes, epoch, number, index, '')

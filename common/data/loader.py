@@ -12,7 +12,7 @@ import cv2
 import numpy as np
 
 from common.core import dist
-from common.core.randomness import BATCH, stream
+from common.core.randomness import BATCH, generator
 from common.data.mixup import build_mixup
 from common.data.samplers import EvalSampler, TrainSampler
 from common.data.workers import Workers
@@ -46,7 +46,7 @@ class Collate:
         boxes = np.stack([s.boxes for s in samples])
         epoch, first = samples[0].epoch, samples[0].number
         if self.mixup and (self.last_epoch is None or epoch <= self.last_epoch):
-            images, target = self.mixup(images, target, stream(BATCH, self.seed, epoch, first))
+            images, target = self.mixup(images, target, generator(BATCH, self.seed, epoch, first))
         place = np.array([epoch, first, *(s.index for s in samples)], np.int64)
         errors = json.dumps([s.error for s in samples if s.error]).encode()
         return images, target, boxes, place, np.frombuffer(errors, np.uint8)

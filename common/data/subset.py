@@ -2,7 +2,7 @@
 import numpy as np
 
 from common.core.errors import InputError
-from common.core.randomness import SUBSET, stream
+from common.core.randomness import SUBSET, generator
 
 
 def take_fraction(labels, fraction, seed=0):
@@ -35,7 +35,7 @@ def take_fraction(labels, fraction, seed=0):
     for number, start, end in zip(classes.tolist(), starts, ends, strict=True):
         members = order[start:end]
         count = max(1, int(fraction * len(members) + 0.5))
-        random = stream(SUBSET, seed, 0, number)
+        random = generator(SUBSET, seed, 0, number)
         taken.append(members[random.permutation(len(members))[:count]])
     return np.sort(np.concatenate(taken))
 
