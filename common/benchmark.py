@@ -30,14 +30,15 @@ import paddle.nn.functional as F
 from common.benchmarks.baseline import peers_table
 from common.benchmarks.data import data_table
 from common.benchmarks.memory import memory_table, peak_memory
+from common.core.devices import core_count
 from common.core.errors import InputError, errors_of_a_tool
 from common.core.files import replace_atomically
 from common.core.flags import add_flag, check_least, check_output
 from common.core.processes import set_up_cpu
 from common.core.sizes import to_pair
-from common.export import runtime_of
+from common.deploy.export import runtime_of
 from common.layers.macs import count_macs, count_parameters
-from common.runtimes import RUNTIMES, core_count
+from common.runtimes import RUNTIMES
 from common.train.engine import train_one_epoch
 from common.train.precision import Precision
 from common.zoo import build_model, create_model
