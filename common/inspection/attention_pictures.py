@@ -4,7 +4,6 @@ from common.attention_maps import (
     first_share,
     layers_of_same_tokens,
     model_input,
-    reads_class_token,
     roll_out,
 )
 from common.core.errors import InputError, complain
@@ -50,7 +49,7 @@ class AttentionPictures:
             height, width = rows[0][1].shape[:2]
             mark = (row + 0.5) / height, (column + 0.5) / width
             who = f'the place at {row},{column} looks at'
-        elif reads_class_token(model):
+        elif model.reads_class_token:
             who = 'the class token looks at'
         else:
             who = 'all places look at, in the mean'

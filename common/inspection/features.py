@@ -11,7 +11,6 @@ import paddle
 from tqdm import tqdm
 
 from common.apis import Preprocessing, pixel_batches
-from common.attention_maps import reads_class_token
 from common.core.errors import InputError, printable, say
 from common.core.files import replace_atomically
 from common.data.batches import Normalize
@@ -21,7 +20,7 @@ COPY_BYTES = 1 << 20  # of a part at a time, into the file
 
 def default_type(model):
     """The type of the features that a model's classifier gets."""
-    return 'cls_token' if reads_class_token(model) else 'avg_featmap'
+    return 'cls_token' if model.reads_class_token else 'avg_featmap'
 
 
 def write_features(model, files, output, types, stage, batch_size, workers):
