@@ -22,8 +22,10 @@ LAYERS = (
     'train',
     'apis',
     'attention_maps',
-    'deploy inspection serving',
+    'deploy inspection',
+    'serving',
     'runtimes',
+    'benchmarks',
     'benchmarks',  # they measure all that stands above
     # the commands, each a parser and a call
     'benchmark cifar convert curves digits export features predict processes runner serve '

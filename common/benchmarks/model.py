@@ -5,11 +5,11 @@ import paddle
 
 from common.benchmarks.memory import peak_memory
 from common.benchmarks.steps import inference_step, measure, training_step
+from common.core.devices import core_count
 from common.core.errors import InputError
 from common.core.sizes import to_pair
-from common.export import runtime_of
+from common.deploy.export import runtime_of
 from common.layers.macs import count_macs, count_parameters
-from common.runtimes import core_count
 from common.zoo import build_model, create_model
 
 

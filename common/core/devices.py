@@ -1,4 +1,4 @@
-"""Where a run computes: on GPUs or on the CPU."""
+"""Where a run computes: on GPUs or on the CPU, and with how many cores."""
 import os
 
 import paddle
@@ -26,6 +26,11 @@ def gpus_looked_for():
     visible = os.environ.get('CUDA_VISIBLE_DEVICES')
     return (f'looked for NVIDIA GPUs with a driver for CUDA {paddle.version.cuda()}, '
             f'CUDA_VISIBLE_DEVICES {"is not set" if visible is None else f"is {visible!r}"}')
+
+
+def core_count():
+    """How many cores Paddle uses on a CPU: OMP_NUM_THREADS, of a list the first number; else 1."""
+    return int(os.environ.get('OMP_NUM_THREADS', '1').partition(',')[0])
 
 
 def set_device(device: str) -> None:
