@@ -42,10 +42,9 @@ from common.core.flags import (
     check_output_folder,
 )
 from common.core.processes import set_up_cpu
-from common.data.batches import Batches, Normalize
+from common.data.batches import train_batches
 from common.data.datasets import get_dataset
-from common.data.erasing import build_erasing
-from common.data.loader import get_dataloader
+from common.data.loader import build_loader
 from common.inspection import drawing
 from common.train.plot import METRICS, read_metrics, run_figure
 from common.zoo import model_config
@@ -339,12 +338,11 @@ def training_batch(config, dataset, epoch):
 
     Erased boxes are noise around the mean colour, cut off to what a picture can show.
     """
-    loader = get_dataloader(config, dataset)
+    loader = build_loader(config, dataset)
     loader.num_workers = 0  # for one batch
     loader.batch_sampler.set_epoch(epoch)
     mean, std = config.DATA.IMAGENET_MEAN, config.DATA.IMAGENET_STD
-    images, target = next(iter(Batches(loader, Normalize(mean, std), build_erasing(config),
-                                       config.SEED, config.DATA.MAX_BAD_IMAGES)))
+    images, target = next(iter(train_batches(config, loader)))
     images = images.numpy().transpose(0, 2, 3, 1) * std + mean             # [B, H, W, 3] in 0..1
     return np.rint(images.clip(0, 1) * 255).astype(np.uint8), target.numpy()
 

@@ -9,7 +9,6 @@ from array import array
 
 import numpy as np
 
-from common.core.class_names import check_count, class_names  # noqa: F401 - where they were
 from common.core.errors import InputError
 from common.data.image_names import EXPECTED, EXTENSIONS, PassedOver, is_hidden, is_image
 from common.data.images import open_regular

@@ -10,7 +10,7 @@ from common.core import dist
 from common.core.errors import InputError, RunError
 from common.core.signals import STOP_SIGNALS, Stopped
 from common.data.batches import Batches
-from common.data.loader import get_dataloader
+from common.data.loader import build_loader
 from common.data.real_labels import read_real_labels
 from common.train.checkpoint import BEST, LAST, PREVIOUS, save_checkpoint, save_weights
 from common.train.engine import average_statistics, evaluate, train_one_epoch
@@ -315,7 +315,7 @@ class Evaluation:
     of them."""
 
     def __init__(self, config, dataset, normalize, precision, log, signals):
-        self.batches = Batches(get_dataloader(config, dataset, is_train=False), normalize)
+        self.batches = Batches(build_loader(config, dataset, is_train=False), normalize)
         self.num_classes = config.MODEL.NUM_CLASSES
         self.precision = precision
         self.log = log

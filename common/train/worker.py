@@ -11,8 +11,8 @@ from common.core.class_names import check_same, match_labels
 from common.core.devices import gpus_looked_for
 from common.core.errors import InputError
 from common.core.signals import LAUNCHED, Stopped, held_back
-from common.data.batches import Batches, Normalize
-from common.data.loader import get_dataloader
+from common.data.batches import Normalize, train_batches
+from common.data.loader import build_loader
 from common.data.subset import Subset
 from common.layers.macs import count_parameters
 from common.layers.recompute import recompute_cells
@@ -131,7 +131,7 @@ def prepare_training(config, folder, model, evaluation, train_set, facts, signal
     """As `prepare`; `facts` is what the checkpoints keep, but for the order of the samples."""
     # STEP 4: optimiser and schedule
     log, precision = evaluation.log, evaluation.precision
-    train_loader = get_dataloader(config, train_set, is_train=True)
+    train_loader = build_loader(config, train_set, is_train=True)
     sampler = train_loader.batch_sampler
     schedule = build_schedule(config.TRAIN, sampler.steps_per_epoch, sampler.global_batch)
     optimizer = build_optimizer(config.TRAIN, model)
@@ -167,8 +167,7 @@ def prepare_training(config, folder, model, evaluation, train_set, facts, signal
 
     if folder is not None and isinstance(train_set.images, Subset):
         write_names(os.path.join(folder, 'train_subset.txt'), train_set.images, log)
-    batches = Batches(train_loader, evaluation.batches.normalize, train_set.erasing, config.SEED,
-                      config.DATA.MAX_BAD_IMAGES, remembered=config.TRAIN.ACCUM_ITER)
+    batches = train_batches(config, train_loader)
     return Trainer(config, dist.data_parallel(model), optimizer, schedule, precision, ema, batches,
                    evaluation, Keeper(folder, facts, log), log, signals), position
 
