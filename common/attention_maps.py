@@ -124,17 +124,11 @@ def roll_out(layers, share):
     return layers[-1].on_map(share)
 
 
-def reads_class_token(model):
-    """Whether the classifier gets the class token. Models that pool, which may have one too, get
-    the mean over the map."""
-    return model.num_prefix_tokens > 0 and not hasattr(model, 'pool')
-
-
 def first_share(model, attention, image_size, query):
     """The share of each token as a query, float [N], of sum 1; see attention_maps."""
     h, w = attention.size
     share = np.zeros(attention.prefix + h * w)
-    if query is None and reads_class_token(model):
+    if query is None and model.reads_class_token:
         share[0] = 1.0
     elif query is None:
         share[attention.prefix:] = 1.0 / (h * w)
@@ -166,43 +160,35 @@ def model_input(model, image):
 
 
 def layers_of_same_tokens(model, image):
-    """The Attentions of all layers, or of the last stage's; see rollout. image: of model_input."""
+    """The Attentions of the last stage, see rollout. image: of model_input."""
     with paddle.no_grad():
-        if not hasattr(model, 'stages'):
-            return read_layers(model, image, None)
-        last, stage = [], []
-        for _ in model.stages(image, lambda *place: stage.append(place)):
-            last = stage[:]
-            stage.clear()
+        last = [one for one in model.attention_passes(image) if one.in_last_stage]
         if not last:
             raise InputError('rollout: the last stage has no layer with attention')
-        return [read_cell(*place) for place in last]
+        return [read_pass(one) for one in last]
 
 
 def read_layers(model, image, layers):
     """The Attentions of some layers. image: of model_input."""
-    if hasattr(model, 'look'):
-        return model.look(image, layers, read_cell)
-    h, w = model.extract_feat(image, 'featmap')[-1].shape[2:]
-    return [full_attention(weights, h, w) for weights in model.get_attention(image, layers)]
+    return [read_pass(one) for one in model.attention_passes(image, layers)]
 
 
-def read_cell(cell, x, h, w):
-    """The Attention of a cell of common/layers/classifier.py that reads the tokens x [1, N, C]."""
-    weights = cell.attention_weights(x, h, w)
-    if weights.ndim == 4:
-        return full_attention(weights, h, w)
-    weights = to_numpy(weights[0])                                         # [nW, n, M, M]
+def read_pass(one):
+    """The Attention of an AttentionPass over the tokens [1, N, C]."""
+    layer, h, w = one.layer, one.h, one.w
+    if one.weights.ndim == 4:
+        return full_attention(one.weights, h, w)
+    weights = to_numpy(one.weights[0])                                     # [nW, n, M, M]
     numbers = paddle.arange(1, h * w + 1, dtype='float32').reshape([1, h * w, 1])
-    if hasattr(cell.attn, 'coordinates'):  # learned windows
-        s = cell.attn.window_size
+    if hasattr(layer, 'coordinates'):  # learned windows
+        s = layer.window_size
         numbers = pad_map(numbers.reshape([1, h, w, 1]), 0, missing(h, s), 0, missing(w, s))
         queries = to_numpy(window_partition(numbers, s)[:, :, 0])          # [nW, M]
-        x = cell.attention_input(x, h, w)
-        keys, shares = sampled_tokens(*cell.attn.coordinates(x.reshape([1, h, w, -1])), h, w)
+        keys, shares = sampled_tokens(
+            *layer.coordinates(one.tokens.reshape([1, h, w, -1])), h, w)
     else:
         # the layer itself says which tokens are in which window, and pads with zeros
-        queries = to_numpy(cell.attn.partition(numbers, h, w)[0][:, :, 0])
+        queries = to_numpy(layer.partition(numbers, h, w)[0][:, :, 0])
         keys = queries[:, np.newaxis, :, np.newaxis].repeat(weights.shape[1], axis=1)
         shares = np.ones_like(keys)
     return Attention(weights, queries.astype(np.int64), keys.astype(np.int64), shares, (h, w), 0)

@@ -1,4 +1,4 @@
-"""Configuration: the keys that every family shares, and how a config is put together.
+"""Configuration: the keys that every family shares, and the door to all that configs need.
 
 Order: default < yaml (one BASE hop) < flag < -o KEY=VALUE; then frozen. yaml is read with the
 safe loader only. A key that is unknown or given twice, and a value of the wrong type or range,
@@ -6,19 +6,29 @@ stop the program with the file and line, and name the nearest key.
 
 A family's config.py adds its MODEL keys to `base_config()` and calls `load_config`. A key is one
 line: `_C.MODEL.DEPTH = Key(12, low=1)`, see core/config_keys.py; `model_arguments` hands it to
-the constructor of the model.
+the constructor of the model. core/config_nodes.py has the tree of keys, core/config_values.py
+what gives them their values, core/yaml_files.py the reading of yaml.
 """
-import difflib
-
-from common.core.config_keys import FILE_NAME, ConfigNode, Key
-from common.core.errors import InputError, printable
-from common.core.yaml_files import MAX_KEY, read_base, read_value, read_yaml
-
-MAX_DIFFERENCE = 1000  # characters of what is said about a key that has changed
-# Keys of MODEL that say something about a run, so that no constructor takes them,
-RUN_KEYS = ('TYPE', 'NAME', 'PRETRAINED', 'RESUME')
-# and those that the constructors call by another name than the key's in lower case.
-ARGUMENT_OF = {'DROPPATH': 'drop_path', 'DROPPATH_SLICES': 'drop_path_slices'}
+from common.core.config_keys import FILE_NAME, Key
+from common.core.config_nodes import (  # noqa: F401 - for users of this module
+    ConfigNode,
+    differences,
+    find_key,
+    leaf_keys,
+    plain_config,
+    set_key,
+)
+from common.core.config_values import (  # noqa: F401 - for users of this module
+    ARGUMENT_OF,
+    FLAG_KEYS,
+    KEY_OF,
+    keys_of_arguments,
+    load_config,
+    model_arguments,
+    set_options,
+    update_config,
+)
+from common.core.yaml_files import read_yaml  # noqa: F401 - for users of this module
 
 _C = ConfigNode()
 _C.DATA = ConfigNode()
@@ -36,7 +46,7 @@ _C.DATA.DATASET = Key('imagenet2012', choices=('imagenet2012', 'list', 'imagefol
                                                'cifar100', 'digits'))
 # file with the name of each class, one a line; None: those of the data set, if it has them
 _C.DATA.CLASS_NAMES = Key(None, kind=str)
-# share of the training images that is used, of each class, the same for the same SEED
+# fraction of the training images of each class that is used, the same ones for the same SEED
 _C.DATA.TRAIN_FRACTION = Key(1.0, low=1e-9, high=1.0)
 # real.json of the ReaL labels (arXiv 2006.07159), to evaluate with beside the labels
 _C.DATA.REAL_LABELS = Key(None, kind=str)
@@ -59,7 +69,7 @@ _C.DATA.IMAGENET_MEAN = Key([0.5, 0.5, 0.5], length=3)
 _C.DATA.IMAGENET_STD = Key([0.5, 0.5, 0.5], low=1e-3, length=3)
 
 _C.AUG = ConfigNode()
-# random resized crop: range of the area (share of the image) and of the aspect ratio
+# random resized crop: range of the area (fraction of the image) and of the aspect ratio
 _C.AUG.SCALE = Key([0.08, 1.0], low=1e-6, high=1.0, length=2, ascending=True)
 _C.AUG.RATIO = Key([3 / 4, 4 / 3], low=1e-3, high=1e3, length=2, ascending=True)
 # cv2: OpenCV decodes and resizes the training images, twice as fast | pillow: upstream's
@@ -82,13 +92,13 @@ _C.AUG.COLOR_JITTER = Key(0.0, low=0.0, high=1.0)
 _C.AUG.ERASING = Key(0.0, low=0.0, high=1.0)
 _C.AUG.ERASING_MODE = Key('pixel', choices=('pixel', 'rand', 'const'))
 _C.AUG.ERASING_COUNT = Key(1, low=1, high=100)
-# mixup and cutmix: alpha of the Beta distribution of the share; 0 is off
+# mixup and cutmix: alpha of the Beta distribution of the mixing weight; 0 is off
 _C.AUG.MIXUP = Key(0.0, low=0.0)
 _C.AUG.CUTMIX = Key(0.0, low=0.0)
-# probability of either, and of cutmix where both are on
+# probability that a batch is mixed at all, and, where both are on, that cutmix does it
 _C.AUG.MIXUP_PROB = Key(1.0, low=0.0, high=1.0)
 _C.AUG.MIXUP_SWITCH_PROB = Key(0.5, low=0.0, high=1.0)
-# one share for the batch | pair: for each image and its partner | elem: for each image
+# one mixing weight for the batch | pair: for each image and its partner | elem: for each image
 _C.AUG.MIXUP_MODE = Key('batch', choices=('batch', 'pair', 'elem'))
 # last epoch with mixup and cutmix; None is all
 _C.AUG.MIXUP_LAST_EPOCH = Key(None, kind=int, low=0)
@@ -150,7 +160,7 @@ _C.TRAIN.TO_STATIC = False
 _C.TRAIN.ACCUM_ITER = Key(1, low=1)
 # steps in a row that are left out when a gradient is not finite; one more stops the run
 _C.TRAIN.MAX_SKIPPED = Key(0, low=0)
-# share of the target that is spread evenly over all classes
+# fraction of the target that is spread evenly over all classes
 _C.TRAIN.LABEL_SMOOTHING = Key(0.0, low=0.0, high=0.999)
 
 _C.TRAIN.LR_SCHEDULER = ConfigNode()
@@ -174,7 +184,7 @@ _C.TRAIN.OPTIMIZER.MOMENTUM = Key(0.9, low=0.0, high=0.999999999)
 _C.TRAIN.OPTIMIZER.DECAY = Key('matrices', choices=('matrices', 'all_matrices', 'all'))
 
 _C.TRAIN.EMA = ConfigNode()
-# share of the moving average of the weights that stays at an optimiser step; None: no average
+# fraction of the moving average of the weights that an optimiser step keeps; None: no average
 _C.TRAIN.EMA.DECAY = Key(None, kind=float, low=0.0, high=1.0)
 # the global batch that DECAY is meant for: decay = DECAY ** (global batch / this); None: DECAY
 _C.TRAIN.EMA.BASE_BATCH = Key(None, kind=int, low=1)
@@ -223,180 +233,35 @@ _C.VISUALDL = False
 _C.DEVICE = Key('auto', choices=('auto', 'cpu', 'gpu'))
 
 
-# The keys that each flag sets; a later flag wins over an earlier one.
-FLAG_KEYS = {
-    'dataset': ['DATA.DATASET'],
-    'data_path': ['DATA.DATA_PATH'],
-    'class_names': ['DATA.CLASS_NAMES'],
-    'train_fraction': ['DATA.TRAIN_FRACTION'],
-    'real_labels': ['DATA.REAL_LABELS'],
-    'output': ['SAVE'],
-    'batch_size': ['DATA.BATCH_SIZE', 'DATA.BATCH_SIZE_EVAL'],
-    'batch_size_eval': ['DATA.BATCH_SIZE_EVAL'],
-    'image_size': ['DATA.IMAGE_SIZE'],
-    'accum_iter': ['TRAIN.ACCUM_ITER'],
-    'pretrained': ['MODEL.PRETRAINED'],
-    'resume': ['MODEL.RESUME'],
-    'last_epoch': ['TRAIN.LAST_EPOCH'],
-    'eval': ['EVAL'],
-    'amp': ['AMP'],
-    'visualdl': ['VISUALDL'],
-}
+def base_config() -> ConfigNode:
+    """A new config with the keys that every family shares, and their defaults.
 
+    Returns:
+        An unfrozen ConfigNode; a family adds its MODEL keys to it.
 
-def base_config():
-    """A new, unfrozen config with the keys that every family shares, and their defaults."""
+    Source: PaddleViT's config.py, whose keys most of these are.
+
+    Example:
+        >>> from common.config import base_config
+        >>> base_config().DATA.CROP_PCT
+        0.875
+    """
     return _C.clone()
 
 
-def load_config(defaults, cfg_file=None):
-    """A frozen copy of `defaults` with the values of a yaml file.
+def check_value(key: str, value: object, where: str) -> object:
+    """A value as a key of `base_config()` takes it, without a config.
 
     Args:
-        defaults: ConfigNode with every key that may be set.
-        cfg_file: path of the yaml, or None.
-
-    Raises:
-        InputError: naming the file and line.
-    """
-    config = defaults.clone()
-    if cfg_file:
-        for file in [*read_base(cfg_file), cfg_file]:
-            for key, value, line in read_yaml(file):
-                if key == 'BASE':
-                    continue
-                set_key(config, key, value, f'{file}:{line}')
-        check_together(config, f'{cfg_file}: ')
-    config.freeze()
-    return config
-
-
-def update_config(config, args=None):
-    """A frozen copy of `config` with the values of the flags and then of `-o KEY=VALUE`.
-
-    Args:
-        config: ConfigNode.
-        args: namespace of common.runner's parser; a flag that is None is left alone.
-
-    Raises:
-        InputError: naming the flag.
-    """
-    config = config.clone()
-    config.defrost()
-    for flag, keys in FLAG_KEYS.items():
-        value = getattr(args, flag, None)
-        if value is not None and value is not False:
-            for key in keys:
-                set_key(config, key, value, f'-{flag}')
-    set_options(config, getattr(args, 'o', None) or [])
-    config.freeze()
-    return config
-
-
-def set_options(config, items):
-    """Sets the keys of `-o KEY=VALUE` flags in an unfrozen config, and checks the whole of it."""
-    for item in items:
-        key, equals, text = item.partition('=')
-        if not equals:
-            raise InputError(f'-o {printable(item, 1000)}: got no "=", expected KEY=VALUE')
-        where = f'-o {printable(item, 1000)}'
-        set_key(config, key, read_value(text, where), where)
-    check_together(config)
-
-
-def set_key(config, key, value, where):
-    """Sets one dotted key of an unfrozen config.
-
-    Args:
-        config: ConfigNode.
-        key: e.g. 'MODEL.DROPPATH'.
-        value: what its Key takes.
+        key: dotted name, e.g. 'DATA.CROP_PCT'.
+        value: of any type.
         where: where the value stands, for messages.
+
+    Returns:
+        The value in the key's type.
 
     Raises:
         InputError: an unknown key, or a value that it may not be.
     """
-    node, leaf = find_key(config, key, where)
-    node[leaf] = node.key(leaf).check(key, value, where)
-
-
-def check_value(key, value, where):
-    """A value as a key of `base_config()` takes it, without a config; see `set_key`."""
     node, leaf = find_key(_C, key, where)
     return node.key(leaf).check(key, value, where)
-
-
-def find_key(config, key, where):
-    """The (node, name in it) of a dotted key; InputError if there is no such key."""
-    *parents, leaf = key.split('.')
-    node = config
-    for parent in parents:
-        node = node.get(parent) if isinstance(node, ConfigNode) else None
-    if not isinstance(node, ConfigNode) or leaf not in node or isinstance(node[leaf], ConfigNode):
-        key = printable(key, MAX_KEY)  # the search takes the square of its length
-        nearest = difflib.get_close_matches(key, list(leaf_keys(config)), n=1, cutoff=0.0)
-        raise InputError(f'{where}: unknown key {key}; the nearest key is {nearest[0]}')
-    return node, leaf
-
-
-def model_arguments(config):
-    """The arguments of the constructor of a config's model, by name.
-
-    These are DATA's image size and channels, and all keys of MODEL that describe a model of this
-    MODEL.TYPE. `Model(**model_arguments(config))` ends with a TypeError where the constructor and
-    the config have not the same, so that no key is without effect.
-
-    Args:
-        config: ConfigNode.
-
-    Returns:
-        {argument: value}, e.g. {'image_size': 224, 'in_channels': 3, 'drop_path': 0.1, ...}.
-    """
-    model = config.MODEL
-    arguments = {'image_size': config.DATA.IMAGE_SIZE, 'in_channels': config.DATA.IMAGE_CHANNELS}
-    for name, value in model.items():
-        if name not in RUN_KEYS and model.key(name).only_in in (None, model.TYPE):
-            arguments[ARGUMENT_OF.get(name, name.lower())] = value
-    return arguments
-
-
-def leaf_keys(config, prefix=''):
-    """All dotted keys of a config."""
-    for key, value in config.items():
-        if isinstance(value, ConfigNode):
-            yield from leaf_keys(value, f'{prefix}{key}.')
-        else:
-            yield f'{prefix}{key}'
-
-
-def check_together(config, where=''):
-    """Raises InputError for what no single key can say.
-
-    Args:
-        where: the file and ': ', where it is one file's word.
-    """
-    train = config.TRAIN
-    if train.TO_STATIC and train.RECOMPUTE:
-        raise InputError(f'{where}TRAIN.TO_STATIC, TRAIN.RECOMPUTE: got both, expected one of '
-                         f'them')
-    if train.NUM_STEPS is train.WARMUP_STEPS is None and train.WARMUP_EPOCHS > train.NUM_EPOCHS:
-        raise InputError(f'{where}TRAIN.WARMUP_EPOCHS: got {train.WARMUP_EPOCHS}, expected at most '
-                         f'TRAIN.NUM_EPOCHS {train.NUM_EPOCHS}')
-
-
-def plain_config(node):
-    """A config as dicts and lists."""
-    return {key: plain_config(value) if isinstance(value, dict) else value
-            for key, value in node.items()}
-
-
-def differences(old, new, prefix=''):
-    """['KEY: was ..., is ...'] of two plain configs."""
-    found = []
-    for key in sorted(old.keys() | new.keys()):
-        before, now = old.get(key), new.get(key)
-        if isinstance(before, dict) and isinstance(now, dict):
-            found += differences(before, now, f'{prefix}{key}.')
-        elif before != now:
-            found.append(printable(f'{prefix}{key}: was {before!r}, is {now!r}', MAX_DIFFERENCE))
-    return found

@@ -14,13 +14,12 @@ import numpy as np
 import paddle
 from safetensors.numpy import save_file
 
-from common.config import set_options
 from common.core.errors import InputError, errors_of_a_tool, printable, say
 from common.core.files import replace_atomically
 from common.core.flags import check_output
 from common.train.checkpoint import write_atomically
 from common.weights.load import load_pretrained, read_weights, weights_of_run
-from common.zoo import build_model, model_config, model_with_weights
+from common.zoo import build_model, create_model, model_config
 
 SUFFIXES = ('.pdparams', '.safetensors')
 
@@ -46,8 +45,7 @@ def convert(name_or_file, source, target, check=False, options=()):
             differs.
     """
     check_output('dst', target, SUFFIXES)
-    model = model_with_weights(
-        name_or_file, source, lambda config: set_options(config, options))
+    model = create_model(name_or_file, source, options=options)
     origin = weights_of_run(source) if os.path.isdir(source) else source
     if os.path.exists(target) and os.path.samefile(origin, target) and read_weights(origin)[3]:
         raise InputError(f'-dst: got {target}, the source itself, which holds more than weights; '

@@ -20,7 +20,6 @@ import paddle
 from tqdm import tqdm
 
 from common.apis import Preprocessing, add_model_flags, images_of_tool, model_of, pixel_batches
-from common.attention_maps import reads_class_token
 from common.core.errors import InputError, errors_of_a_tool, printable, say
 from common.core.files import replace_atomically
 from common.core.flags import add_flag, check_least, check_not_read, check_output
@@ -161,7 +160,7 @@ def main(argv=None):
         check_not_read('output', args.output, [args.pretrained])
         model = model_of(args)
         types = list(dict.fromkeys(
-            args.type or ['cls_token' if reads_class_token(model) else 'avg_featmap']))
+            args.type or ['cls_token' if model.reads_class_token else 'avg_featmap']))
         failed = write_features(model, files, args.output, types, args.stage, args.batch_size,
                                 args.workers)
     if failed:

@@ -29,7 +29,6 @@ from common.attention_maps import (
     first_share,
     layers_of_same_tokens,
     model_input,
-    reads_class_token,
     roll_out,
 )
 from common.config import update_config
@@ -180,7 +179,7 @@ def draw_attention(args):
     def figure(model, rows):
         count = len(model.cells())
         who = f'the place at {args.query} looks at' if query else \
-            'the class token looks at' if reads_class_token(model) else \
+            'the class token looks at' if model.reads_class_token else \
             'all places look at, in the mean'
         height, width = rows[0][1].shape[:2]
         mark = query and ((query[0] + 0.5) / height, (query[1] + 0.5) / width)

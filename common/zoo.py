@@ -1,7 +1,6 @@
 """The models by name: the one file of `common` that knows which families exist.
 
-A model's name is the stem of its yaml. The families' files are loaded by path, so that this works
-from any working directory.
+A model's name is the stem of its yaml. The families' files are found from any working directory.
 
 python -m common.zoo [PATTERN]    prints the table of the READMEs
 """
@@ -10,18 +9,21 @@ import fnmatch
 import functools
 import glob
 import os
+from collections.abc import Sequence
 
 import paddle
+from paddle import nn
 
-from common.config import ARGUMENT_OF, read_base, read_yaml, set_key
-from common.core.class_names import class_names_of
+from common.config import ConfigNode, keys_of_arguments
 from common.core.config_keys import wrong
+from common.core.devices import set_device
 from common.core.errors import InputError, errors_of_a_tool
 from common.core.modules import import_file
-from common.layers.macs import count_macs, count_parameters
+from common.core.yaml_files import read_base, read_yaml
+from common.layers.model_table import TABLE_HEAD, table_row
 from common.weights import identify
-from common.weights.dialects import translate
-from common.weights.load import load_pretrained, lookalike, read_weights
+from common.weights.checkpoint_config import check_stated, load_with_names, merged_config
+from common.weights.load import lookalike, read_weights
 
 ROOT = os.path.dirname(os.path.dirname(os.path.abspath(__file__)))
 
@@ -33,7 +35,6 @@ MODELS = {
     'swin': ('vitaev2_vsa', 'swin', 'build_swin'),
 }
 FAMILIES = tuple(dict.fromkeys(folder for folder, _, _ in MODELS.values()))
-
 # names of other projects -> names here; ViT-pytorch's are Google's file names
 ALIASES = {
     'ViT-B_16': 'vit_base_patch16_224', 'ViT-B_16-224': 'vit_base_patch16_224',
@@ -51,23 +52,24 @@ ALIASES = {
 }
 
 
-# names of arguments, the models' own and timm's -> keys of MODEL, where these are other words
-ARGUMENTS = {**{argument: key for key, argument in ARGUMENT_OF.items()},
-             'drop_path_rate': 'DROPPATH', 'attn_drop_rate': 'ATTENTION_DROPOUT',
-             'dims': 'TOKEN_DIMS'}
+def list_models(pattern: str = '*') -> list[str]:
+    """The names of the models, each of which create_model takes.
 
-# What a checkpoint says about the images and classes that its weights were trained for.
-CHECKPOINT_KEYS = ('MODEL.NUM_CLASSES', 'DATA.IMAGE_SIZE', 'DATA.CROP_PCT', 'DATA.INTERPOLATION',
-                   'DATA.IMAGENET_MEAN', 'DATA.IMAGENET_STD', 'DATA.DATASET')
-# Pixels of the short side before the crop; a file that asks for more is not believed.
-MOST_PIXELS = 4096
+    Args:
+        pattern: a shell pattern that the names must match, with *, ? and [...].
 
-
-def list_models(pattern='*'):
-    """The names of all models that match a shell pattern, sorted.
+    Returns:
+        The names, sorted.
 
     Raises:
         InputError: this is an installed copy of common/ without the models' folders.
+
+    Source: the function of this name in timm.
+
+    Example:
+        >>> from common.zoo import list_models
+        >>> list_models('vit_tiny*')
+        ['vit_tiny_patch16_224', 'vit_tiny_patch16_384']
     """
     check_checkout()
     return sorted(name for family in FAMILIES for name in models_of(family)
@@ -87,139 +89,86 @@ def check_checkout():
                          f'clone of the repository, installed by: pip install -e .')
 
 
-def create_model(name, pretrained=None, num_classes=None, image_size=None, **model_overrides):
-    """A model by its name.
+def create_model(name: str, pretrained: str | os.PathLike | None = None,
+                 num_classes: int | None = None, image_size: int | Sequence[int] | None = None, *,
+                 checkpoint: str | os.PathLike | None = None, device: str | None = None,
+                 options: Sequence[str] = (), **model_overrides) -> nn.Layer:
+    """A model by its name, in training mode; common.apis.init_model gives it in evaluation mode.
+
+    Its config is, each over the one before: the yaml, what a checkpoint of this project says about
+    its classes and images, `options`, and the other arguments. On a CPU call
+    `common.core.processes.set_up_cpu()` before, as the programs of this project do: on AMD
+    processors it decides a factor of 2 to 4 in speed, and no function of the Python API calls it.
 
     Args:
         name: one of list_models(), another project's name (ALIASES), or the path of a yaml.
-        pretrained: weight file or a run's folder, or None for newly initialised weights. A
-            checkpoint of this project also brings its number of classes, preprocessing and class
-            names; the arguments here win.
-        num_classes: outputs of the classifier; with `pretrained`, another number than the file's
-            gives a new classifier. 0 takes it away: the model gives the features then.
-        image_size: pixels, or [height, width].
+        pretrained: weight file of any format, or a run's folder; None leaves newly initialised
+            weights. A checkpoint of this project also brings its classes and preprocessing.
+        num_classes: outputs of the classifier; with weights, another number than the file's gives
+            a new classifier, which `options` never do. 0: no classifier, features [B, C].
+        image_size: pixels, a number or [height, width].
+        checkpoint: the same as `pretrained`, by init_model's name for it.
+        device: 'cpu', 'gpu' or 'gpu:N'; it holds for the process. None leaves Paddle's.
+        options: 'KEY=VALUE' strings for any keys of the config, e.g. 'DATA.CROP_PCT=0.9'.
         model_overrides: other keys of the config's MODEL node, e.g. DROPPATH=0.1, or the
-            constructor's names for them, e.g. drop_path=0.1.
+            constructor's names for them, e.g. drop_path=0.1, or timm's.
 
     Returns:
-        A Layer in training mode, with `.config`, the config that it was built from,
-        `.class_names`, a list or None, and `.notes`, what was said when the weights were loaded.
+        A Layer that takes float32 [B, 3, H, W], normalised, and gives logits [B, K]. It has
+        `.config`, the config that it was built from, `.class_names`, a list or None, and
+        `.notes`, the sentences about the loading of its weights, which also go to the log
+        'common' at level INFO.
 
     Raises:
-        InputError: an unknown name or key, or weights that do not fit.
+        InputError: an unknown name, key or device, a key given twice, weights that do not fit.
+
+    Source: the function of this name in timm; the models' sources stand in their files.
+
+    Example:
+        >>> import paddle
+        >>> from common.zoo import create_model
+        >>> model = create_model('vit_digits', num_classes=5, drop_path=0.1)
+        >>> model(paddle.zeros([2, 3, 32, 32])).shape
+        [2, 5]
+        >>> features = create_model('vit_digits', num_classes=0, image_size=64)
+        >>> features(paddle.zeros([2, 3, 64, 64])).shape
+        [2, 96]
     """
-    values = {}
-    if num_classes is not None:
-        values['MODEL.NUM_CLASSES'] = 'num_classes', num_classes
-    if image_size is not None:
-        values['DATA.IMAGE_SIZE'] = 'image_size', image_size
-    for argument, value in model_overrides.items():
-        key = f'MODEL.{ARGUMENTS.get(argument, argument.upper())}'
-        if key in values:
-            raise InputError(f'{values[key][0]}, {argument}: got both, expected one of them')
-        values[key] = argument, value
-
-    def set_values(config):
-        for key, (argument, value) in values.items():
-            set_key(config, key, value, argument)
-
-    return model_with_weights(name, pretrained, set_values, new_head='MODEL.NUM_CLASSES' in values)
-
-
-def model_with_weights(name, file=None, set_values=lambda config: None, new_head=False):
-    """A model with the weights of a file: what create_model, init_model and convert share.
-
-    The order is: yaml < what a checkpoint says about itself < set_values.
-
-    Args:
-        name: see create_model.
-        file: weight file, a run's folder, or None.
-        set_values: called with an unfrozen config, to set in it what the user asks for.
-        new_head: see common.weights.load.load_pretrained.
-
-    Returns:
-        see create_model.
-    """
-    asked = model_config(name).clone()
-    asked.defrost()
-    config = asked.clone()
+    if pretrained is not None and checkpoint is not None:
+        raise InputError('pretrained, checkpoint: got both, expected one of them')
+    file = checkpoint if pretrained is None else pretrained
+    if device is not None:
+        set_device(device)
+    values = keys_of_arguments(num_classes, image_size, **model_overrides)
     weights = read_weights(file) if file else None
-    said = said_values(weights[3], config) if file else {}
-    for key, value in said.items():
-        set_key(config, key, value, file)
-    for one in (asked, config):
-        set_values(one)
-    config.freeze()
-    said = {key: value for key, value in said.items()
-            if value_of(config, key) == value != value_of(asked, key)}
-    check_said(config, said, weights, file)
+    config, stated = merged_config(model_config(name), options, values, file, weights)
+    if weights:
+        check_stated(config, stated, weights, file, build_model, known_as)
     model = build_model(config)
-    model.notes = load_pretrained(model, file, new_head, weights, known_as=known_as) if file else []
-    names = weights[3].get('class_names') if file else None
-    if new_head and isinstance(names, list) and len(names) != config.MODEL.NUM_CLASSES:
-        names = None  # of a classifier that was left out
-    model.class_names = class_names_of(config, names, file)
+    load_with_names(model, file, weights, 'MODEL.NUM_CLASSES' in values, known_as)
     return model
 
 
-def value_of(config, key):
-    node, leaf = key.split('.')
-    return config[node][leaf]
-
-
-def said_values(facts, config):
-    """{key: value} of CHECKPOINT_KEYS in a checkpoint's own config that differ from `config`."""
-    said = facts.get('config')
-    found = {}
-    for key in CHECKPOINT_KEYS if isinstance(said, dict) else ():
-        node, leaf = key.split('.')
-        if isinstance(said.get(node), dict) and leaf in said[node] \
-                and said[node][leaf] != config[node][leaf]:
-            found[key] = said[node][leaf]
-    return found
-
-
-def check_said(config, said, weights, file):
-    """Compares what a checkpoint says about its sizes with its arrays, before anything is built.
+def build_model(config: ConfigNode) -> nn.Layer:
+    """The model of a config, newly initialised and in training mode.
 
     Args:
-        config: to be built.
-        said: {key: value} of the checkpoint alone, which neither yaml nor user says.
-        weights: of common.weights.load.read_weights.
-        file: for messages.
+        config: of model_config or of a family's get_config.
+
+    Returns:
+        A Layer with the config as its attribute; see create_model.
 
     Raises:
-        InputError: the arrays are for another number of classes or another image size.
+        InputError: an unknown MODEL.TYPE, or values that do not go together.
+
+    Source: the function of this name in PaddleViT's model files.
+
+    Example:
+        >>> from common.zoo import build_model, model_config
+        >>> model = build_model(model_config('vit_digits'))
+        >>> type(model).__name__, model.config.MODEL.NAME
+        ('VisionTransformer', 'vit_digits')
     """
-    if not said.keys() & {'MODEL.NUM_CLASSES', 'DATA.IMAGE_SIZE', 'DATA.CROP_PCT'}:
-        return
-    size = config.DATA.IMAGE_SIZE
-    pixels = max(size if isinstance(size, list) else [size]) / config.DATA.CROP_PCT
-    if pixels > MOST_PIXELS and said.keys() & {'DATA.IMAGE_SIZE', 'DATA.CROP_PCT'}:
-        raise InputError(f'{file}: its config says DATA.IMAGE_SIZE {size} and DATA.CROP_PCT '
-                         f'{config.DATA.CROP_PCT:g}, expected images of at most {MOST_PIXELS} '
-                         f'pixels; -o DATA.IMAGE_SIZE=N where it is meant')
-    with paddle.LazyGuard():
-        model = build_model(config)
-    kind, state, _, _ = weights
-    own, _ = translate(model, state, kind)
-    # (key, array, the axis of it that the key decides)
-    sizes = [('MODEL.NUM_CLASSES', f'{model.classifier_name}.weight', -1)]
-    sizes += [('DATA.IMAGE_SIZE', name, 1) for name in model.position_embeddings()]
-    for key, name, axis in sizes:
-        if key not in said or name not in model.state_dict():
-            continue
-        if name not in own:
-            raise InputError(f'{file}: these weights are not for this model; nothing was loaded: '
-                             f'1 missing ({name}){known_as(model, state, kind)}')
-        wanted, got = list(model.state_dict()[name].shape), list(own[name].shape)
-        if got[axis:][:1] != wanted[axis:][:1]:
-            raise InputError(f'{file}: its config says {key} {said[key]}, for which {name} is '
-                             f'{wanted}; the file has {got}')
-
-
-def build_model(config):
-    """The model of a config, with the config as its attribute."""
     if config.MODEL.TYPE not in MODELS:
         raise InputError(f'MODEL.TYPE: got {config.MODEL.TYPE!r}, expected one of '
                          f'{", ".join(MODELS)}')
@@ -229,8 +178,26 @@ def build_model(config):
     return model
 
 
-def model_config(name_or_file):
-    """The frozen config of a model's name or of a yaml file."""
+def model_config(name_or_file: str) -> ConfigNode:
+    """The config of a model.
+
+    Args:
+        name_or_file: name of a model, see list_models, or the path of a yaml.
+
+    Returns:
+        The frozen config: the defaults of the family with the values of the yaml.
+
+    Raises:
+        InputError: an unknown name, or a yaml that is no config.
+
+    Source: this project; the keys are PaddleViT's.
+
+    Example:
+        >>> from common.zoo import model_config
+        >>> config = model_config('vit_digits')
+        >>> config.MODEL.EMBED_DIM, config.DATA.IMAGE_SIZE
+        (96, 32)
+    """
     file, family = find_yaml(name_or_file)
     return load_family_file(family, 'config').get_config(file)
 
@@ -246,12 +213,14 @@ def find_yaml(name_or_file):
     if not str(name_or_file).endswith(('.yaml', '.yml')):
         raise InputError(f'model: got {name_or_file!r}, expected a yaml file or one of '
                          f'{", ".join(list_models())}')
-    types = [value for file in [*read_base(name_or_file), name_or_file]
-             for key, value, _ in read_yaml(file) if key == 'MODEL.TYPE']
-    kind = types[-1] if types else None
-    if not isinstance(kind, str) or kind not in MODELS:
-        raise wrong(name_or_file, 'MODEL.TYPE', kind, f'one of {", ".join(MODELS)}')
-    return name_or_file, MODELS[kind][0]
+    model_type = None
+    for file in [*read_base(name_or_file), name_or_file]:
+        for key, value, _ in read_yaml(file):
+            if key == 'MODEL.TYPE':
+                model_type = value
+    if not isinstance(model_type, str) or model_type not in MODELS:
+        raise wrong(name_or_file, 'MODEL.TYPE', model_type, f'one of {", ".join(MODELS)}')
+    return name_or_file, MODELS[model_type][0]
 
 
 def load_family_file(family, name):
@@ -263,14 +232,14 @@ def check_family(cfg_file, config):
     """Raises InputError for a yaml that is for another family than a program's `config`."""
     if cfg_file is None:
         return
-    own = MODELS[config.MODEL.TYPE][0]
+    family = MODELS[config.MODEL.TYPE][0]
     for key, value, line in read_yaml(cfg_file):
         if key != 'MODEL.TYPE' or not isinstance(value, str) or value not in MODELS:
             continue  # get_config says what is wrong with it
         other = MODELS[value][0]
-        if other != own:
+        if other != family:
             raise InputError(f'{cfg_file}:{line}: MODEL.TYPE: got {value}, a model of {other}/; '
-                             f'expected one of {own}/ here: cd ../{other} and run '
+                             f'expected one of {family}/ here: cd ../{other} and run '
                              f'main_multi_gpu.py there')
 
 
@@ -281,18 +250,19 @@ def without_weights(name):
         return build_model(model_config(name))
 
 
-def known_as(model, state, kind):
-    """A sentence about what some weights are that do not fit to a model, or ''.
-
-    state: {name: array} of a file.
-    kind: layout of the arrays, see common/weights/dialects.py.
-    """
-    return lookalike(model, state) or describe(state, kind)
+def known_as(model, state, layout):
+    """A sentence about what some weights, {name: array}, are that do not fit a model, or ''."""
+    return lookalike(model, state) or describe(state, layout)
 
 
-def describe(state, kind):
-    """A sentence about which of the models some weights are for, or ''; see `identify`."""
-    return identify.describe(state, kind, model_types(), with_values)
+def describe(state, layout):
+    """A sentence about which of the models some weights are for, or ''; see weights/identify.py."""
+    def with_values(name, values):
+        if not values:
+            return without_weights(name)
+        return identify.with_values(model_config(name), values, build_model)
+
+    return identify.describe(state, layout, model_types(), with_values)
 
 
 def model_types():
@@ -304,44 +274,20 @@ def model_types():
                 yield name, model
 
     for model_type, (folder, file, _) in MODELS.items():
-        yield load_family_file(folder, file), functools.partial(models, folder, model_type)
-
-
-def with_values(name, values):
-    """The model of a name without its weights, with some other values of MODEL keys; None if it
-    cannot have them."""
-    if not values:
-        return without_weights(name)
-    config = model_config(name).clone()
-    config.defrost()
-    try:
-        for key, value in values.items():
-            set_key(config, f'MODEL.{key}', value, name)
-        with paddle.LazyGuard():
-            return build_model(config)
-    except InputError:
-        return None
+        names = f'{file}_names'
+        if not os.path.isfile(os.path.join(ROOT, folder, f'{names}.py')):
+            names = file
+        yield load_family_file(folder, names), functools.partial(models, folder, model_type)
 
 
 def table(pattern='*'):
-    """The models as a markdown table, counted by this code."""
-    lines = ['| Model | Acc@1 | Acc@5 | ReaL | Params | MACs | Image size | Crop | Interpolation | '
-             'Accuracy of | Weights |', '|---' * 11 + '|']
+    """The models whose names match a shell pattern, as a markdown table, counted by this code."""
+    rows = []
     for name in list_models(pattern):
         config = model_config(name)
         build = functools.partial(build_model, config)
-        parameters = count_parameters(without_weights(name))
-        macs = count_macs(build, config.DATA.IMAGE_SIZE)
-        zoo, data = config.ZOO, config.DATA
-        accuracies = ['-' if value is None else f'{value:.2f}'
-                      for value in (zoo.ACC1, zoo.ACC5, zoo.REAL)]
-        weights = f'[file]({zoo.WEIGHTS})' if zoo.WEIGHTS else '-'
-        cells = [name, *accuracies, f'{parameters / 1e6:.1f}M', f'{macs / 1e9:.3g}G',
-                 data.IMAGE_SIZE, data.CROP_PCT, data.INTERPOLATION,
-                 {'converted': 'converted weights', 'none': 'none published'}.get(
-                     zoo.PROVENANCE, zoo.PROVENANCE), weights]
-        lines.append('| ' + ' | '.join(str(cell) for cell in cells) + ' |')
-    return '\n'.join(lines)
+        rows.append(table_row(name, config, without_weights(name), build))
+    return '\n'.join([TABLE_HEAD, *rows])
 
 
 def main(argv=None):

@@ -12,7 +12,7 @@ import struct
 import zipfile
 import zlib
 
-from common.weights.formats import TORCH_NAMES, TORCH_NUMBER
+from common.weights.torch_format import TORCH_NAMES, TORCH_NUMBER
 from common.weights.unpickle_names import INERT_NAMES
 
 # What a file may mention, and what it may not.

@@ -18,7 +18,7 @@ from pathlib import Path
 import numpy as np
 import paddle
 
-from common.layers.basic import basic as layers
+from common.layers import attention
 from common.layers.fast import Fast
 from common.layers.flash_attention import flash_attention, is_ampere
 from common.zoo import create_model
@@ -64,13 +64,13 @@ def flash(dtype, level, device):
         return flash_attention(*arguments)
 
     def gradient(plain):
-        Fast.plain, layers.flash_attention = plain, count
+        Fast.plain, attention.flash_attention = plain, count
         try:
             with paddle.amp.auto_cast(level=level, dtype=dtype):
                 loss = (model(images).astype('float32') ** 2).mean()
             loss.backward()
         finally:
-            Fast.plain, layers.flash_attention = False, flash_attention
+            Fast.plain, attention.flash_attention = False, flash_attention
         found = model.encoder.layers[0].attn.qkv.weight.grad.astype('float32').numpy()
         model.clear_gradients()
         return found

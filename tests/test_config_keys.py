@@ -16,7 +16,8 @@ from common.config import (
     set_key,
     update_config,
 )
-from common.core.config_keys import ConfigNode, Key
+from common.core.config_keys import Key
+from common.core.config_nodes import ConfigNode
 from common.zoo import FAMILIES, MODELS, list_models, load_family_file, model_config
 from tests.conftest import refusal
 

@@ -131,7 +131,11 @@ def test_error_of_a_spawned_process_is_one_line_P1(data, tmp_path):
 
 
 class SlowStore:
-    """A real store, that one process or thread is slow to get answers of."""
+    """A real store, that one process or thread is slow to get answers of.
+
+    Attributes:
+        last: when it was asked last.
+    """
 
     def __init__(self, port, rank, ranks):
         self.store = core.TCPStore('127.0.0.1', port, rank == 0, ranks, 30)
@@ -139,10 +143,10 @@ class SlowStore:
 
     def add(self, key, number):
         time.sleep(random.random() * 0.002)
+        self.last = time.monotonic()
         answer = self.store.add(key, number)
         time.sleep(0.02 * self.rank)
         self.keys.add(key)
-        self.last = time.monotonic()
         return answer
 
 

@@ -6,9 +6,8 @@ import numpy as np
 import paddle
 import pytest
 
-from common.layers import flash_attention
+from common.layers import attention, flash_attention
 from common.layers.attention import Attention
-from common.layers.basic import basic as layers
 from common.layers.fast import Fast
 
 pytestmark = pytest.mark.smoke
@@ -19,12 +18,12 @@ def used(monkeypatch):
     """Switches it on; the list gets the dropout of each call."""
     calls = []
 
-    def record(qkv, num_heads, dropout):
+    def record(q, k, v, scale, dropout):
         calls.append(dropout)
-        return flash_attention.flash_attention(qkv, num_heads, dropout)
+        return flash_attention.flash_attention(q, k, v, scale, dropout)
 
-    monkeypatch.setattr(layers, 'flash_attention', record)
-    monkeypatch.setattr(layers, 'has_flash_attention', lambda dtype, head_dim: True)
+    monkeypatch.setattr(attention, 'flash_attention', record)
+    monkeypatch.setattr(attention, 'has_flash_attention', lambda dtype, head_dim: True)
     return calls
 
 
@@ -57,7 +56,7 @@ def test_dropout_is_for_training_only(used):
 
 
 def test_attention_maps_do_without_it(used):
-    Attention(12, 3).weights_and_values(paddle.randn([2, 5, 12]))
+    Attention(12, 3)(paddle.randn([2, 5, 12]), return_weights=True)
     assert used == []
 
 

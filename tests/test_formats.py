@@ -21,8 +21,9 @@ from safetensors.numpy import save_file
 
 from common.core.errors import InputError
 from common.weights.dialects import translate
-from common.weights.formats import TORCH_NUMBER, read_file
+from common.weights.formats import read_file
 from common.weights.load import read_weights
+from common.weights.torch_format import TORCH_NUMBER
 from common.zoo import create_model, describe
 from tests import fuzz_grammar
 from tests.fuzz_grammar import Programs

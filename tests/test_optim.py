@@ -6,6 +6,7 @@ import paddle
 import pytest
 
 from common.config import base_config
+from common.layers.classifier import ImageClassifier
 from common.train.engine import clip_by_global_norm
 from common.train.losses import (
     BinaryCrossEntropy,
@@ -22,7 +23,7 @@ from vit.vit import VisionTransformer
 pytestmark = pytest.mark.smoke
 
 
-class Parameters(paddle.nn.Layer):
+class Parameters(ImageClassifier):
     """Bare parameters, to drive the optimiser with given gradients."""
 
     def __init__(self, values):

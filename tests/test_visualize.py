@@ -9,7 +9,7 @@ import pytest
 from PIL import Image
 
 from common import visualize
-from common.attention_maps import attention_maps, model_input, read_cell, read_layers, rollout
+from common.attention_maps import attention_maps, model_input, read_layers, read_pass, rollout
 from common.config import update_config
 from common.data.datasets import get_dataset
 from common.inspection import drawing
@@ -62,18 +62,14 @@ def test_weights_at_their_tokens_give_the_layers_output(kind, layer):
             if linear.bias is not None:
                 linear.bias.set_value(paddle.zeros_like(linear.bias))
 
-    def compare(cell, x, h, w):
-        A = matrix(read_cell(cell, x, h, w))                               # [n, N, N]
-        inner = cell.attention_input(x, h, w)
-        v = cell.attn.qkv(inner)[0].numpy()                                # [N, 3 * n * d]
-        v = v[:, 2 * v.shape[1] // 3:].reshape(len(v), len(A), -1)         # [N, n, d]
-        expected = np.einsum('hqk,khd->qhd', A, v).reshape(len(v), -1)     # [N, n * d]
-        np.testing.assert_allclose(cell.attn(inner, h, w)[0].numpy(), expected,
-                                   rtol=2e-4, atol=2e-4 * np.abs(expected).max())
-        assert A.sum(-1).max() < 1 + 1e-5 and A.std() > 1e-3
-        return A
-
-    A = model.look(model_input(model, noise(*SIZE)), [layer], compare)[0]
+    one = model.attention_passes(model_input(model, noise(*SIZE)), [layer])[0]
+    A = matrix(read_pass(one))                                             # [n, N, N]
+    v = one.layer.qkv(one.tokens)[0].numpy()                               # [N, 3 * n * d]
+    v = v[:, 2 * v.shape[1] // 3:].reshape(len(v), len(A), -1)             # [N, n, d]
+    expected = np.einsum('hqk,khd->qhd', A, v).reshape(len(v), -1)         # [N, n * d]
+    np.testing.assert_allclose(one.layer(one.tokens, one.h, one.w)[0].numpy(), expected,
+                               rtol=2e-4, atol=2e-4 * np.abs(expected).max())
+    assert A.sum(-1).max() < 1 + 1e-5 and A.std() > 1e-3
     if kind == 'full':
         np.testing.assert_allclose(A.sum(-1), 1, atol=1e-5)
     if kind in ('window', 'shifted'):

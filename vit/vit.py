@@ -12,92 +12,17 @@ import paddle
 import paddle.nn.functional as F
 from paddle import nn
 
+from common.config import model_arguments
 from common.core.errors import InputError
 from common.core.sizes import to_pair
-from common.layers.attention import Attention
-from common.layers.basic import Dropout, DropPath, Mlp, drop_path_rates, to_map, to_tokens
-from common.layers.classifier import block_indices, check_feature_type, new_classifier
-from common.layers.fast import Conv2D, LayerNorm
+from common.layers.attention import attend
+from common.layers.basic import Dropout, DropPath, drop_path_rates, to_tokens
+from common.layers.classifier import ImageClassifier
+from common.layers.fast import Conv2D, LayerNorm, Linear, gelu_linear
 from common.layers.init import init_linear, kaiming_normal_, lecun_normal_, normal_, ones_, zeros_
 from common.layers.position import with_class_token
-from common.weights.dialects import Dialect, count_of
 
 NORM_EPS = 1e-6
-
-# Names of other codes, and PaddleViT's, which are this model's own but for two in 2021.
-# timm's are also those of MAE, DeiT and Meta's.
-PADDLEVIT = Dialect(
-    'the first PaddleViT', r'^encoder\.layers\.0\.attn_norm\.weight$',
-    names=((r'^patch_embedding\.position_embeddings?$', 'position_embedding'),
-           (r'^patch_embedding\.cls_token$', 'cls_token')))
-TIMM = Dialect(
-    'timm', r'^blocks\.0\.norm1\.weight$',
-    names=(
-        (r'^patch_embed\.backbone\.stem\.conv\.', 'patch_embedding.backbone.conv_root.'),
-        (r'^patch_embed\.backbone\.stem\.norm\.', 'patch_embedding.backbone.gn_root.'),
-        (r'^patch_embed\.backbone\.stages\.(\d+)\.blocks\.(\d+)\.',
-         lambda m: f'patch_embedding.backbone.block{int(m[1]) + 1}.unit{int(m[2]) + 1}.'),
-        (r'(unit\d+)\.norm(\d)\.', r'\1.gn\2.'),
-        (r'\.downsample\.conv\.', '.conv_proj.'), (r'\.downsample\.norm\.', '.gn_proj.'),
-        (r'^pos_embed$', 'position_embedding'),
-        (r'^patch_embed\.proj\.', 'patch_embedding.patch_embedding.'),
-        (r'^blocks\.', 'encoder.layers.'), (r'\.norm1\.', '.attn_norm.'),
-        (r'\.norm2\.', '.mlp_norm.'), (r'\.attn\.proj\.', '.attn.out.'),
-        (r'^norm\.', 'encoder.encoder_norm.'), (r'^pre_logits\.fc\.', 'pre_logits.0.'),
-        (r'^head\.', 'classifier.')),
-    dropped=(r'^decoder_', r'^mask_token$'))  # MAE's decoder
-MMCLS = Dialect(
-    'MMClassification', r'^backbone\.layers\.0\.ln1\.weight$',
-    names=(
-        (r'^backbone\.', ''), (r'^pos_embed$', 'position_embedding'),
-        (r'^patch_embed\.projection\.', 'patch_embedding.patch_embedding.'),
-        (r'^layers\.', 'encoder.layers.'), (r'\.ln1\.', '.attn_norm.'), (r'\.ln2\.', '.mlp_norm.'),
-        (r'\.attn\.proj\.', '.attn.out.'), (r'\.ffn\.layers\.0\.0\.', '.mlp.fc1.'),
-        (r'\.ffn\.layers\.1\.', '.mlp.fc2.'), (r'^ln1\.', 'encoder.encoder_norm.'),
-        (r'^head\.layers\.pre_logits\.', 'pre_logits.0.'),
-        (r'^head\.layers\.head\.', 'classifier.')))
-HUGGING_FACE = Dialect(
-    'Hugging Face', r'^(vit\.)?encoder\.layer\.0\.attention\.attention\.query\.weight$',
-    names=(
-        (r'^vit\.', ''), (r'^embeddings\.cls_token$', 'cls_token'),
-        (r'^embeddings\.position_embeddings$', 'position_embedding'),
-        (r'^embeddings\.patch_embeddings\.projection\.', 'patch_embedding.patch_embedding.'),
-        (r'^encoder\.layer\.', 'encoder.layers.'), (r'\.layernorm_before\.', '.attn_norm.'),
-        (r'\.layernorm_after\.', '.mlp_norm.'), (r'\.attention\.output\.dense\.', '.attn.out.'),
-        (r'\.intermediate\.dense\.', '.mlp.fc1.'), (r'\.output\.dense\.', '.mlp.fc2.'),
-        (r'^layernorm\.', 'encoder.encoder_norm.')),
-    fused=((r'^(.*)\.attention\.attention\.(?P<part>query|key|value)\.(weight|bias)$',
-            ('query', 'key', 'value'), r'\1.attn.qkv.\3'),),
-    dropped=(r'^(vit\.)?pooler\.',))
-GOOGLE = Dialect(
-    'Google', r'^Transformer/encoderblock_0/',
-    names=(
-        (r'^cls$', 'cls_token'),
-        (r'^Transformer/posembed_input/pos_embedding$', 'position_embedding'),
-        (r'^embedding/', 'patch_embedding.patch_embedding/'),
-        (r'^(conv_root|gn_root|block\d/)', r'patch_embedding.backbone.\1'),
-        (r'^Transformer/encoderblock_(\d+)/', r'encoder.layers.\1/'),
-        (r'/LayerNorm_0/', '/attn_norm/'), (r'/LayerNorm_2/', '/mlp_norm/'),
-        (r'/MultiHeadDotProductAttention_1/', '/attn/'),
-        (r'/MlpBlock_3/Dense_0/', '/mlp/fc1/'), (r'/MlpBlock_3/Dense_1/', '/mlp/fc2/'),
-        (r'^Transformer/encoder_norm/', 'encoder.encoder_norm/'), (r'^head/', 'classifier/'),
-        (r'^pre_logits/', 'pre_logits.0/'),
-        (r'/(kernel|scale)$', '.weight'), (r'/', '.')),
-    fused=((r'^(.*)/(?P<part>query|key|value)/(kernel|bias)$', ('query', 'key', 'value'),
-            r'\1/qkv/\3'),))
-DIALECTS = (PADDLEVIT, TIMM, MMCLS, HUGGING_FACE, GOOGLE)
-# Names in files of other models, and what these are.
-LOOKALIKES = (
-    (r'(^|\.)(dist_token|distillation_token)$',
-     'a distilled DeiT, whose second token and classifier this model lacks; take the file of the '
-     'same DeiT without "distilled" in its name'),
-    (r'(^|\.)(reg_token|register_tokens)$', 'a ViT with register tokens, which this model lacks'),
-    (r'\.(ls1\.gamma|gamma_1|layer_scale1\.lambda1)$',
-     'a ViT with LayerScale (DeiT III, BEiT, DINOv2), which this model lacks'),
-    (r'(^|\.)(norm_pre|ln_pre|pre_layrnorm)\.weight$', 'an image encoder of CLIP, which has a '
-     'norm before its blocks'),
-    (r'(^|\.)fc_norm\.weight$', 'a ViT that averages its patch tokens (a fine-tuned MAE); this '
-     'model classifies by the class token'))
 
 
 class StdConv2D(nn.Conv2D):
@@ -210,17 +135,72 @@ class PatchEmbedding(nn.Layer):
         return to_tokens(self.patch_embedding(x))    # [B, C, h, w] -> [B, h * w, C]
 
 
+class Attention(nn.Layer):
+    """Multi-head self-attention: softmax(q k^T / sqrt(d)) v in each head, then a projection.
+
+    Args:
+        embed_dim: channels C.
+        num_heads: n.
+        qkv_bias: whether q, k and v have a bias.
+        head_size: channels of a head d; None is C / n.
+        dropout: after the projection, in [0, 1).
+        attention_dropout: on the attention weights, in [0, 1).
+    """
+
+    def __init__(self, embed_dim, num_heads, qkv_bias=True, head_size=None, dropout=0.0,
+                 attention_dropout=0.0):
+        super().__init__()
+        if head_size is None and embed_dim % num_heads:
+            raise InputError(f'MODEL.NUM_HEADS: got {num_heads}, expected a divisor of the '
+                             f'{embed_dim} channels')
+        self.num_heads = num_heads
+        self.head_size = head_size or embed_dim // num_heads
+        inner = num_heads * self.head_size
+        self.qkv = Linear(embed_dim, 3 * inner, bias_attr=None if qkv_bias else False)
+        self.out = Linear(inner, embed_dim)
+        self.attn_dropout = Dropout(attention_dropout)
+        self.proj_dropout = Dropout(dropout)
+
+    def forward(self, x, return_weights=False):
+        """[B, N, C] -> [B, N, C]; with return_weights also the softmax [B, n, N, N]."""
+        B, N, _ = x.shape
+        qkv = self.qkv(x).reshape([B, N, 3, self.num_heads, self.head_size])
+        q, k, v = qkv.transpose([2, 0, 3, 1, 4]).unbind(0)                 # each [B, n, N, d]
+        x = attend(q, k, v, self.head_size ** -0.5, self.attn_dropout,
+                   return_weights=return_weights)                          # [B, n, N, d]
+        x, weights = x if return_weights else (x, None)
+        x = x.transpose([0, 2, 1, 3]).reshape([B, N, -1])                  # [B, N, n * d]
+        x = self.proj_dropout(self.out(x))                                 # [B, N, C]
+        return (x, weights) if return_weights else x
+
+
+class Mlp(nn.Layer):
+    """fc1 - GELU (by erf) - dropout - fc2 - dropout, for each token."""
+
+    def __init__(self, embed_dim, hidden_dim, dropout=0.0):
+        super().__init__()
+        if hidden_dim < 1:
+            raise InputError(f'MODEL.MLP_RATIO: {embed_dim} channels make {hidden_dim} hidden '
+                             f'ones, expected at least 1')
+        self.fc1 = Linear(embed_dim, hidden_dim)
+        self.fc2 = Linear(hidden_dim, embed_dim)
+        self.dropout = Dropout(dropout)
+
+    def forward(self, x):
+        x = self.fc1(x)                                                    # [B, N, hidden]
+        x = gelu_linear(x, self.fc2, self.dropout)     # fc2(dropout(gelu(x))), [B, N, C]
+        return self.dropout(x)
+
+
 class TransformerLayer(nn.Layer):
     """Pre-norm encoder block: x + attention(norm(x)), then x + mlp(norm(x))."""
 
-    def __init__(self, embed_dim, num_heads, attn_head_size, qkv_bias, mlp_ratio,
-                 dropout, attention_dropout, drop_path):
+    def __init__(self, embed_dim, attn, mlp, drop_path):
         super().__init__()
         self.attn_norm = LayerNorm(embed_dim, epsilon=NORM_EPS)
-        self.attn = Attention(embed_dim, num_heads, qkv_bias, dropout, attention_dropout,
-                              head_dim=attn_head_size, out_name='out')
+        self.attn = attn
         self.mlp_norm = LayerNorm(embed_dim, epsilon=NORM_EPS)
-        self.mlp = Mlp(embed_dim, int(embed_dim * mlp_ratio), dropout)
+        self.mlp = mlp
         self.drop_path = DropPath(drop_path)
 
     def forward(self, x):
@@ -229,15 +209,11 @@ class TransformerLayer(nn.Layer):
 
 
 class Encoder(nn.Layer):
-    """The stack of blocks and the final norm. [B, N, C] -> [B, N, C]"""
+    """The blocks and the final norm. [B, N, C] -> [B, N, C]"""
 
-    def __init__(self, embed_dim, depth, num_heads, attn_head_size, qkv_bias, mlp_ratio,
-                 dropout, attention_dropout, drop_path):
+    def __init__(self, embed_dim, blocks):
         super().__init__()
-        self.layers = nn.LayerList([
-            TransformerLayer(embed_dim, num_heads, attn_head_size, qkv_bias, mlp_ratio,
-                             dropout, attention_dropout, rate)
-            for rate in drop_path_rates(drop_path, depth)])
+        self.layers = nn.LayerList(blocks)
         self.encoder_norm = LayerNorm(embed_dim, epsilon=NORM_EPS)
 
     def forward(self, x):
@@ -246,7 +222,7 @@ class Encoder(nn.Layer):
         return self.encoder_norm(x)
 
 
-class VisionTransformer(nn.Layer):
+class VisionTransformer(ImageClassifier):
     """ViT with a class token.
 
     Args:
@@ -265,10 +241,10 @@ class VisionTransformer(nn.Layer):
         backbone: None, or 'r50' for the hybrid.
     """
 
-    num_prefix_tokens = 1
     classifier_name = 'classifier'
     representation_name = 'pre_logits'
-    lookalikes = LOOKALIKES
+    num_prefix_tokens = 1
+    reads_class_token = True
 
     def __init__(self, image_size=224, patch_size=16, in_channels=3, num_classes=1000,
                  embed_dim=768, depth=12, num_heads=12, mlp_ratio=4.0, qkv_bias=True,
@@ -281,31 +257,21 @@ class VisionTransformer(nn.Layer):
             [1, self.num_prefix_tokens + self.grid[0] * self.grid[1], embed_dim])
         self.cls_token = self.create_parameter([1, 1, embed_dim])
         self.pos_dropout = Dropout(dropout)
-        self.encoder = Encoder(embed_dim, depth, num_heads, attn_head_size, qkv_bias, mlp_ratio,
-                               dropout, attention_dropout, drop_path)
+        self.encoder = Encoder(embed_dim, [
+            TransformerLayer(
+                embed_dim,
+                Attention(embed_dim, num_heads, qkv_bias, attn_head_size, dropout,
+                          attention_dropout),
+                Mlp(embed_dim, int(embed_dim * mlp_ratio), dropout),
+                rate)
+            for rate in drop_path_rates(drop_path, depth)])
         self.pre_logits = None
         if representation_size is not None:
-            self.pre_logits = nn.Sequential(nn.Linear(embed_dim, representation_size), nn.Tanh())
+            self.pre_logits = nn.Sequential(Linear(embed_dim, representation_size), nn.Tanh())
         self.num_features = representation_size or embed_dim
         self.num_classes = num_classes
-        self.classifier = nn.Linear(self.num_features, num_classes) if num_classes else None
+        self.classifier = Linear(self.num_features, num_classes) if num_classes else None
         init_weights(self)
-
-    # The loader of common/weights/load.py resizes these; {name: (prefix tokens, (h, w))}.
-    def position_embeddings(self):
-        return {'position_embedding': (self.num_prefix_tokens, self.grid)}
-
-    def dialects(self):
-        """The codes whose weight files this model understands, see common/weights/dialects.py."""
-        return DIALECTS
-
-    def cells(self):
-        """The blocks, in order."""
-        return list(self.encoder.layers)
-
-    def no_weight_decay(self):
-        """Parameters that are never decayed, beside biases and norms."""
-        return {'position_embedding', 'cls_token'}
 
     def embed(self, image):
         """[B, 3, H, W] -> [B, 1 + h * w, C], class token first, with the position embedding."""
@@ -314,84 +280,27 @@ class VisionTransformer(nn.Layer):
         return self.pos_dropout(with_class_token(
             x, self.cls_token, self.position_embedding, self.grid, grid))
 
-    def forward_features(self, image):
-        """[B, 3, H, W] -> [B, num_features]: the class token after the last norm."""
-        x = self.encoder(self.embed(image))[:, 0]
+    def stages(self, image):
+        """The one stage: yields (tokens after the last norm [B, 1 + h * w, C], h, w)."""
+        tokens = self.encoder(self.embed(image))
+        yield tokens, *self.patch_embedding.grid(*image.shape[2:])
+
+    def pool(self, tokens):
+        """[B, 1 + h * w, C] -> [B, num_features]: the class token."""
+        x = tokens[:, 0]
         return x if self.pre_logits is None else self.pre_logits(x)
 
-    def forward_head(self, features):
-        """[B, num_features] -> logits [B, num_classes]."""
-        return features if self.classifier is None else self.classifier(features)
+    def cells(self):
+        return list(self.encoder.layers)
 
-    def forward(self, image):
-        """[B, 3, H, W], float, normalised -> logits [B, num_classes]."""
-        return self.forward_head(self.forward_features(image))
+    def check_size(self, height, width):
+        self.patch_embedding.grid(height, width)
 
-    def extract_feat(self, image, out_type=None):
-        """Features after the last norm, as a tuple with one entry for each stage (here one).
+    def position_embeddings(self):
+        return {'position_embedding': (self.num_prefix_tokens, self.grid)}
 
-        Args:
-            image: [B, 3, H, W], float, normalised.
-            out_type: 'raw' all tokens [B, 1 + h * w, C]; 'featmap' [B, C, h, w];
-                'cls_token' [B, C]; 'avg_featmap' [B, C], the mean over the patches;
-                None, as MMClassification does, the pair [featmap, cls_token].
-
-        Raises:
-            InputError: an unknown out_type.
-        """
-        check_feature_type(out_type)
-        h, w = self.patch_embedding.grid(*image.shape[2:])
-        tokens = self.encoder(self.embed(image))                              # [B, 1 + h * w, C]
-        if out_type == 'raw':
-            return (tokens,)
-        if out_type == 'cls_token':
-            return (tokens[:, 0],)
-        patches = tokens[:, self.num_prefix_tokens:]                          # [B, h * w, C]
-        if out_type == 'avg_featmap':
-            return (patches.mean(axis=1),)
-        featmap = to_map(patches, h, w)                                       # [B, C, h, w]
-        return (featmap,) if out_type == 'featmap' else ([featmap, tokens[:, 0]],)
-
-    def get_attention(self, image, layers=None):
-        """The attention weights of some layers, computed beside the ordinary forward pass.
-
-        Args:
-            image: [B, 3, H, W], float, normalised.
-            layers: indices of blocks, negative from the end; None for all.
-
-        Returns:
-            list of [B, n, N, N], in the order of `layers`; each row sums to 1.
-        """
-        wanted, found = block_indices(layers, len(self.encoder.layers)), {}
-        x = self.embed(image)
-        for index, layer in enumerate(self.encoder.layers):
-            if index in wanted:
-                found[index] = layer.attn.weights_and_values(layer.attn_norm(x))[0]
-            x = layer(x)
-        return [found[index] for index in wanted]
-
-    def reset_classifier(self, num_classes):
-        """Puts a newly initialised classifier in place; 0 takes it away."""
-        self.num_classes = num_classes
-        self.class_names = None  # they were of the old one
-        self.classifier = new_classifier(self.num_features, num_classes, self.cls_token.dtype)
-
-
-def config_of(shapes):
-    """The MODEL keys that weights of a VisionTransformer tell, as far as they do.
-
-    shapes: {own name: shape}; those of linear layers' weights are not to be read, since PyTorch's
-        are not transposed yet.
-    """
-    width = shapes['encoder.layers.0.attn_norm.weight'][0]
-    found = {'EMBED_DIM': width, 'DEPTH': count_of(r'encoder\.layers\.(\d+)\.', shapes),
-             'QKV_BIAS': 'encoder.layers.0.attn.qkv.bias' in shapes,
-             'BACKBONE': 'r50' if any('.backbone.' in name for name in shapes) else None}
-    found['MLP_RATIO'] = shapes['encoder.layers.0.mlp.fc1.bias'][0] / width
-    if found['BACKBONE'] is None:
-        found['PATCH_SIZE'] = shapes['patch_embedding.patch_embedding.weight'][-1]
-    found['REPRESENTATION_SIZE'] = shapes.get('pre_logits.0.bias', [None])[0]
-    return found
+    def no_weight_decay(self):
+        return {'position_embedding', 'cls_token'}
 
 
 def init_weights(model):
@@ -423,20 +332,4 @@ def init_weights(model):
 
 def build_vit(config):
     """The model that a config of vit/config.py describes."""
-    model = config.MODEL
-    return VisionTransformer(
-        image_size=config.DATA.IMAGE_SIZE,
-        patch_size=model.PATCH_SIZE,
-        in_channels=config.DATA.IMAGE_CHANNELS,
-        num_classes=model.NUM_CLASSES,
-        embed_dim=model.EMBED_DIM,
-        depth=model.DEPTH,
-        num_heads=model.NUM_HEADS,
-        mlp_ratio=model.MLP_RATIO,
-        qkv_bias=model.QKV_BIAS,
-        attn_head_size=model.ATTN_HEAD_SIZE,
-        dropout=model.DROPOUT,
-        attention_dropout=model.ATTENTION_DROPOUT,
-        drop_path=model.DROPPATH,
-        representation_size=model.REPRESENTATION_SIZE,
-        backbone=model.BACKBONE)
+    return VisionTransformer(**model_arguments(config))

@@ -13,23 +13,19 @@ import math
 import paddle
 from paddle import nn
 
+from common.config import model_arguments
 from common.core.errors import InputError
 from common.core.sizes import to_pair
 from common.layers.attention import Attention
 from common.layers.basic import DropPath, Mlp, drop_path_rates, to_map, to_tokens
-from common.layers.classifier import StagedModel
-from common.layers.fast import Conv2D, LayerNorm
-from common.layers.init import init_layers, zeros_
+from common.layers.classifier import ImageClassifier
+from common.layers.fast import Conv2D, LayerNorm, Linear
+from common.layers.init import init_linear, ones_, torch_conv_, zeros_
 from common.layers.position import with_class_token
 from common.layers.prm_performer import PRM, PerformerTokens
-from common.weights.dialects import Dialect, count_of
 
 KERNELS = (7, 3, 3)
 DILATIONS = ((1, 2, 3, 4), (1, 2, 3), (1, 2))
-UPSTREAM = Dialect(
-    'ViTAE', r'^layers\.0\.RC\.PRM\.',
-    names=((r'\.running_mean$', '._mean'), (r'\.running_var$', '._variance')))
-DIALECTS = (UPSTREAM,)
 
 
 class ReductionCell(nn.Layer):
@@ -88,10 +84,6 @@ class EmbeddingCell(nn.Layer):
         self.cls_token = self.create_parameter([1, 1, dim])
         self.PRM = PatchProjection(patch_size, in_channels, dim)
 
-    def init_weights(self):
-        zeros_(self.pos_embed)
-        zeros_(self.cls_token)
-
     def forward(self, x):
         grid = x.shape[2] // self.ratio, x.shape[3] // self.ratio
         return with_class_token(self.PRM(x), self.cls_token, self.pos_embed, self.grid, grid)
@@ -103,8 +95,8 @@ class NormalCell(nn.Layer):
     PCM reads the input before the norm. The one drop path is drawn three times in a pass.
     """
 
-    def __init__(self, dim, num_heads, mlp_ratio, group, shallow, qkv_bias, dropout,
-                 attention_dropout, drop_path):
+    def __init__(self, dim, num_heads, group, drop_path, *, mlp_ratio, shallow, qkv_bias, dropout,
+                 attention_dropout):
         super().__init__()
         hidden = int(dim * mlp_ratio)
         self.norm1 = LayerNorm(dim, epsilon=1e-6)
@@ -118,10 +110,6 @@ class NormalCell(nn.Layer):
             layers += [nn.BatchNorm2D(dim), nn.Silu(), Conv2D(dim, dim, 3, 1, 1, groups=group),
                        nn.Silu()]
         self.PCM = nn.Sequential(*layers)
-
-    def attention_weights(self, x, h, w):
-        """[B, N, C] -> [B, n, N, N]"""
-        return self.attn.weights_and_values(self.norm1(x))[0]
 
     def forward(self, x, h, w):
         prefix = x.shape[1] - h * w                          # 1 with a class token, else 0
@@ -143,7 +131,7 @@ class Stage(nn.Layer):
         self.ratio = 1 if reduction is None else reduction.ratio
 
 
-class ViTAE(StagedModel):
+class ViTAE(ImageClassifier):
     """ViTAE.
 
     Args:
@@ -174,6 +162,8 @@ class ViTAE(StagedModel):
                  qkv_bias=True, dropout=0.0, attention_dropout=0.0, reduction_dropout=0.1,
                  drop_path=0.0):
         super().__init__()
+        cell_options = {'mlp_ratio': mlp_ratio, 'shallow': shallow, 'qkv_bias': qkv_bias,
+                        'dropout': dropout, 'attention_dropout': attention_dropout}
         rates = drop_path_rates(drop_path, sum(depths))
         self.stride = math.prod(ratios)
         self.check_size(*to_pair(image_size))
@@ -185,8 +175,7 @@ class ViTAE(StagedModel):
                 kind, image_size, channels, embed_dims[index], dim, ratios[index], index,
                 reduction_dropout)
             stages.append(Stage(reduction, [
-                NormalCell(dim, num_heads[index], mlp_ratio, groups[index], shallow, qkv_bias,
-                           dropout, attention_dropout, rate)
+                NormalCell(dim, num_heads[index], groups[index], rate, **cell_options)
                 for rate in rates[done:done + depths[index]]]))
             channels, done = dim, done + depths[index]
         self.layers = nn.LayerList(stages)
@@ -194,7 +183,7 @@ class ViTAE(StagedModel):
         if self.num_prefix_tokens:
             self.fc_norm = LayerNorm(self.num_features, epsilon=1e-6)
         self.num_classes = num_classes
-        self.head = nn.Linear(self.num_features, num_classes) if num_classes else None
+        self.head = Linear(self.num_features, num_classes) if num_classes else None
         init_weights(self)
 
     @staticmethod
@@ -209,14 +198,6 @@ class ViTAE(StagedModel):
         return ReductionCell(channels, embed_dim, token_dim, ratio, KERNELS[index],
                              DILATIONS[index], kind == 'performer', dropout=dropout)
 
-    def check_size(self, height, width):
-        if height % self.stride or width % self.stride or not height or not width:
-            raise InputError(f'image size: got {height}x{width}, expected a height and a width '
-                             f'that are multiples of {self.stride}')
-
-    def dialects(self):
-        return DIALECTS
-
     def position_embeddings(self):
         if not self.num_prefix_tokens:
             return {}
@@ -229,7 +210,7 @@ class ViTAE(StagedModel):
     def cells(self):
         return [cell for stage in self.layers for cell in stage.NC]
 
-    def stages(self, image, on_cell=None):
+    def stages(self, image):
         self.check_size(*image.shape[2:])
         x, (h, w) = image, image.shape[2:]
         for index, stage in enumerate(self.layers):
@@ -237,8 +218,6 @@ class ViTAE(StagedModel):
                 x = stage.RC(x if index == 0 else to_map(x, h, w))
             h, w = h // stage.ratio, w // stage.ratio
             for cell in stage.NC:
-                if on_cell:
-                    on_cell(cell, x, h, w)
                 x = cell(x, h, w)
             yield x, h, w
 
@@ -246,14 +225,8 @@ class ViTAE(StagedModel):
         """[B, N, C] -> [B, C]: the mean over the patch tokens, normalised if there is a class
         token."""
         # not super().pool: Paddle 2.6 cannot export a call of super()
-        features = StagedModel.pool(self, tokens)
+        features = ImageClassifier.pool(self, tokens)
         return self.fc_norm(features) if self.num_prefix_tokens else features
-
-
-def config_of(shapes):
-    """The MODEL keys that weights of this model tell; see vit/vit.py."""
-    return {'DEPTHS': [count_of(rf'layers\.{stage}\.NC\.(\d+)\.', shapes)
-                       for stage in range(len(KERNELS))]}
 
 
 def init_weights(model):
@@ -267,27 +240,21 @@ def init_weights(model):
     | performer's w          | orthogonal rows of norm sqrt(m), not trained  |                    |
     | pos_embed, cls_token   | 0                                             |                    |
     """
-    init_layers(model)
+    for layer in model.sublayers():
+        if isinstance(layer, nn.Linear):
+            init_linear(layer)
+        elif isinstance(layer, nn.Conv2D):
+            torch_conv_(layer)
+        elif isinstance(layer, (nn.LayerNorm, nn.BatchNorm2D)):
+            ones_(layer.weight)
+            zeros_(layer.bias)
+        elif isinstance(layer, PerformerTokens):
+            layer.init_weights()
+        elif isinstance(layer, EmbeddingCell):
+            zeros_(layer.pos_embed)
+            zeros_(layer.cls_token)
 
 
 def build_vitae(config):
     """The model that a config of vitae/config.py describes."""
-    model = config.MODEL
-    return ViTAE(
-        image_size=config.DATA.IMAGE_SIZE,
-        in_channels=config.DATA.IMAGE_CHANNELS,
-        num_classes=model.NUM_CLASSES,
-        cells=model.CELLS,
-        ratios=model.RATIOS,
-        embed_dims=model.EMBED_DIMS,
-        token_dims=model.TOKEN_DIMS,
-        depths=model.DEPTHS,
-        num_heads=model.NUM_HEADS,
-        groups=model.GROUPS,
-        mlp_ratio=model.MLP_RATIO,
-        shallow=model.SHALLOW,
-        qkv_bias=model.QKV_BIAS,
-        dropout=model.DROPOUT,
-        attention_dropout=model.ATTENTION_DROPOUT,
-        reduction_dropout=model.REDUCTION_DROPOUT,
-        drop_path=model.DROPPATH)
+    return ViTAE(**model_arguments(config))

@@ -17,8 +17,8 @@ from paddle import nn
 from common.core.errors import InputError
 from common.core.sizes import to_pair
 from common.layers.basic import DropPath, Mlp, drop_path_rates, to_tokens
-from common.layers.classifier import StagedModel
-from common.layers.fast import Conv2D, LayerNorm
+from common.layers.classifier import ImageClassifier
+from common.layers.fast import Conv2D, LayerNorm, Linear
 from common.layers.init import init_layers
 from common.layers.windows import (
     WindowAttention,
@@ -74,21 +74,20 @@ class ShiftedWindowAttention(WindowAttention):
             regions = paddle.to_tensor(shift_regions(h, w, s, shift))
         return window_partition(x, s), regions, shift, h, w
 
-    def attention_weights(self, x, h, w):
-        """[B, h * w, C] -> [B, nW, n, s * s, s * s]; windows of the shifted map."""
-        windows, regions, *_ = self.partition(x, h, w)
-        return cells.split_windows(self.weights_and_values(windows, regions)[0], x.shape[0])
-
-    def forward(self, x, h, w):
-        """[B, h * w, C] -> [B, h * w, C]"""
+    def forward(self, x, h, w, return_weights=False):
+        """[B, h * w, C] -> [B, h * w, C]; with return_weights also [B, nW, n, s * s, s * s], of
+        windows of the shifted map."""
+        B = x.shape[0]
         windows, regions, shift, padded_h, padded_w = self.partition(x, h, w)
-        x = self.mix(*self.weights_and_values(windows, regions))
+        weights, v = self.weights_and_values(windows, regions)
+        x = self.mix(weights, v)
         x = window_reverse(x, self.window_size, padded_h, padded_w)
         if shift:
             x = paddle.roll(x, [shift, shift], [1, 2])
         if (padded_h, padded_w) != (h, w):
             x = x[:, :h, :w]
-        return x.reshape([-1, h * w, x.shape[-1]])
+        x = x.reshape([-1, h * w, x.shape[-1]])
+        return (x, cells.split_windows(weights, B)) if return_weights else x
 
 
 @functools.cache
@@ -125,10 +124,6 @@ class SwinBlock(nn.Layer):
 
     def attention_input(self, x, h, w):
         return self.norm1(cells.with_position(self.pos, x, h, w))
-
-    def attention_weights(self, x, h, w):
-        """[B, N, C] -> [B, nW, n, s * s, s * s]"""
-        return self.attn.attention_weights(self.attention_input(x, h, w), h, w)
 
     def forward(self, x, h, w):
         x = x + self.drop_path(self.attn(self.attention_input(x, h, w), h, w))
@@ -172,7 +167,7 @@ class Stage(nn.Layer):
         self.downsample = downsample
 
 
-class Swin(StagedModel):
+class Swin(ImageClassifier):
     """Swin Transformer.
 
     Args:
@@ -189,8 +184,6 @@ class Swin(StagedModel):
         dropout, attention_dropout: in [0, 1).
         drop_path: stochastic depth of the last block; linear from 0 at the first.
     """
-
-    lookalikes = LOOKALIKES
 
     def __init__(self, image_size=224, in_channels=3, num_classes=1000, attention=('window',) * 4,
                  patch_size=4, dims=(96, 192, 384, 768), depths=(2, 2, 6, 2),
@@ -219,16 +212,14 @@ class Swin(StagedModel):
         self.num_features = dims[-1]
         self.norm = LayerNorm(self.num_features, epsilon=1e-5)
         self.num_classes = num_classes
-        self.head = nn.Linear(self.num_features, num_classes) if num_classes else None
+        self.head = Linear(self.num_features, num_classes) if num_classes else None
         init_weights(self)
-
-    def check_size(self, height, width):
-        if height % self.stride or width % self.stride or not height or not width:
-            raise InputError(f'image size: got {height}x{width}, expected a height and a width '
-                             f'that are multiples of {self.stride}')
 
     def dialects(self):
         return DIALECTS
+
+    def lookalikes(self):
+        return LOOKALIKES
 
     def no_weight_decay(self):
         return {name for name, _ in self.named_parameters()
@@ -241,14 +232,12 @@ class Swin(StagedModel):
         """[B, N, C] -> [B, C]: the mean of the normalised tokens."""
         return self.norm(tokens).mean(axis=1)
 
-    def stages(self, image, on_cell=None):
+    def stages(self, image):
         self.check_size(*image.shape[2:])
         x = self.patch_embed(image)
         h, w = image.shape[2] // self.stride, image.shape[3] // self.stride
         for stage in self.layers:
             for block in stage.blocks:
-                if on_cell:
-                    on_cell(block, x, h, w)
                 x = block(x, h, w)
             yield x, h, w
             if stage.downsample is not None:

@@ -17,9 +17,9 @@ from common.core.errors import InputError
 from common.core.sizes import to_pair
 from common.layers.attention import Attention, merge_heads
 from common.layers.basic import DropPath, Mlp, drop_path_rates, to_map, to_tokens
-from common.layers.classifier import StagedModel
+from common.layers.classifier import ImageClassifier
 from common.layers.conditional_position import ConditionalPosition
-from common.layers.fast import Conv2D, LayerNorm
+from common.layers.fast import Conv2D, LayerNorm, Linear
 from common.layers.init import init_layers
 from common.layers.prm_performer import PRM
 from common.layers.windows import (
@@ -54,16 +54,14 @@ class FullAttention(Attention):
         super().__init__(*args, **options)
         self.value_skip = value_skip
 
-    def attention_weights(self, x, h, w):
-        """[B, N, C] -> [B, n, N, N]"""
-        return self.weights_and_values(x)[0]
-
-    def forward(self, x, h, w):
-        """[B, N, C] -> [B, N, out_dim]"""
+    def forward(self, x, h, w, return_weights=False):
+        """[B, N, C] -> [B, N, out_dim]; with return_weights also [B, n, N, N]."""
         if not self.value_skip:
-            return Attention.forward(self, x)  # to_static of Paddle 2.6 does not know super()
+            # to_static of Paddle 2.6 does not know super()
+            return Attention.forward(self, x, return_weights)
         weights, v = self.weights_and_values(x)
-        return self.mix(weights, v) + merge_heads(v)
+        x = self.mix(weights, v) + merge_heads(v)
+        return (x, weights) if return_weights else x
 
 
 class TokenWindowAttention(WindowAttention):
@@ -77,34 +75,30 @@ class TokenWindowAttention(WindowAttention):
         x = pad_map(x.reshape([-1, h, w, x.shape[-1]]), top, down - top, left, right - left)
         return window_partition(x, self.window_size), top, left
 
-    def attention_weights(self, x, h, w):
-        """[B, h * w, C] -> [B, nW, n, s * s, s * s]"""
-        weights, _ = self.weights_and_values(self.partition(x, h, w)[0])
-        return split_windows(weights, x.shape[0])
-
-    def forward(self, x, h, w):
-        """[B, h * w, C] -> [B, h * w, out_dim]"""
-        s = self.window_size
+    def forward(self, x, h, w, return_weights=False):
+        """[B, h * w, C] -> [B, h * w, out_dim]; with return_weights also
+        [B, nW, n, s * s, s * s]."""
+        s, B = self.window_size, x.shape[0]
         windows, top, left = self.partition(x, h, w)
-        x = self.mix(*self.weights_and_values(windows))
+        weights, v = self.weights_and_values(windows)
+        x = self.mix(weights, v)
         x = window_reverse(x, s, h + missing(h, s), w + missing(w, s))
         if x.shape[1:3] != [h, w]:
             x = x[:, top:top + h, left:left + w]
-        return x.reshape([-1, h * w, x.shape[-1]])
+        x = x.reshape([-1, h * w, x.shape[-1]])
+        return (x, split_windows(weights, B)) if return_weights else x
 
 
 class TokenVSA(VSAWindowAttention):
     """VSA on tokens."""
 
-    def attention_weights(self, x, h, w):
-        """[B, h * w, C] -> [B, nW, n, s * s, s * s]"""
-        weights, _ = self.weights_and_values(x.reshape([-1, h, w, x.shape[-1]]))
-        return split_windows(weights, x.shape[0])
-
-    def forward(self, x, h, w):
-        """[B, h * w, C] -> [B, h * w, out_dim]"""
-        x = self.attend(x.reshape([-1, h, w, x.shape[-1]]))
-        return x.reshape([-1, h * w, x.shape[-1]])
+    def forward(self, x, h, w, return_weights=False):
+        """[B, h * w, C] -> [B, h * w, out_dim]; with return_weights also
+        [B, nW, n, s * s, s * s]."""
+        B, _, C = x.shape
+        x, weights = self.attend(x.reshape([-1, h, w, C]))
+        x = x.reshape([-1, h * w, x.shape[-1]])
+        return (x, split_windows(weights, B)) if return_weights else x
 
 
 def split_windows(x, B):
@@ -205,10 +199,6 @@ class NormalCell(nn.Layer):
     def attention_input(self, x, h, w):
         return self.norm1(with_position(self.pos, x, h, w))
 
-    def attention_weights(self, x, h, w):
-        """[B, N, C] -> [B, n, N, N] or [B, nW, n, s * s, s * s]"""
-        return self.attn.attention_weights(self.attention_input(x, h, w), h, w)
-
     def forward(self, x, h, w):
         local = self.drop_path(to_tokens(self.PCM(to_map(x, h, w))))
         x = x + self.drop_path(self.attn(self.attention_input(x, h, w), h, w)) + local
@@ -224,7 +214,7 @@ class Stage(nn.Layer):
         self.NC = nn.LayerList(cells)
 
 
-class ViTAEv2(StagedModel):
+class ViTAEv2(ImageClassifier):
     """ViTAEv2.
 
     Args:
@@ -289,13 +279,8 @@ class ViTAEv2(StagedModel):
         self.layers = nn.LayerList(stages)
         self.num_features = token_dims[-1]
         self.num_classes = num_classes
-        self.head = nn.Linear(self.num_features, num_classes) if num_classes else None
+        self.head = Linear(self.num_features, num_classes) if num_classes else None
         init_weights(self)
-
-    def check_size(self, height, width):
-        if height % self.stride or width % self.stride or not height or not width:
-            raise InputError(f'image size: got {height}x{width}, expected a height and a width '
-                             f'that are multiples of {self.stride}')
 
     def dialects(self):
         return DIALECTS
@@ -303,15 +288,13 @@ class ViTAEv2(StagedModel):
     def cells(self):
         return [cell for stage in self.layers for cell in stage.NC]
 
-    def stages(self, image, on_cell=None):
+    def stages(self, image):
         self.check_size(*image.shape[2:])
         x, h, w = self.layers[0].RC(image)
         for index, stage in enumerate(self.layers):
             if index:
                 x, h, w = stage.RC(to_map(x, h, w))
             for cell in stage.NC:
-                if on_cell:
-                    on_cell(cell, x, h, w)
                 x = cell(x, h, w)
             yield x, h, w
 
@@ -333,16 +316,14 @@ class ViTAEv2(StagedModel):
 
 
 def windows_in_pixels(model, image, layer):
-    """The windows of one cell's VSA; the cell has `attention_input(tokens, h, w)`."""
-    def windows(cell, x, h, w):
-        if not hasattr(cell.attn, 'windows'):
-            raise InputError(f'layer: got {layer}, expected a layer with varied-size windows')
-        found = cell.attn.windows(to_map(cell.attention_input(x, h, w), h, w))
-        unit = paddle.to_tensor([image.shape[3] / w, image.shape[2] / h], found.centre.dtype)
-        return found._replace(centre=(found.centre + 0.5) * unit, size=found.size * unit,
-                              offset=found.offset * unit)
-
-    return model.look(image, [layer], windows)[0]
+    """The windows of one cell's VSA."""
+    one = model.attention_passes(image, [layer])[0]
+    if not isinstance(one.layer, TokenVSA):
+        raise InputError(f'layer: got {layer}, expected a layer with varied-size windows')
+    found = one.layer.windows(to_map(one.tokens, one.h, one.w))
+    unit = paddle.to_tensor([image.shape[3] / one.w, image.shape[2] / one.h], found.centre.dtype)
+    return found._replace(centre=(found.centre + 0.5) * unit, size=found.size * unit,
+                          offset=found.offset * unit)
 
 
 def check_stages(most=None, **lists):

@@ -116,10 +116,10 @@ class VSAWindowAttention(nn.Layer):
 
     def forward(self, x):
         """[B, C, H, W] -> [B, out_dim, H, W], for any H and W."""
-        return self.attend(x.transpose([0, 2, 3, 1])).transpose([0, 3, 1, 2])
+        return self.attend(x.transpose([0, 2, 3, 1]))[0].transpose([0, 3, 1, 2])
 
     def attend(self, x):
-        """[B, H, W, C] -> [B, H, W, out_dim]"""
+        """[B, H, W, C] -> [B, H, W, out_dim] and the weights [B * nW, n, s * s, s * s]."""
         _, H, W, _ = x.shape
         if H < 0 or W < 0:
             raise InputError('VSA: export: got an open height or width, expected fixed ones (the '
@@ -132,7 +132,7 @@ class VSAWindowAttention(nn.Layer):
         x = x.reshape([-1, nh * s, nw * s, self.out_dim])
         if (nh * s, nw * s) != (H, W):
             x = x[:, :H, :W]
-        return self.proj_dropout(self.proj(x))
+        return self.proj_dropout(self.proj(x)), weights
 
     def weights_and_values(self, x):
         """[B, H, W, C] -> softmax [B * nW, n, s * s, s * s] and v [B * nW, n, s * s, d]."""

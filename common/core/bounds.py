@@ -2,7 +2,7 @@
 
 The rule: whatever is in a file, reading it takes memory of at most 4 x the file + 64 MB, and a
 time that is bounded in the same way (some seconds, beside those for the bytes themselves). It
-holds because of how the readers (unpickle.py, unpickle_names.py, formats.py) are made:
+holds because of how the readers in common/weights/ are made:
 - Each byte of a file is read once; that is 1 x the file. All else that they make on its behalf is
   paid from one Budget of 3 x the file + 32 MB; each step is paid too.
 - Arrays are views of the bytes that were read. One array under many names is one array; its bytes

@@ -1,23 +1,18 @@
-"""What a key of a config may be, and the config's nodes, which know it of their keys.
+"""A key of a config: its default, and what else it may be.
 
-    node = ConfigNode()
-    # channels of the tokens
-    node.EMBED_DIM = Key(768, low=1)      # a key, and all that is known about it
-    node.QKV_BIAS = True                  # Key(True): any value of this type
+    Key(768, low=1)                   # a whole number, at least 1
+    Key(None, kind=str)               # a string, or None
+    Key('cosine', choices=('cosine', 'linear', 'constant'))
 """
 import ast
-import copy
 import dataclasses
 import os
 import re
 import reprlib
 import sys
 
-from yacs.config import CfgNode
-
 from common.core.errors import InputError
 
-KEYS = '__keys__'  # where a node keeps them, beside what yacs keeps there
 # What a text that becomes a part of a file's name is like, as a whole and in words.
 FILE_NAME = (re.compile(r'(?:[A-Za-z0-9_][A-Za-z0-9_.+=-]{0,99})?'),
              'up to 100 letters, digits and _.+=- that begin with a letter or a digit')
@@ -76,13 +71,13 @@ class Key:
             if self.default is None:
                 return None
             raise wrong(where, name, value, type_name(type(self.default)))
-        value = self.convert(name, value, where)
-        expected = self.unmet(value)
+        value = self.to_type(name, value, where)
+        expected = self.expectation(value)
         if expected:
             raise wrong(where, name, value, expected)
         return value
 
-    def convert(self, name, value, where):
+    def to_type(self, name, value, where):
         """A value in the key's type, whatever its range."""
         kind = self.kind or type(self.default)
         if self.pair:
@@ -106,8 +101,8 @@ class Key:
             raise wrong(where, name, value, f'a list of {type_name(kind)}s')
         return list(value)
 
-    def unmet(self, value):
-        """In words what a value of the right type should be and is not; None if all is well."""
+    def expectation(self, value):
+        """What a value of the right type should be and is not, in words; None if all is well."""
         entries = value if isinstance(value, list) else [value]
         if self.length is not None and len(entries) != self.length:
             return f'{self.length} numbers'
@@ -124,29 +119,6 @@ class Key:
                for entry in entries):
             return f'at least {low}' if high is None else f'{low} to {high}'
         return None
-
-
-class ConfigNode(CfgNode):
-    """yacs's CfgNode, whose keys are added by `node.NAME = Key(...)`.
-
-    A plain value that is assigned is a value, as in yacs: the key stays what it was. Copies of a
-    node, also those in other processes, know the same keys.
-    """
-
-    def __init__(self, *args, **kwargs):
-        super().__init__(*args, **kwargs)
-        self.__dict__[KEYS] = {}
-
-    def __setattr__(self, name, value):
-        if not isinstance(value, Key):
-            super().__setattr__(name, value)
-            return
-        super().__setattr__(name, copy.copy(value.default))
-        self.__dict__[KEYS][name] = value
-
-    def key(self, name):
-        """The Key of one of this node's values: its own, or the one of its type alone."""
-        return self.__dict__[KEYS].get(name) or Key(self[name])
 
 
 def to_size(name, value, where):

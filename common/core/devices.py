@@ -22,3 +22,31 @@ def gpus_looked_for():
     visible = os.environ.get('CUDA_VISIBLE_DEVICES')
     return (f'looked for NVIDIA GPUs with a driver for CUDA {paddle.version.cuda()}, '
             f'CUDA_VISIBLE_DEVICES {"is not set" if visible is None else f"is {visible!r}"}')
+
+
+def set_device(device: str) -> None:
+    """Chooses where everything in this process is computed from now on.
+
+    Args:
+        device: 'cpu', 'gpu' (the first one) or 'gpu:N'.
+
+    Raises:
+        InputError: another text, or a GPU that this machine or this Paddle does not have.
+
+    Source: `paddle.set_device`, with a check before it.
+
+    Example:
+        >>> import paddle
+        >>> from common.apis import set_device
+        >>> set_device('cpu')
+        >>> paddle.get_device()
+        'cpu'
+    """
+    kind, colon, number = device.partition(':')
+    if kind not in ('cpu', 'gpu') or (colon and not (kind == 'gpu' and number.isdigit())):
+        raise InputError(f"device: got {device!r}, expected 'cpu', 'gpu' or 'gpu:N'")
+    count = paddle.device.cuda.device_count() if paddle.is_compiled_with_cuda() else 0
+    if kind == 'gpu' and int(number or 0) >= count:
+        raise InputError(f'device: got {device!r}, but this machine or this Paddle has {count} '
+                         f'GPUs')
+    paddle.set_device(device)

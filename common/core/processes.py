@@ -96,6 +96,13 @@ def is_running(pid):
     return True
 
 
+def is_stopped(pid):
+    """Whether a process is stopped by a signal (SIGSTOP, ctrl-Z); not by a debugger."""
+    with contextlib.suppress(OSError), open(f'/proc/{pid}/stat') as stream:
+        return stream.read().rpartition(')')[2].split()[0] == 'T'
+    return False
+
+
 def sweep(folder, pattern):
     """Removes files of a folder that processes which are gone have left.
 

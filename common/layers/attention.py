@@ -1,4 +1,9 @@
-"""Multi-head self-attention."""
+"""Multi-head self-attention.
+
+Letters: B batch (times windows), N tokens, C channels, n heads, d = channels of a head.
+"""
+import math
+
 import paddle
 import paddle.nn.functional as F
 from paddle import nn
@@ -7,6 +12,55 @@ from common.core.errors import InputError
 from common.layers.basic import Dropout
 from common.layers.fast import Linear
 from common.layers.flash_attention import flash_attention, has_flash_attention
+
+
+def attend(q, k, v, scale, dropout, bias=None, return_weights=False):
+    """softmax(q k^T * scale + bias) v, the one attention of all models.
+
+    On a GPU in a half type it is FlashAttention, unless there is a bias or the weights are asked
+    for.
+
+    Args:
+        q, k, v: [B, n, N, d].
+        scale: of the scores, mostly d^-0.5.
+        dropout: a Dropout, for the weights.
+        bias: added to the scores [B, n, N, N], in whose shape it broadcasts; or [W, n, N, N], where
+            B is a multiple of W (windows of an image that have biases of their own); or None.
+        return_weights: whether to return the weights, too.
+
+    Returns:
+        [B, n, N, d]; with return_weights also the weights before dropout, [B, n, N, N].
+    """
+    if bias is None and not return_weights and has_flash_attention(q.dtype, q.shape[-1]):
+        return flash_attention(q, k, v, scale, 0.0 if dropout.is_idle() else dropout.p)
+    scores = paddle.matmul(q * scale, k, transpose_y=True)                 # [B, n, N, N]
+    if bias is not None:
+        scores = add_bias(scores, bias.astype(scores.dtype))
+    weights = F.softmax(scores, axis=-1)
+    x = paddle.matmul(dropout(weights), v)                                 # [B, n, N, d]
+    return (x, weights) if return_weights else x
+
+
+def add_bias(scores, bias):
+    """scores [B, n, N, N] + bias, see attend."""
+    if list(bias.shape[-3:]) != list(scores.shape[-3:]):
+        return scores + bias
+    # a sum over one trailing axis is ten times as fast on a CPU as a broadcast over a middle one
+    flat = scores.reshape([-1, math.prod(bias.shape)])
+    return (flat + bias.reshape([-1])).reshape([-1, *scores.shape[1:]])
+
+
+def split_heads(qkv, num_heads):
+    """q, k and v side by side [B, N, 3 * n * d] -> each [B, n, N, d]."""
+    B, N, channels = qkv.shape
+    qkv = qkv.reshape([B, N, 3, num_heads, channels // (3 * num_heads)])
+    return qkv.transpose([2, 0, 3, 1, 4]).unbind(0)
+
+
+def merge_heads(x):
+    """[B, n, N, d] -> [B, N, n * d]"""
+    B, n, N, d = x.shape
+    return x.transpose([0, 2, 1, 3]).reshape([B, N, n * d])
 
 
 class Attention(nn.Layer):
@@ -41,9 +95,7 @@ class Attention(nn.Layer):
 
     def scores_and_values(self, qkv):
         """[B, N, 3 * n * d] -> q k^T / sqrt(d) [B, n, N, N] and v [B, n, N, d]."""
-        B, N, _ = qkv.shape
-        qkv = qkv.reshape([B, N, 3, self.num_heads, self.head_dim])
-        q, k, v = qkv.transpose([2, 0, 3, 1, 4]).unbind(0)                 # each [B, n, N, d]
+        q, k, v = split_heads(qkv, self.num_heads)
         return paddle.matmul(q * self.head_dim ** -0.5, k, transpose_y=True), v
 
     def weights_and_values(self, x):
@@ -51,13 +103,15 @@ class Attention(nn.Layer):
         scores, v = self.scores_and_values(self.qkv(x))
         return F.softmax(scores, axis=-1), v
 
-    def forward(self, x):
-        qkv = self.qkv(x)                                                  # [B, N, 3 * n * d]
-        if has_flash_attention(qkv.dtype, self.head_dim):
-            dropout = 0.0 if self.attn_dropout.is_idle() else self.attn_dropout.p
-            return self.project(flash_attention(qkv, self.num_heads, dropout))
-        scores, v = self.scores_and_values(qkv)
-        return self.mix(F.softmax(scores, axis=-1), v)
+    def forward(self, x, return_weights=False):
+        """[B, N, C] -> [B, N, channels out]; with return_weights also [B, n, N, N]."""
+        q, k, v = split_heads(self.qkv(x), self.num_heads)                 # each [B, n, N, d]
+        mixed = attend(q, k, v, self.head_dim ** -0.5, self.attn_dropout,
+                       return_weights=return_weights)
+        if not return_weights:
+            return self.project(merge_heads(mixed))
+        mixed, weights = mixed
+        return self.project(merge_heads(mixed)), weights
 
     def mix(self, weights, v):
         """[B, n, N, N] and [B, n, N, d] -> [B, N, C]"""
@@ -66,9 +120,3 @@ class Attention(nn.Layer):
     def project(self, x):
         """[B, N, n * d] -> [B, N, C]"""
         return self.proj_dropout(getattr(self, self.out_name)(x))
-
-
-def merge_heads(x):
-    """[B, n, N, d] -> [B, N, n * d]"""
-    B, n, N, d = x.shape
-    return x.transpose([0, 2, 1, 3]).reshape([B, N, n * d])

@@ -10,7 +10,7 @@ import paddle.nn.functional as F
 from paddle import nn
 
 from common.core.errors import InputError
-from common.layers.fast import Linear
+from common.layers.fast import Linear, gelu_linear
 
 
 class Dropout(nn.Layer):
@@ -67,9 +67,8 @@ class Mlp(nn.Layer):
 
     def forward(self, x):
         x = self.fc1(x)                                                    # [B, N, hidden]
-        if self.dropout.is_idle():
-            return self.fc2(x, F.gelu)                                     # [B, N, C]
-        return self.dropout(self.fc2(self.dropout(F.gelu(x))))
+        x = gelu_linear(x, self.fc2, self.dropout)     # fc2(dropout(gelu(x))), [B, N, C]
+        return self.dropout(x)
 
 
 def check_probability(what, p):

@@ -1,38 +1,74 @@
-"""What the models of several stages have in common: classifier, features and attention maps.
+"""The base of all models: classifier, features, attention maps, and what they offer to the rest.
 
-Letters: B batch, N tokens, C channels, h w map in tokens.
+Letters: B batch, N tokens, C channels, h w map in tokens, n heads.
 """
+import contextlib
+import functools
+import os
+import sys
+from typing import NamedTuple
+
+import paddle
 from paddle import nn
 
 from common.core.errors import InputError
+from common.core.modules import import_file
 from common.layers.basic import to_map
 from common.layers.fast import Linear
 from common.layers.init import init_linear
 
 
-class StagedModel(nn.Layer):
-    """Base of a classifier whose stages carry tokens and the height and width of their map.
+class ImageClassifier(nn.Layer):
+    """Base of an image classifier whose stages carry tokens and the height and width of their map.
 
-    A subclass gives `stages`, `cells`, and `head` (a linear layer or None); `num_features`,
-    the channels of the last stage; and, where they differ, `pool` and `num_prefix_tokens`.
+    What a model must have:
+
+    | name             | what it is                                                  | used for    |
+    |------------------|-------------------------------------------------------------|-------------|
+    | `stages(image)`  | runs the model; yields (tokens [B, N, C], h, w) after each  | all         |
+    |                  | stage, those of the last stage as `pool` reads them         |             |
+    | `cells()`        | the blocks, in order; `cell.attn(x, ..., return_weights)`,  | maps,       |
+    |                  | the last argument asks for (output, weights), with weights  | recompute,  |
+    |                  | [B, n, N, N] or, in windows of s x s, [B, nW, n, s*s, s*s]  | layer decay |
+    | `num_features`   | channels that the classifier reads                          | features    |
+    | `num_classes`    | its outputs; 0 for no classifier                            | all         |
+    | `head`           | the classifier, of `new_classifier`, or None; another name  | weights     |
+    |                  | where `classifier_name` says so                             |             |
+
+    What it may have, with what stands here otherwise:
+
+    | name                    | what it is                                           | used for    |
+    |-------------------------|------------------------------------------------------|-------------|
+    | `stride`                | what divides an image's height and width             | check_size  |
+    | `num_prefix_tokens`     | tokens before those of the map (a class token)       | features    |
+    | `reads_class_token`     | whether the classifier reads the first token         | maps        |
+    | `pool(tokens)`          | tokens of the last stage -> features                 | features    |
+    | `position_embeddings()` | {parameter: (prefix tokens, grid)}, which are resized| weights     |
+    | `no_weight_decay()`     | parameters that are not decayed                      | training    |
+    | `representation_name`   | the layer between features and classifier, or None   | weights     |
+    | `class_names`           | names of the classes, or None                         | predict    |
+    | `get_windows(image)`    | learned windows                                      | visualize   |
+    | MODEL_names.py          | beside the model's file: DIALECTS, LOOKALIKES and    | weights     |
+    |                         | config_of, see common/weights/dialects.py            |             |
     """
 
     classifier_name = 'head'
+    representation_name = None
     num_prefix_tokens = 0
-    # (pattern of a name, what a file with it is of) for files that look like this model's
-    lookalikes = ()
+    reads_class_token = False
+    stride = 1
+    class_names = None
 
-    def stages(self, image, on_cell=None):
+    def stages(self, image):
         """Runs the stages; yields (tokens [B, N, C], h, w) after each.
 
         Args:
             image: [B, 3, H, W].
-            on_cell: called with (cell, its input tokens, h, w) before each cell of `cells`.
         """
         raise NotImplementedError
 
     def cells(self):
-        """The layers with attention, in order; each has `attention_weights(tokens, h, w)`."""
+        """The blocks, in order."""
         raise NotImplementedError
 
     def position_embeddings(self):
@@ -43,32 +79,51 @@ class StagedModel(nn.Layer):
         """Parameters that are never decayed, beside biases and norms."""
         return set()
 
+    def dialects(self):
+        """The codes whose weight files this model understands, see common/weights/dialects.py."""
+        return getattr(names_module(type(self)), 'DIALECTS', ())
+
+    def lookalikes(self):
+        """(pattern of a name, which model a file with it is of) for files that look like this
+        model's."""
+        return getattr(names_module(type(self)), 'LOOKALIKES', ())
+
+    def check_size(self, height, width):
+        """Raises InputError for an image size in pixels that the model cannot divide."""
+        if height % self.stride or width % self.stride or not height or not width:
+            raise InputError(f'image size: got {height}x{width}, expected a height and a width '
+                             f'that are multiples of {self.stride}')
+
     def pool(self, tokens):
         """The tokens of the last stage [B, N, C] -> features [B, C]."""
         return tokens[:, self.num_prefix_tokens:].mean(axis=1)
 
-    def forward_features(self, image):
+    def forward_features(self, image: paddle.Tensor) -> paddle.Tensor:
         """[B, 3, H, W] -> [B, num_features]"""
         tokens, _, _ = list(self.stages(image))[-1]
         return self.pool(tokens)
 
-    def forward_head(self, features):
+    def forward_head(self, features: paddle.Tensor) -> paddle.Tensor:
         """[B, num_features] -> logits [B, num_classes]."""
-        return features if self.head is None else self.head(features)
+        classifier = getattr(self, self.classifier_name)
+        return features if classifier is None else classifier(features)
 
-    def forward(self, image):
+    def forward(self, image: paddle.Tensor) -> paddle.Tensor:
         """[B, 3, H, W], float, normalised -> logits [B, num_classes]."""
         return self.forward_head(self.forward_features(image))
 
-    def extract_feat(self, image, out_type=None):
+    def extract_feat(self, image: paddle.Tensor, out_type: str | None = None) -> tuple:
         """Features, as a tuple with one entry for each stage.
 
         Args:
             image: [B, 3, H, W], float, normalised.
             out_type: 'raw' all tokens [B, N, C]; 'featmap' [B, C, h, w]; 'cls_token' [B, C], for
-                the models that have one; 'avg_featmap' [B, C], the mean over the patches (in the
-                last stage what the classifier gets); None: the map, or the pair
-                [featmap, cls_token].
+                the models that have one; 'avg_featmap' [B, C], the mean over the patches (of the
+                last stage, where the classifier reads a mean, that mean); None, as
+                MMClassification does, the map, or the pair [featmap, cls_token].
+
+        Returns:
+            The last stage's are after the last norm, if the model has one over its tokens.
 
         Raises:
             InputError: an unknown out_type, or no class token.
@@ -78,11 +133,12 @@ class StagedModel(nn.Layer):
             raise InputError("out_type: got 'cls_token', but this model has no class token")
         *first, last = self.stages(image)
         features = [self.feature(out_type, *stage) for stage in first]
-        if out_type == 'avg_featmap':
+        if out_type == 'avg_featmap' and not self.reads_class_token:
             return (*features, self.pool(last[0]))
         return (*features, self.feature(out_type, *last))
 
     def feature(self, out_type, tokens, h, w):
+        """One stage's entry of `extract_feat`."""
         patches = tokens[:, self.num_prefix_tokens:]                  # [B, h * w, C]
         if out_type == 'raw':
             return tokens
@@ -90,12 +146,12 @@ class StagedModel(nn.Layer):
             return tokens[:, 0]
         if out_type == 'avg_featmap':
             return patches.mean(axis=1)
-        featmap = to_map(patches, h, w)
+        featmap = to_map(patches, h, w)                               # [B, C, h, w]
         pair = out_type is None and self.num_prefix_tokens
         return [featmap, tokens[:, 0]] if pair else featmap
 
-    def get_attention(self, image, layers=None):
-        """The attention weights of some cells, computed beside the ordinary forward pass.
+    def get_attention(self, image: paddle.Tensor, layers: list | None = None) -> list:
+        """The attention weights of some cells in a forward pass.
 
         Args:
             image: [B, 3, H, W], float, normalised.
@@ -103,30 +159,90 @@ class StagedModel(nn.Layer):
 
         Returns:
             list in the order of `layers`: [B, n, N, N], or, with windows of s x s tokens,
-            [B, windows, n, s * s, s * s]; each row sums to 1.
+            [B, nW, n, s * s, s * s]; each row sums to 1.
         """
-        return self.look(image, layers, lambda cell, *place: cell.attention_weights(*place))
+        return [one.weights for one in self.attention_passes(image, layers)]
 
-    def look(self, image, layers, function):
-        """`function(cell, tokens, h, w)` of some cells at the forward pass of an image."""
-        cells = self.cells()
-        wanted, found = [id(cells[index]) for index in block_indices(layers, len(cells))], {}
+    def attention_passes(self, image, layers=None):
+        """What the attention of some cells did in a forward pass, a list of AttentionPass.
 
-        def on_cell(cell, *place):
-            if id(cell) in wanted:
-                found[id(cell)] = function(cell, *place)
+        Args:
+            as get_attention.
+        """
+        attention = [cell.attn for cell in self.cells()]
+        indices, stages = block_indices(layers, len(attention)), []
+        with recorded_attention({attention[index] for index in indices}) as calls:
+            for _, h, w in self.stages(image):
+                stages.append([(*call, h, w) for call in calls])
+                calls.clear()
+        found = {call[0]: AttentionPass(*call, in_last_stage=stage is stages[-1])
+                 for stage in stages for call in stage}
+        return [found[attention[index]] for index in indices]
 
-        for _ in self.stages(image, on_cell):
-            pass
-        return [found[key] for key in wanted]
+    def get_windows(self, image, layer=-1):
+        """The learned windows of a cell, for the models that have them."""
+        raise InputError(f'layer: got {layer}, expected a layer with varied-size windows')
 
-    def reset_classifier(self, num_classes):
+    def reset_classifier(self, num_classes: int) -> None:
         """Puts a newly initialised classifier in place; 0 takes it away."""
         self.num_classes = num_classes
         self.class_names = None  # they were of the old one
         dtype = next(iter(self.parameters())).dtype
-        self.head = new_classifier(self.num_features, num_classes, dtype)
+        setattr(self, self.classifier_name,
+                new_classifier(self.num_features, num_classes, dtype))
 
+
+class AttentionPass(NamedTuple):
+    """What a layer of attention did in a forward pass."""
+
+    layer: nn.Layer
+    tokens: paddle.Tensor   # its input [B, N, C]
+    weights: paddle.Tensor  # [B, n, N, N] or [B, nW, n, s * s, s * s]
+    h: int                  # of the map of tokens
+    w: int
+    in_last_stage: bool
+
+
+@contextlib.contextmanager
+def recorded_attention(layers):
+    """While it is open, a list gets (layer, its input tokens, its weights) at each call of some
+    attention layers."""
+    calls = []
+
+    def ask_for_weights(layer, inputs):
+        return (*inputs, True)  # return_weights
+
+    def record(layer, inputs, outputs):
+        x, weights = outputs
+        calls.append((layer, inputs[0], weights))
+        return x
+
+    hooks = []
+    for layer in layers:
+        hooks.append(layer.register_forward_pre_hook(ask_for_weights))
+        hooks.append(layer.register_forward_post_hook(record))
+    try:
+        yield calls
+    finally:
+        for hook in hooks:
+            hook.remove()
+
+
+@functools.cache
+def names_module(model_class):
+    """The module of the names that other codes have for a model's weights: MODEL_names.py beside
+    the file of the model's class, or of the class that it extends. None if there is none."""
+    for one in model_class.__mro__:
+        file = getattr(sys.modules.get(one.__module__), '__file__', None)
+        if one is ImageClassifier:
+            break
+        if file is None:  # a class of an interactive session
+            continue
+        folder, file = os.path.split(os.path.abspath(file))
+        name = f'{os.path.splitext(file)[0]}_names'
+        if os.path.isfile(os.path.join(folder, f'{name}.py')):
+            return import_file(*os.path.split(folder), name)
+    return None
 
 
 # what extract_feat of every family can give
@@ -149,11 +265,12 @@ def block_indices(layers, depth):
     return [index % depth for index in layers]
 
 
-def new_classifier(num_features, num_classes, dtype):
-    """A newly initialised linear layer of a model's type; None for no classes."""
+def new_classifier(num_features, num_classes, dtype=None):
+    """A newly initialised linear layer, of a model's type; None for no classes."""
     if not num_classes:
         return None
     layer = Linear(num_features, num_classes)
     init_linear(layer)
-    layer.to(dtype=dtype)
+    if dtype is not None:
+        layer.to(dtype=dtype)
     return layer

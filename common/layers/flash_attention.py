@@ -29,7 +29,8 @@ def works(dtype, head_dim):
         return False
     state = paddle.get_cuda_rng_state()  # a resumed run must draw what an unbroken one does
     try:
-        flash_attention(paddle.zeros([1, 8, 3 * head_dim], dtype), 1, 0.0)
+        q = paddle.zeros([1, 1, 8, head_dim], dtype)
+        flash_attention(q, q, q, head_dim ** -0.5, 0.0)
     except Exception:  # noqa: BLE001 - Paddle raises many kinds
         return False
     finally:
@@ -42,12 +43,13 @@ def is_ampere():
     return paddle.device.cuda.get_device_capability() >= (8, 0)
 
 
-def flash_attention(qkv, num_heads, dropout):
-    """softmax(q k^T / sqrt(d)) v for q, k and v side by side: [B, N, 3 * n * d] -> [B, N, n * d]
+def flash_attention(q, k, v, scale, dropout):
+    """softmax(q k^T * scale) v for q, k, v [B, n, N, d] -> [B, n, N, d]
 
-    dropout: on the attention weights. Paddle 2.6 applies it in evaluation too.
+    dropout: the probability for the attention weights. Paddle 2.6 applies it in evaluation too.
     """
-    B, N, channels = qkv.shape
-    q, k, v = qkv.reshape([B, N, 3, num_heads, -1]).unbind(2)              # each [B, N, n, d]
-    x = F.scaled_dot_product_attention(q, k, v, dropout_p=dropout)
-    return x.reshape([B, N, channels // 3])
+    d = q.shape[-1]
+    if scale != d ** -0.5:  # Paddle's own, which it cannot be told
+        q = q * (scale * d ** 0.5)
+    q, k, v = (x.transpose([0, 2, 1, 3]) for x in (q, k, v))               # each [B, N, n, d]
+    return F.scaled_dot_product_attention(q, k, v, dropout_p=dropout).transpose([0, 2, 1, 3])

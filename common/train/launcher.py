@@ -32,6 +32,9 @@ DEBUG = 'RUN_DEBUG'  # environment variable: whether errors show where they came
 NO_SPACE = (errno.ENOSPC, errno.EDQUOT, errno.EFBIG)
 # Seconds that the other ranks have to end by themselves when one has ended.
 GRACE = 8.0
+# Seconds after which a rank that is stopped (SIGSTOP) while others run is taken for a stuck one.
+STUCK = 30.0
+POLL = 0.2  # seconds between two looks at the ranks
 # Seconds that what is left of a crashed run has to write its checkpoint before the next start.
 PATIENCE = 60.0
 
@@ -142,8 +145,10 @@ def wait_for(ranks, signals):
     or one of them has got. The exit code: 0, or that of the first one that ended with another; the
     others then have GRACE seconds. (They have agreed on a stop in training and evaluation.)"""
     code, deadline, passed_on = 0, None, False
+    stopped_for = dict.fromkeys(ranks, 0.0)
     while running := [rank for rank in ranks if rank.is_alive()]:
-        connection.wait([rank.sentinel for rank in running], timeout=0.2)
+        connection.wait([rank.sentinel for rank in running], timeout=POLL)
+        end_stuck(ranks, running, stopped_for)
         if not code and (code := first_code(ranks)):
             deadline = time.monotonic() + GRACE
         number = signals.number or (code - 128 if code in STOPPED else None)
@@ -156,6 +161,23 @@ def wait_for(ranks, signals):
             for rank in running:
                 rank.kill()
     return code or first_code(ranks)
+
+
+def end_stuck(ranks, running, stopped_for):
+    """Kills a rank that has been stopped for STUCK seconds while another one runs, which would wait
+    for it for ever.
+
+    stopped_for: {rank: seconds}, which are counted here: by looks, not by a clock, since this
+        process may be stopped with all of them (ctrl-Z).
+    """
+    are_stopped = {rank: processes.is_stopped(rank.pid) for rank in running}
+    for rank, is_stopped in are_stopped.items():
+        waits = is_stopped and not all(are_stopped.values())
+        stopped_for[rank] = stopped_for[rank] + POLL if waits else 0.0
+        if stopped_for[rank] > STUCK:
+            complain(f'error: process {ranks.index(rank)} has been stopped (SIGSTOP) for '
+                     f'{STUCK:.0f} s, and the others wait for it')
+            rank.kill()
 
 
 def first_code(ranks):

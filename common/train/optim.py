@@ -9,7 +9,7 @@ def decayed_parameters(model, rule='matrices'):
     """The names of the parameters that weight decay acts on.
 
     Args:
-        model: a Layer; `model.no_weight_decay()` names more parameters to leave out.
+        model: an ImageClassifier; `model.no_weight_decay()` names more parameters to leave out.
         rule: 'matrices': all but vectors and scalars (biases, norms) and the named ones;
             'all_matrices': the named ones too, as timm 0.4.12 in effect does for models whose
             embeddings lie in a sublayer; 'all': every parameter, as PaddleViT does.
@@ -17,7 +17,7 @@ def decayed_parameters(model, rule='matrices'):
     if rule == 'all':
         return {name for name, _ in trainable_parameters(model)}
     left_out = set()
-    if rule == 'matrices' and hasattr(model, 'no_weight_decay'):
+    if rule == 'matrices':
         left_out = model.no_weight_decay()
     return {name for name, parameter in trainable_parameters(model)
             if parameter.ndim > 1 and name not in left_out}

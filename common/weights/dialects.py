@@ -43,14 +43,14 @@ def translate(model, state, kind):
     """A file's weights with the model's names and layouts.
 
     Args:
-        model: a Layer; may have `dialects()`.
+        model: an ImageClassifier.
         state: {name: array} of the file.
         kind: paddle | torch | flax, the layout of the arrays.
 
     Returns:
         {name: array}, and notes for the log.
     """
-    dialects = model.dialects() if hasattr(model, 'dialects') else ()
+    dialects = model.dialects()
     wanted = model.state_dict()
     state, outside, notes = own_names(dialects, state, kind, wanted)
     beside = [name for name in outside if name not in wanted]

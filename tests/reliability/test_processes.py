@@ -136,6 +136,32 @@ def test_dead_or_stuck_rank_ends_all_P1(number, data, tmp_path):
         assert 'error: process 1 was ended by SIGKILL' in err
 
 
+STUCK = '''
+import os, signal
+import common.train.launcher as launcher
+import common.train.trainer as training
+launcher.STUCK = 2.0
+evaluate = training.evaluate
+def stopped(*args):
+    if os.environ['PADDLE_TRAINER_ID'] == '1':
+        os.kill(os.getpid(), signal.SIGSTOP)
+    return evaluate(*args)
+training.evaluate = stopped
+'''
+
+
+def test_rank_that_is_stopped_where_no_collective_waits_P1(data, tmp_path):
+    """The other one is through with its part of the evaluation; no limit of gloo holds there."""
+    script = tmp_path / 'stuck.py'
+    script.write_text(STUCK + (ROOT / 'vit' / 'main_multi_gpu.py').read_text())
+    process = start('vit', data, tmp_path / 'out', *LONG, '-o', 'VALIDATE_FREQ=1', '-nprocs=2',
+                    script=script, env={**os.environ, 'PYTHONPATH': f'{ROOT}:{ROOT / "vit"}'})
+    _, err = process.communicate(timeout=240)
+    assert process.returncode == 3, err
+    assert 'error: process 1 has been stopped (SIGSTOP) for 2 s, and the others wait' in err
+    assert 'Traceback' not in err, err
+
+
 @pytest.mark.long
 def test_ranks_stop_together_and_go_on_R4_P2(data, tmp_path):
     """SIGTERM to the parent reaches both; the rest on two ranks equals a whole run on two."""
