@@ -7,12 +7,9 @@
 
 The names and fields are MMClassification's. Different from it: an array is RGB, not BGR.
 """
-import json
 import os
-import reprlib
-import sys
 import warnings
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from functools import partial
 from typing import NamedTuple
 
@@ -21,37 +18,68 @@ import paddle
 from paddle import nn
 from PIL import Image
 
+from common.config import ConfigNode
 from common.core.class_names import check_class_names, imagenet_classes  # noqa: F401 - for users
 from common.core.devices import set_device  # noqa: F401 - for users
-from common.core.errors import InputError, one_line, printable
+from common.core.errors import InputError, printable
 from common.core.flags import add_flag
 from common.core.sizes import to_pair
 from common.data.batches import Normalize
-from common.data.image_names import READABLE, PassedOver, is_hidden, is_image
-from common.data.images import as_rgb, load_image
-from common.data.loader import Loader
-from common.data.samplers import EvalSampler
+from common.data.image_names import PassedOver
+from common.data.input_images import (  # noqa: F401 - for users
+    images_of_tool,
+    list_images,
+    pixel_batches,
+    read_image,
+)
 from common.data.transforms import EvalTransform
 from common.zoo import create_model
 
+# What a user may give as one image: a path, a Pillow image, or a uint8 array [H, W, 3] (RGB).
+ImageInput = str | os.PathLike | Image.Image | np.ndarray
+
 
 class Preprocessing(NamedTuple):
-    """From an image to a model's input; it goes with a model wherever the model goes."""
+    """From an image to a model's input; it goes with a model wherever the model goes.
 
-    image_size: list        # [height, width] in pixels
-    crop_pct: float         # the shorter side is resized to image_size / crop_pct, then cropped
-    interpolation: str      # of Pillow, antialiased
-    mean: list              # of red, green and blue in 0..1
-    std: list
+    The shorter side is resized to image_size / crop_pct, the centre is cut out, and the pixels in
+    0..1 are normalised by channel.
+
+    Attributes:
+        image_size: [height, width] of the model's input in pixels.
+        crop_pct: fraction of the resized image's side that is cut out.
+        interpolation: 'bicubic' or 'bilinear', Pillow's, antialiased.
+        mean: of red, green and blue in 0..1.
+        std: of red, green and blue in 0..1.
+
+    Source: timm's `create_transform` for evaluation.
+
+    Example:
+        >>> from PIL import Image
+        >>> from common.apis import Preprocessing
+        >>> from common.zoo import model_config
+        >>> preprocessing = Preprocessing.of(model_config('vit_digits'))
+        >>> preprocessing.image_size, preprocessing.interpolation
+        ([32, 32], 'bicubic')
+        >>> preprocessing.transform()(Image.new('RGB', (60, 40))).shape
+        (32, 32, 3)
+    """
+
+    image_size: list[int]
+    crop_pct: float
+    interpolation: str
+    mean: list[float]
+    std: list[float]
 
     @classmethod
-    def of(cls, config):
+    def of(cls, config: ConfigNode) -> 'Preprocessing':
+        """The preprocessing that a model's config describes."""
         data = config.DATA
         return cls(list(to_pair(data.IMAGE_SIZE)), data.CROP_PCT, data.INTERPOLATION,
                    list(data.IMAGENET_MEAN), list(data.IMAGENET_STD))
 
-    def transform(self):
-        """Pillow RGB image -> uint8 [H, W, 3]."""
+    def transform(self) -> EvalTransform:
+        """The function from a Pillow RGB image to uint8 [H, W, 3], before the normalisation."""
         return EvalTransform(self.image_size, self.crop_pct, self.interpolation)
 
 
@@ -63,22 +91,30 @@ class Classifier:
         class_names: list of K printable str, or None if they are not known.
     """
 
-    def __init__(self, preprocessing, class_names=None):
+    def __init__(self, preprocessing: Preprocessing, class_names: Sequence[str] | None = None):
         self.preprocessing = preprocessing
         self.class_names = class_names and [printable(name) for name in class_names]
 
-    def __call__(self, pixels):
+    def __call__(self, pixels: np.ndarray) -> np.ndarray:
         """uint8 [B, 3, H, W] -> logits, float32 [B, K], both of numpy."""
         raise NotImplementedError
 
-    def class_name(self, label):
+    def class_name(self, label: int) -> str:
+        """The name of a class, or its number as text where there are no names."""
         return self.class_names[label] if self.class_names else str(label)
 
 
 class Eager(Classifier):
-    """A Layer, run operation by operation; without a classifier it is an error."""
+    """A Layer as a Classifier, run operation by operation.
 
-    def __init__(self, model):
+    Args:
+        model: of init_model or create_model.
+
+    Raises:
+        InputError: the model has no classifier.
+    """
+
+    def __init__(self, model: nn.Layer):
         if getattr(model, model.classifier_name) is None:
             raise InputError('model: got one without a classifier (MODEL.NUM_CLASSES 0), which '
                              'gives features, see common.features; expected classes')
@@ -86,7 +122,8 @@ class Eager(Classifier):
         self.model = model
         self.normalize = Normalize(self.preprocessing.mean, self.preprocessing.std)
 
-    def __call__(self, pixels):
+    def __call__(self, pixels: np.ndarray) -> np.ndarray:
+        """uint8 [B, 3, H, W] -> logits, float32 [B, K]; puts the model into evaluation mode."""
         self.model.eval()
         with paddle.no_grad():
             logits = self.model(self.normalize(paddle.to_tensor(pixels)))
@@ -132,16 +169,17 @@ def init_model(config_or_name: str, checkpoint: str | os.PathLike | None = None,
     return model
 
 
-def as_classifier(model):
+def as_classifier(model: nn.Layer | Classifier) -> Classifier:
     """The Classifier of a Layer, or what is one already."""
     return model if isinstance(model, Classifier) else Eager(model)
 
 
-def inference_model(model, images, batch_size=32, workers=None):
+def inference_model(model: nn.Layer | Classifier, images: ImageInput | Sequence[ImageInput],
+                    batch_size: int = 32, workers: int | None = None) -> dict | list[dict]:
     """Classifies images.
 
     Args:
-        model: of init_model or create_model, or a Classifier.
+        model: of init_model or create_model, or a Classifier, e.g. of load_exported.
         images: path of an image or of a folder, Pillow image, uint8 array [H, W, 3] (RGB), a list
             of images, or a stack of them, uint8 [N, H, W, 3].
         batch_size: images in a forward pass.
@@ -155,6 +193,19 @@ def inference_model(model, images, batch_size=32, workers=None):
 
     Raises:
         InputError: an image cannot be read, or batch_size or workers are no such number.
+
+    Source: the function of this name in MMClassification, whose fields these are.
+
+    Example:
+        >>> import numpy as np
+        >>> from common.apis import inference_model, init_model
+        >>> model = init_model('vit_digits', num_classes=3)
+        >>> image = np.zeros([20, 24, 3], np.uint8)
+        >>> result = inference_model(model, image)
+        >>> sorted(result), result['pred_scores'].shape
+        (['pred_class', 'pred_label', 'pred_score', 'pred_scores'], (3,))
+        >>> len(inference_model(model, [image, image]))
+        2
     """
     classifier = as_classifier(model)
     if isinstance(images, (str, os.PathLike)) and os.path.isdir(images):
@@ -164,151 +215,67 @@ def inference_model(model, images, batch_size=32, workers=None):
             warnings.warn(str(passed_over), stacklevel=2)
     elif isinstance(images, np.ndarray) and images.ndim == 4:
         images = list(images)
-    one = not isinstance(images, (list, tuple))
-    found = []
-    for scores, error in classify(classifier, [images] if one else images, batch_size, workers):
+    is_single = not isinstance(images, (list, tuple))
+    results = []
+    for scores, error in classify(classifier, [images] if is_single else images, batch_size,
+                                  workers):
         if error:
             raise InputError(error)
         label = int(scores.argmax())
-        found.append({'pred_label': label, 'pred_score': float(scores[label]),
-                      'pred_scores': scores, 'pred_class': classifier.class_name(label)})
-    return found[0] if one else found
+        results.append({'pred_label': label, 'pred_score': float(scores[label]),
+                        'pred_scores': scores, 'pred_class': classifier.class_name(label)})
+    return results[0] if is_single else results
 
 
-def classify(model, images, batch_size=32, workers=None):
-    """Yields (probabilities float32 [K], None), or (None, why it cannot be read), for each image.
+def classify(model: nn.Layer | Classifier, images: Sequence[ImageInput], batch_size: int = 32,
+             workers: int | None = None) -> Iterator[tuple[np.ndarray | None, str | None]]:
+    """Classifies images one after the other, where some may be bad.
 
     Args:
-        see inference_model.
+        model: see inference_model.
+        images: list of paths of files, Pillow images, or uint8 arrays [H, W, 3] (RGB).
+        batch_size, workers: see inference_model.
+
+    Yields:
+        For each image (probabilities, float32 [K], and None), or (None, why it cannot be read).
+
+    Raises:
+        InputError: batch_size or workers are no such number.
+
+    Source: this project.
+
+    Example:
+        >>> import numpy as np
+        >>> from common.apis import classify, init_model
+        >>> model = init_model('vit_digits')
+        >>> for scores, error in classify(model, [np.zeros([20, 24, 3], np.uint8), 'missing.png']):
+        ...     print(error or scores.shape)
+        (10,)
+        missing.png: cannot read the image: No such file or directory
     """
     classifier = as_classifier(model)
     for pixels, errors in pixel_batches(classifier.preprocessing, images, batch_size, workers):
         good = [not error for error in errors]
-        scores = iter(softmax(classifier(pixels[good] if not all(good) else pixels))
-                      if any(good) else ())
+        if not all(good):
+            pixels = pixels[good]
+        scores = iter(softmax(classifier(pixels)) if any(good) else ())
         for error in errors:
             yield (None, error) if error else (next(scores), None)
 
 
 def softmax(logits):
     """float [B, K] -> float32 [B, K]; each row sums to 1."""
-    shares = np.exp(logits.astype(np.float64) - logits.max(axis=1, keepdims=True))
-    return (shares / shares.sum(axis=1, keepdims=True)).astype(np.float32)
-
-
-class Pictures:
-    """Images as items (uint8 [H, W, 3], '' or why it cannot be read)."""
-
-    def __init__(self, images, preprocessing):
-        self.images = images
-        self.transform = preprocessing.transform()
-        self.nothing = np.zeros((*preprocessing.image_size, 3), np.uint8)
-
-    def __len__(self):
-        return len(self.images)
-
-    def __getitem__(self, key):
-        image = self.images[key[1]]
-        try:
-            return self.transform(read_image(image)), ''
-        except Exception as error:  # noqa: BLE001 - whatever is wrong with the file
-            reason = getattr(error, 'strerror', None) or one_line(error)
-            name = os.fspath(image) if isinstance(image, (str, os.PathLike)) else f'image {key[1]}'
-            return self.nothing, printable(f'{name}: cannot read the image: {reason}')
-
-
-def read_image(image):
-    """A path, an array or a Pillow image as a Pillow RGB image."""
-    if isinstance(image, (str, os.PathLike)):
-        return load_image(image)
-    if isinstance(image, Image.Image):
-        return as_rgb(image)
-    is_array = isinstance(image, np.ndarray)
-    if not is_array or image.dtype != np.uint8 or image.shape[2:] != (3,) or not image.size:
-        got = f'{image.dtype}{list(image.shape)}' if is_array else type(image).__name__
-        raise ValueError(f'got {got}, expected a path, a Pillow image or a uint8 array [H, W, 3]')
-    return Image.fromarray(image)
-
-
-def pixel_batches(preprocessing, images, batch_size=32, workers=None):
-    """Yields (uint8 [B, 3, H, W], list of B: '' or why it cannot be read); black if it cannot."""
-    check_number('batch_size', batch_size, 1)
-    if workers is not None:
-        check_number('workers', workers, 0)
-    batches = -(-len(images) // batch_size)
-    if workers is None:
-        workers = min(4, os.cpu_count() - 1) if batches > 2 and sys.platform == 'linux' else 0
-    loader = Loader(Pictures(images, preprocessing), EvalSampler(len(images), batch_size),
-                    min(workers, batches), stack_pictures)
-    for pixels, errors in loader:
-        yield pixels, json.loads(errors.tobytes())
-
-
-def check_number(name, value, least):
-    """Raises InputError for an argument that is no whole number, or below the least."""
-    if not isinstance(value, (int, np.integer)) or isinstance(value, bool) or value < least:
-        raise InputError(f'{name}: got {reprlib.repr(value)}, expected a whole number of at least '
-                         f'{least}')
-
-
-def stack_pictures(items):
-    pixels = np.stack([image for image, _ in items]).transpose(0, 3, 1, 2)
-    errors = json.dumps([error for _, error in items]).encode()
-    return np.ascontiguousarray(pixels), np.frombuffer(errors, np.uint8)
-
-
-def list_images(paths, passed_over=None):
-    """The files of some paths; a folder stands for all images in it, sorted by name.
-
-    Args:
-        paths: of images and folders.
-        passed_over: PassedOver, which counts what is in a folder, neither hidden nor an image.
-
-    Raises:
-        InputError: a folder cannot be read, or has no image.
-    """
-    found = []
-    for path in map(os.fspath, paths):
-        if os.path.isdir(path):
-            inside = images_inside(path, passed_over or PassedOver())
-            if not inside:
-                raise InputError(f'{path}: got a folder without images, expected files with '
-                                 f'{", ".join(READABLE)}')
-            found += inside
-        else:
-            found.append(path)
-    return found
-
-
-def images_inside(path, passed_over):
-    """The images in a folder and in those below it, sorted; see list_images."""
-    def refuse(error):
-        raise InputError(f'{error.filename}: cannot read the folder: {error.strerror}')
-
-    found = []
-    for folder, folders, names in os.walk(path, onerror=refuse):
-        folders[:] = [name for name in folders if not is_hidden(name)]
-        for name in folders:
-            if os.path.islink(os.path.join(folder, name)):
-                passed_over.add(f'{os.path.join(folder, name)} (a link to a folder)')
-        for name in names:
-            if is_image(name) and not is_hidden(name):
-                found.append(os.path.join(folder, name))
-            elif not is_hidden(name):
-                passed_over.add(os.path.join(folder, name))
-    return sorted(found)
-
-
-def images_of_tool(paths):
-    """list_images, with a line on standard error about what was passed over."""
-    passed_over = PassedOver()
-    files = list_images(paths, passed_over)
-    passed_over.say()
-    return files
+    weights = np.exp(logits.astype(np.float64) - logits.max(axis=1, keepdims=True))
+    return (weights / weights.sum(axis=1, keepdims=True)).astype(np.float32)
 
 
 def add_model_flags(parser, needed=True):
-    """The flags of the tools that say which model, for `model_of`."""
+    """Adds the flags by which the tools take a model, for `model_of`.
+
+    Args:
+        parser: argparse.ArgumentParser.
+        needed: whether -cfg and -pretrained must be given.
+    """
     add = partial(add_flag, parser)
     add('cfg', 'name of a model, or a yaml file', required=needed, metavar='NAME')
     add('pretrained', 'weight file of any format', required=needed, metavar='FILE')
@@ -317,4 +284,5 @@ def add_model_flags(parser, needed=True):
 
 
 def model_of(args):
+    """The model that the flags of `add_model_flags` name, in evaluation mode."""
     return init_model(args.cfg, args.pretrained, args.device, args.o or [])

@@ -9,6 +9,7 @@ that it understands. `-check` loads the result into a new model, runs both, and 
 import argparse
 import hashlib
 import os
+from collections.abc import Sequence
 
 import numpy as np
 import paddle
@@ -24,30 +25,44 @@ from common.zoo import build_model, create_model, model_config
 SUFFIXES = ('.pdparams', '.safetensors')
 
 
-def convert(name_or_file, source, target, check=False, options=()):
-    """Writes the weights of `source` for a model to `target`.
+def convert(name_or_file: str, source: str | os.PathLike, target: str, check: bool = False,
+            options: Sequence[str] = ()) -> tuple[list[str], str | None]:
+    """Writes the weights of a file, for a model and under its names, to another file.
 
     The result holds weights only; what a checkpoint says about its classes and images stays
     behind.
 
     Args:
-        name_or_file: model name or yaml.
-        source: weight file of any known format.
+        name_or_file: name of a model, or the path of a yaml.
+        source: weight file of any known format, or a run's folder.
         target: .pdparams or .safetensors file to write.
-        check: whether to load the result again and compare the logits of a random image.
+        check: whether to load the result again and compare the logits of a random image, which
+            must be equal in each bit.
         options: 'KEY=VALUE' strings for the config; they win over what a checkpoint says.
 
     Returns:
-        Notes, and the hash of the logits or None.
+        (sentences about what was replaced, the hash of the logits or None without `check`).
 
     Raises:
         InputError: the source does not fit, or is a checkpoint and the target too; or the result
             differs.
+
+    Source: this project; PaddleViT has a load_pytorch_weights.py for each family instead.
+
+    Example:
+        >>> import paddle
+        >>> from common.convert import convert
+        >>> from common.zoo import create_model
+        >>> paddle.save(create_model('vit_digits').state_dict(), 'digits.pdparams')
+        >>> notes, digest = convert('vit_digits', 'digits.pdparams', 'digits.safetensors', True)
+        >>> notes, len(digest)
+        ([], 16)
     """
     check_output('dst', target, SUFFIXES)
     model = create_model(name_or_file, source, options=options)
     origin = weights_of_run(source) if os.path.isdir(source) else source
-    if os.path.exists(target) and os.path.samefile(origin, target) and read_weights(origin)[3]:
+    in_place = os.path.exists(target) and os.path.samefile(origin, target)
+    if in_place and read_weights(origin).metadata:
         raise InputError(f'-dst: got {target}, the source itself, which holds more than weights; '
                          f'expected another file')
     notes, classes = list(model.notes), model.config.MODEL.NUM_CLASSES
@@ -58,15 +73,15 @@ def convert(name_or_file, source, target, check=False, options=()):
         return notes, None
     copy = build_model(model.config)
     load_pretrained(copy, target)
-    first, second = logits(model), logits(copy)
-    if not np.array_equal(first, second):
+    expected, got = logits(model), logits(copy)
+    if not np.array_equal(expected, got):
         raise InputError(f'{target}: the logits differ from the source by '
-                         f'{np.abs(first - second).max():.3g}, expected none')
-    return notes, hashlib.sha256(first.tobytes()).hexdigest()[:16]
+                         f'{np.abs(expected - got).max():.3g}, expected none')
+    return notes, hashlib.sha256(expected.tobytes()).hexdigest()[:16]
 
 
 def save(model, target):
-    """A flat state dict; the .safetensors one is marked as having Paddle's layout."""
+    """Writes a model's flat state dict; a .safetensors file is marked as having Paddle's layout."""
     if target.endswith('.pdparams'):
         write_atomically(model.state_dict(), target)
         return
@@ -77,7 +92,7 @@ def save(model, target):
 
 
 def logits(model):
-    """Of one fixed random image, on this machine."""
+    """The logits of one fixed random image, [1, K]."""
     height, width = np.broadcast_to(model.config.DATA.IMAGE_SIZE, 2)
     image = np.random.RandomState(0).standard_normal((1, 3, height, width)).astype(np.float32)
     model.eval()

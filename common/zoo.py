@@ -128,11 +128,11 @@ def create_model(name: str, pretrained: str | os.PathLike | None = None,
         >>> import paddle
         >>> from common.zoo import create_model
         >>> model = create_model('vit_digits', num_classes=5, drop_path=0.1)
-        >>> model(paddle.zeros([2, 3, 32, 32])).shape
-        [2, 5]
+        >>> tuple(model(paddle.zeros([2, 3, 32, 32])).shape)
+        (2, 5)
         >>> features = create_model('vit_digits', num_classes=0, image_size=64)
-        >>> features(paddle.zeros([2, 3, 64, 64])).shape
-        [2, 96]
+        >>> tuple(features(paddle.zeros([2, 3, 64, 64])).shape)
+        (2, 96)
     """
     if pretrained is not None and checkpoint is not None:
         raise InputError('pretrained, checkpoint: got both, expected one of them')
@@ -213,11 +213,9 @@ def find_yaml(name_or_file):
     if not str(name_or_file).endswith(('.yaml', '.yml')):
         raise InputError(f'model: got {name_or_file!r}, expected a yaml file or one of '
                          f'{", ".join(list_models())}')
-    model_type = None
-    for file in [*read_base(name_or_file), name_or_file]:
-        for key, value, _ in read_yaml(file):
-            if key == 'MODEL.TYPE':
-                model_type = value
+    types = [value for file in [*read_base(name_or_file), name_or_file]
+             for key, value, _ in read_yaml(file) if key == 'MODEL.TYPE']
+    model_type = types[-1] if types else None
     if not isinstance(model_type, str) or model_type not in MODELS:
         raise wrong(name_or_file, 'MODEL.TYPE', model_type, f'one of {", ".join(MODELS)}')
     return name_or_file, MODELS[model_type][0]
@@ -274,10 +272,9 @@ def model_types():
                 yield name, model
 
     for model_type, (folder, file, _) in MODELS.items():
-        names = f'{file}_names'
-        if not os.path.isfile(os.path.join(ROOT, folder, f'{names}.py')):
-            names = file
-        yield load_family_file(folder, names), functools.partial(models, folder, model_type)
+        has_names = os.path.isfile(os.path.join(ROOT, folder, f'{file}_names.py'))
+        module = load_family_file(folder, f'{file}_names' if has_names else file)
+        yield module, functools.partial(models, folder, model_type)
 
 
 def table(pattern='*'):

@@ -5,6 +5,7 @@ counted: norms, activations, softmax, biases, pooling, interpolation. One MAC is
 """
 import contextlib
 import math
+from collections.abc import Callable, Sequence
 
 import numpy as np
 import paddle
@@ -13,20 +14,47 @@ from paddle import nn
 from common.layers.fast import Fast
 
 
-def count_parameters(model):
-    """All numbers of all parameters, frozen ones too; not the running statistics of BatchNorm,
-    which are parameters for Paddle."""
+def count_parameters(model: nn.Layer) -> int:
+    """Counts the numbers in all parameters, frozen ones too.
+
+    The running statistics of BatchNorm, which are parameters for Paddle, are not counted.
+
+    Args:
+        model: any Layer; its parameters need not be allocated (paddle.LazyGuard).
+
+    Returns:
+        The number of parameters, in ones.
+
+    Source: the usual sum over `parameters()`, as in PyTorch.
+
+    Example:
+        >>> import paddle
+        >>> from common.layers.macs import count_parameters
+        >>> count_parameters(paddle.nn.Linear(3, 2))
+        8
+    """
     return sum(math.prod(parameter.shape) for name, parameter in model.named_parameters()
                if not name.endswith(('._mean', '._variance')))
 
 
-def count_macs(build, image_size):
-    """MACs of one image.
+def count_macs(build: Callable[[], nn.Layer], image_size: int | Sequence[int]) -> int:
+    """Counts the multiply-adds of a model for one image; what is counted stands above.
 
     Args:
         build: function without arguments that makes the model. It is called under LazyGuard, so
             that the large matrices need no memory.
-        image_size: int or (height, width) in pixels.
+        image_size: pixels, a number or [height, width].
+
+    Returns:
+        The number of MACs, in ones; one MAC is two FLOPs.
+
+    Source: the rules of fvcore's FlopCountAnalysis, less all that is no product of matrices.
+
+    Example:
+        >>> from common.layers.macs import count_macs
+        >>> from common.zoo import create_model
+        >>> count_macs(lambda: create_model('vit_digits'), 32)
+        5531328
     """
     with paddle.LazyGuard():
         model = build()

@@ -83,6 +83,14 @@ def check_stopped_once(out, output):
     assert not (run_folder(output) / PREVIOUS).exists()
 
 
+@pytest.fixture(autouse=True)
+def sighup_of_a_terminal():
+    """Under nohup, in which these tests may run, it is ignored, also by what they start."""
+    before = signal.signal(signal.SIGHUP, signal.SIG_DFL)
+    yield
+    signal.signal(signal.SIGHUP, before)
+
+
 @pytest.mark.parametrize('number, flags', [
     pytest.param(signal.SIGINT, BOTH, id='both'),
     pytest.param(signal.SIGTERM, BOTH, id='both, SIGTERM', marks=pytest.mark.long),

@@ -1,0 +1,141 @@
+"""The examples of the public functions and of the READMEs run as they stand.
+
+A docstring's example runs in an empty folder, with nothing imported. A README's ```python block
+runs in a child process, in a folder with the few files that it names; it speaks of large models and
+weights that are not at hand, so the words in REPLACED are replaced by small ones. A block that
+needs another word fails, and is not left out.
+"""
+import doctest
+import importlib
+import inspect
+import os
+import re
+import subprocess
+import sys
+
+import paddle
+import pytest
+from PIL import Image
+
+from common.export import export_model
+from common.zoo import create_model
+from tests.conftest import ROOT
+
+# What a user calls: each has type hints, and a docstring with these parts.
+PUBLIC = {
+    'common.zoo': ['create_model', 'list_models', 'model_config', 'build_model'],
+    'common.apis': ['init_model', 'inference_model', 'classify', 'Preprocessing', 'set_device'],
+    'common.config': ['base_config', 'load_config', 'update_config', 'set_options',
+                      'model_arguments'],
+    'common.weights.load': ['load_pretrained', 'read_weights'],
+    'common.layers.macs': ['count_macs', 'count_parameters'],
+    'common.convert': ['convert'],
+}
+FUNCTIONS = [(module, name) for module, names in PUBLIC.items() for name in names]
+
+
+def public(module, name):
+    return getattr(importlib.import_module(module), name)
+
+
+@pytest.mark.smoke
+@pytest.mark.parametrize('module, name', FUNCTIONS)
+def test_public_function_has_type_hints(module, name):
+    thing = public(module, name)
+    signature = inspect.signature(thing)
+    assert all(parameter.annotation is not parameter.empty for parameter in
+               signature.parameters.values() if parameter.kind is not parameter.VAR_KEYWORD)
+    assert inspect.isclass(thing) or signature.return_annotation is not signature.empty
+
+
+@pytest.mark.smoke
+@pytest.mark.parametrize('module, name', FUNCTIONS)
+def test_public_function_says_what_it_takes_and_gives(module, name):
+    thing = public(module, name)
+    text = inspect.getdoc(thing)
+    parameters = [] if inspect.isclass(thing) else list(inspect.signature(thing).parameters)
+    if parameters:
+        assert '\nArgs:\n' in text
+        described = re.findall(r'^ {4}(\w+(?:, \w+)*):', text, re.M)
+        described = {word for words in described for word in words.split(', ')}
+        assert set(parameters) <= described
+    if not inspect.isclass(thing) and inspect.signature(thing).return_annotation is not None:
+        assert '\nReturns:\n' in text or '\nYields:\n' in text
+    assert '\nSource: ' in text and '\nExample:\n    >>> ' in text
+
+
+@pytest.mark.smoke
+@pytest.mark.parametrize('module, name', FUNCTIONS)
+def test_example_runs(module, name, tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    paddle.seed(0)
+    text = inspect.getdoc(public(module, name))
+    example = doctest.DocTestParser().get_doctest(text, {}, f'{module}.{name}', None, 0)
+    assert example.examples
+    said = []
+    runner = doctest.DocTestRunner(optionflags=doctest.NORMALIZE_WHITESPACE)
+    runner.run(example, out=said.append)
+    assert runner.failures == 0, ''.join(said)
+
+
+# The pages
+
+PAGES = [ROOT / 'README.md', ROOT / 'README_cn.md', *sorted(ROOT.glob('docs/*.md')),
+         *(ROOT / family / 'README.md' for family in ('vit', 'vitae', 'vitaev2_vsa'))]
+REPLACED = {
+    'vit_base_patch16_224.pdparams': 'digits.pdparams',
+    'ViT-B_16-224.npz': 'digits.pdparams',
+    'vit_base_patch16_224': 'vit_digits',
+    'image_size=[192, 256]': 'image_size=[32, 48]',
+    'vitae_small': 'vitae_digits',
+}
+# What a block uses without having made it: an image for a model, and pixels for a classifier.
+BEFORE = '''
+import numpy as np, paddle
+image = paddle.zeros([2, 3, 32, 32])
+pixels = np.zeros([2, {shape}], np.uint8)
+'''
+
+
+def blocks():
+    for page in PAGES:
+        if page.exists():
+            for number, block in enumerate(re.findall(r'^```python\n(.*?)^```', page.read_text(),
+                                                      re.M | re.S)):
+                yield pytest.param(page, block, id=f'{page.relative_to(ROOT)}-{number}')
+
+
+@pytest.fixture(scope='module')
+def folder(tmp_path_factory):
+    """Weights, a run, images and an export, under the names of the pages."""
+    folder = tmp_path_factory.mktemp('pages')
+    (folder / 'folder').mkdir()
+    for name in ('snake.jpg', 'seven.png', 'folder/a.png', 'image.png'):
+        Image.new('RGB', (48, 40)).save(folder / name)
+    (folder / 'RUN').mkdir()
+    model = create_model('vit_digits')
+    for name in ('digits.pdparams', 'RUN/best.pdparams', 'best.pdparams'):
+        paddle.save(model.state_dict(), str(folder / name))
+    (folder / 'configs').symlink_to(ROOT / 'vit' / 'configs')
+    return folder
+
+
+@pytest.mark.parametrize('page, block', blocks())
+def test_block_of_a_page_runs(page, block, folder):
+    for word, small in REPLACED.items():
+        block = block.replace(word, small)
+    if 'digits_onnx' in block and not (folder / 'digits_onnx').exists():
+        export_model(create_model('vit_digits'), str(folder / 'digits_onnx'), 'paddle')
+    path = [str(ROOT)]
+    if 'from config import' in block:  # as in a family's folder
+        path.insert(0, str(ROOT / 'vit'))
+    shape = '3, 32, 32' if '[B, 3, H, W]' in block else '40, 48, 3'
+    code = BEFORE.format(shape=shape) + block
+    done = subprocess.run([sys.executable, '-W', 'ignore', '-c', code], cwd=folder, text=True,
+                          capture_output=True,
+                          env={**os.environ, 'PYTHONPATH': os.pathsep.join(path)})
+    assert done.returncode == 0, f'{block}\n{done.stderr}'
+
+
+def test_blocks_are_found():
+    assert len(list(blocks())) >= 4
