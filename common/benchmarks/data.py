@@ -30,6 +30,7 @@ from common.data.subset import Subset
 
 RECIPE = {'AUTO_AUGMENT': 'rand-m9-mstd0.5-inc1', 'INTERPOLATION': 'random', 'ERASING': 0.25,
           'MIXUP': 0.8, 'CUTMIX': 1.0}
+MIX = np.float32(0.3)  # the lambda of the plain mixup; any other takes the same time
 CORES = sorted(os.sched_getaffinity(0)) if hasattr(os, 'sched_getaffinity') else []
 
 
@@ -91,8 +92,7 @@ def stack(samples):
 def stack_and_mix(samples):
     """The plain collate with mixup, of the float batch."""
     images, labels = stack(samples)
-    share = np.float32(0.3)
-    return images * share + images[::-1] * (1 - share), labels
+    return images * MIX + images[::-1] * (1 - MIX), labels
 
 
 def plain_loader(dataset, batch_size, workers, collate):
@@ -157,10 +157,17 @@ def speed_of(loader, batch_size, workers):
 
 
 def data_table(data_path, count, batch_size, image_size, worker_counts, rounds):
-    """The measurements of `python -m common.benchmark data` as a markdown table.
+    """Measures the pipelines that `python -m common.benchmark data` compares.
 
     Args:
         data_path: folder with train_list.txt; its first `count` images are read.
+        batch_size: images in a batch.
+        image_size: pixels.
+        worker_counts: numbers of loader processes, one after the other.
+        rounds: epochs of each pipeline.
+
+    Returns:
+        A markdown table.
     """
     fast, slow = (first_images(data_path, count, backend) for backend in ('cv2', 'pillow'))
     least = batch_size * (2 + 2 * max(worker_counts))

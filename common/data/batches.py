@@ -95,10 +95,13 @@ class Batches:
 
 def train_batches(config, loader):
     """The Batches of a config's training: normalised, erased and with its limit of bad images."""
-    data = config.DATA
-    return Batches(loader, Normalize(data.IMAGENET_MEAN, data.IMAGENET_STD),
-                   loader.dataset.erasing, config.SEED, data.MAX_BAD_IMAGES,
-                   remembered=config.TRAIN.ACCUM_ITER)
+    return Batches(loader, build_normalize(config), loader.dataset.erasing, config.SEED,
+                   config.DATA.MAX_BAD_IMAGES, remembered=config.TRAIN.ACCUM_ITER)
+
+
+def build_normalize(config):
+    """The Normalize of a config's images."""
+    return Normalize(config.DATA.IMAGENET_MEAN, config.DATA.IMAGENET_STD)
 
 
 def on_device(array):

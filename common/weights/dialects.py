@@ -11,6 +11,8 @@ from dataclasses import dataclass
 import numpy as np
 from paddle import nn
 
+from common.core.errors import first_few
+
 
 @dataclass(frozen=True)
 class Dialect:
@@ -55,7 +57,7 @@ def translate(model, state, kind):
     state, outside, notes = own_names(dialects, state, kind, wanted)
     beside = [name for name in outside if name not in wanted]
     if beside:
-        notes.append(f'{len(beside)} arrays beside the model are left out: {first(beside)}')
+        notes.append(f'{len(beside)} arrays beside the model are left out: {first_few(beside, 3)}')
     state = {**{name: value for name, value in outside.items() if name in wanted}, **state}
     if kind == 'torch':
         linear = {f'{name}.weight' for name, layer in model.named_sublayers()
@@ -131,16 +133,10 @@ def apply(dialect, state, kind, notes):
                if any(re.search(pattern, name) for pattern in dialect.dropped)}
     if dropped:
         names = [name for name in state if name in dropped]
-        notes.append(f'{len(names)} arrays have no place here: {first(names)}')
+        notes.append(f'{len(names)} arrays have no place here: {first_few(names, 3)}')
     state = to_layout({name: value for name, value in state.items() if name not in dropped}, kind)
     state = fuse(state, dialect.fused, axis=1 if kind == 'flax' else 0)
     return {rename(name, dialect.names): value for name, value in state.items()}
-
-
-def first(names, count=3):
-    """Some of a file's names, for a message; each on one line, and cut."""
-    more = ', ...' if len(names) > count else ''
-    return ', '.join(ascii(name[:100])[1:-1] for name in names[:count]) + more
 
 
 def find_prefixes(dialects, state):
