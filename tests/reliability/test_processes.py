@@ -139,14 +139,14 @@ def test_dead_or_stuck_rank_ends_all_P1(number, data, tmp_path):
 STUCK = '''
 import os, signal
 import common.train.launcher as launcher
-import common.train.trainer as training
+from common.train import evaluation
 launcher.STUCK = 2.0
-evaluate = training.evaluate
+evaluate = evaluation.evaluate
 def stopped(*args):
     if os.environ['PADDLE_TRAINER_ID'] == '1':
         os.kill(os.getpid(), signal.SIGSTOP)
     return evaluate(*args)
-training.evaluate = stopped
+evaluation.evaluate = stopped
 '''
 
 
