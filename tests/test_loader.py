@@ -12,10 +12,11 @@ from common.core.errors import InputError
 from common.core.randomness import BATCH, ORDER, SAMPLE, STEP, SUBSET, generator, seed_batch
 from common.data.augment import build_auto_augment
 from common.data.batches import Batches, Normalize
-from common.data.datasets import ImageDataset
+from common.data.collate import Collate
 from common.data.erasing import RandomErasing
+from common.data.image_dataset import ImageDataset
 from common.data.lists import read_list
-from common.data.loader import Collate, Loader
+from common.data.loader import Loader
 from common.data.mixup import Mixup
 from common.data.samplers import EvalSampler, TrainSampler
 from common.data.transforms import EvalTransform, TrainTransform, random_crop_box
@@ -184,7 +185,7 @@ def test_every_kind_of_pixel_becomes_rgb_I3(tmp_path, mode):
 
 READ_ALL = '''
 import sys
-from common.data.datasets import ImageDataset
+from common.data.image_dataset import ImageDataset
 from common.core.errors import InputError
 from common.data.lists import read_list
 from common.data.batches import Batches, Normalize

@@ -18,10 +18,12 @@ from common.core.errors import InputError, one_line
 from common.core.randomness import SAMPLE, generator
 from common.data.augment import build_auto_augment
 from common.data.batches import Batches, Normalize
-from common.data.datasets import ImageDataset, train_transform
+from common.data.collate import Collate
+from common.data.datasets import train_transform
 from common.data.erasing import build_erasing
+from common.data.image_dataset import ImageDataset
 from common.data.lists import read_list
-from common.data.loader import Collate, Loader
+from common.data.loader import Loader
 from common.data.mixup import build_mixup
 from common.data.samplers import TrainSampler
 from common.data.subset import Subset

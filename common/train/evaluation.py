@@ -5,7 +5,7 @@ import time
 from common.core import dist
 from common.core.signals import STOP_SIGNALS, Stopped
 from common.data.batches import Batches
-from common.data.loader import get_dataloader
+from common.data.loader import build_loader
 from common.data.real_labels import read_real_labels
 from common.train.engine import evaluate
 from common.train.run_folder import write_result
@@ -25,7 +25,7 @@ class Evaluation:
     """
 
     def __init__(self, config, dataset, normalize, precision, log, signals):
-        self.batches = Batches(get_dataloader(config, dataset, is_train=False), normalize)
+        self.batches = Batches(build_loader(config, dataset, is_train=False), normalize)
         self.num_classes = config.MODEL.NUM_CLASSES
         self.precision = precision
         self.log = log

@@ -12,8 +12,8 @@ from common.core import dist, processes
 from common.core.class_names import check_same, match_labels
 from common.core.errors import InputError
 from common.core.signals import Stopped
-from common.data.batches import Batches, Normalize
-from common.data.loader import get_dataloader
+from common.data.batches import build_normalize, train_batches
+from common.data.loader import build_loader
 from common.data.subset import Subset
 from common.layers.recompute import recompute_cells
 from common.train.checkpoint import resume
@@ -149,10 +149,6 @@ def load_weights(config, model, train_set, log):
     return weights.metadata
 
 
-def build_normalize(config):
-    return Normalize(config.DATA.IMAGENET_MEAN, config.DATA.IMAGENET_STD)
-
-
 def evaluate_weights(run, model, metadata, precision, log, signals):
     """Does the work of -eval: evaluates the model, and its moving average if it has one.
 
@@ -182,7 +178,7 @@ def prepare_training(run, model, evaluation):
     """Does the rest of `prepare` for a training, and returns the same."""
     # STEP 4: optimiser and schedule
     config, log = run.config, evaluation.log
-    loader = get_dataloader(config, run.train_set, is_train=True)
+    loader = build_loader(config, run.train_set, is_train=True)
     sampler = loader.batch_sampler
     state = build_state(config, model, sampler, evaluation.precision)
     describe_training(log, config, state, sampler)
@@ -201,8 +197,7 @@ def prepare_training(run, model, evaluation):
         write_names(os.path.join(run.folder, 'train_subset.txt'), run.train_set.images, log)
 
     # STEP 6: the loop
-    batches = Batches(loader, evaluation.batches.normalize, run.train_set.erasing, config.SEED,
-                      config.DATA.MAX_BAD_IMAGES, remembered=config.TRAIN.ACCUM_ITER)
+    batches = train_batches(config, loader)
     state.model = dist.data_parallel(state.model)
     saver = CheckpointSaver(run.folder, metadata, log)
     return Trainer(config, state, batches, evaluation, saver, log, evaluation.signals), start
