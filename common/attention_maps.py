@@ -20,7 +20,7 @@ import paddle
 from common.apis import Preprocessing
 from common.core.errors import InputError
 from common.data.batches import Normalize
-from common.layers.windows import missing, pad_map, window_partition
+from common.layers.windows import pad_map, padding_to_multiple, window_partition
 
 
 def attention_maps(model, image, layer=-1, head=None, query=None):
@@ -182,7 +182,8 @@ def read_pass(one):
     numbers = paddle.arange(1, h * w + 1, dtype='float32').reshape([1, h * w, 1])
     if hasattr(layer, 'coordinates'):  # learned windows
         s = layer.window_size
-        numbers = pad_map(numbers.reshape([1, h, w, 1]), 0, missing(h, s), 0, missing(w, s))
+        numbers = pad_map(numbers.reshape([1, h, w, 1]),
+                          0, padding_to_multiple(h, s), 0, padding_to_multiple(w, s))
         queries = to_numpy(window_partition(numbers, s)[:, :, 0])          # [nW, M]
         keys, shares = sampled_tokens(
             *layer.coordinates(one.tokens.reshape([1, h, w, -1])), h, w)

@@ -8,14 +8,19 @@ import pytest
 from paddle import nn
 
 from common.core.errors import InputError
-from common.layers.windows import relative_position_bias, window_partition
+from common.layers.attention import split_heads
+from common.layers.windows import (
+    TokenWindowAttention,
+    relative_position_bias,
+    window_partition,
+)
 from common.train.optim import decayed_parameters
 from common.zoo import create_model, list_models
 from tests.conftest import ROOT, run_script
 from tests.torch_files import write_pth
 
 from vitaev2_vsa.swin import PatchMerging, ShiftedWindowAttention, Swin, shift_regions
-from vitaev2_vsa.vitaev2_vsa import TokenWindowAttention, ViTAEv2, stage_rates
+from vitaev2_vsa.vitaev2_vsa import ViTAEv2, stage_rates
 
 CELLS = {'image_size': 32, 'num_classes': 10, 'ratios': (4, 2), 'embed_dims': (8, 8),
          'token_dims': (16, 32), 'depths': (1, 2), 'num_heads': (2, 4), 'reduction_heads': (2, 4),
@@ -169,10 +174,11 @@ def test_regions_mask_as_swin_s_mask_does(h, w, s, shift):
     mask = plain_mask(h, w, s, shift)
     windows = paddle.randn([3 * len(mask), s * s, 8])
     regions = paddle.to_tensor(shift_regions(h, w, s, shift))
-    scores, _ = layer.scores_and_values(layer.qkv(windows))
+    q, k, _ = split_heads(layer.qkv(windows), 2)
+    scores = paddle.matmul(q * layer.head_dim ** -0.5, k, transpose_y=True)
     scores = (scores + relative_position_bias(layer)).reshape([3, len(mask), 2, s * s, s * s])
     expected = F.softmax(scores + paddle.to_tensor(mask).unsqueeze(1), axis=-1)
-    got, _ = layer.weights_and_values(windows, regions)
+    _, got = layer.with_weights(windows, regions)
     np.testing.assert_array_equal(got.numpy(), expected.reshape(got.shape).numpy())
 
 

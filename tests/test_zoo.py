@@ -401,7 +401,7 @@ def test_models_are_of_the_classes_that_users_import_L17():
     import vitaev2_vsa.vsa
     assert isinstance(create_model('vit_digits', depth=1), vit.vit.VisionTransformer)
     assert issubclass(vitaev2_vsa.vitaev2_vsa.TokenVSA, vitaev2_vsa.vsa.VSAWindowAttention)
-    assert vitaev2_vsa.swin.cells.TokenVSA is vitaev2_vsa.vitaev2_vsa.TokenVSA
+    assert vitaev2_vsa.swin.TokenVSA is vitaev2_vsa.vitaev2_vsa.TokenVSA
     for family, file, build in zoo.MODELS.values():
         module = load_family_file(family, file)
         assert sys.modules[module.__name__] is module

@@ -1,53 +1,37 @@
 """Swin Transformer, with shifted window attention or with varied-size window attention (VSA).
 
 Sources: "Swin Transformer" (arXiv 2103.14030) and github.com/microsoft/Swin-Transformer, whose
-parameter names are kept; its code for detection shows how maps are padded. For VSA: arXiv
-2204.08446; its Swin models have no public code, vitaev2_vsa/README.md says what was decided.
+parameter names are kept (swin_names.py has those of others); its code for detection shows how maps
+are padded. For VSA: arXiv 2204.08446; its Swin models have no public code, vitaev2_vsa/README.md
+says what was decided.
 
 Letters: B batch, N tokens, C channels, H W map in pixels, h w map in tokens, n heads, s window
 side, nW windows.
 """
 import functools
-import math
 
 import numpy as np
 import paddle
 from paddle import nn
 
+from common.config import model_arguments
 from common.core.errors import InputError
 from common.core.sizes import to_pair
 from common.layers.basic import DropPath, Mlp, drop_path_rates, to_tokens
 from common.layers.classifier import ImageClassifier
+from common.layers.conditional_position import ConditionalPosition
 from common.layers.fast import Conv2D, LayerNorm, Linear
-from common.layers.init import init_layers
+from common.layers.init import init_linear, torch_conv_
+from common.layers.stages import StageSpec, check_stages
+from common.layers.vsa import Pointwise, TokenVSA, windows_in_pixels
 from common.layers.windows import (
     WindowAttention,
-    missing,
     pad_map,
+    padding_to_multiple,
+    split_windows,
     window_partition,
     window_reverse,
 )
-from common.weights.dialects import Dialect, stage_counts
-from common.zoo import load_family_file
-
-cells = load_family_file('vitaev2_vsa', 'vitaev2_vsa')
-
-BUFFERS = (r'\.relative_position_index$', r'\.attn_mask$')
-# timm since 0.9: a merging belongs to the stage after it, and the head has a pooling.
-TIMM = Dialect(
-    'timm', r'^(head\.fc\.weight|layers_0\.blocks\.0\.norm1\.weight|'
-            r'layers\.3\.downsample\.norm\.weight)$',
-    names=((r'^layers_(\d+)\.', r'layers.\1.'),
-           (r'^layers\.(\d+)\.downsample\.', lambda m: f'layers.{int(m[1]) - 1}.downsample.'),
-           (r'^head\.fc\.', 'head.')),
-    dropped=BUFFERS)
-UPSTREAM = Dialect(
-    'Swin', r'^layers\.0\.blocks\.0\.norm1\.weight$', names=(), dropped=BUFFERS)
-DIALECTS = (TIMM, UPSTREAM)
-LOOKALIKES = (
-    (r'\.(cpb_mlp\.0\.weight|logit_scale)$', 'a Swin V2, another model'),
-    (r'(^|\.)absolute_pos_embed$',
-     'a Swin with an absolute position embedding, which this model lacks'))
 
 
 class ShiftedWindowAttention(WindowAttention):
@@ -66,7 +50,8 @@ class ShiftedWindowAttention(WindowAttention):
     def partition(self, x, h, w):
         """[B, h * w, C] -> windows [B * nW, s * s, C], regions, the shift, padded h and w."""
         s = self.window_size
-        x = pad_map(x.reshape([-1, h, w, x.shape[-1]]), 0, missing(h, s), 0, missing(w, s))
+        x = pad_map(x.reshape([-1, h, w, x.shape[-1]]),
+                    0, padding_to_multiple(h, s), 0, padding_to_multiple(w, s))
         shift, regions = 0 if min(h, w) <= s else self.shift, None
         h, w = x.shape[1:3]
         if shift:
@@ -75,19 +60,18 @@ class ShiftedWindowAttention(WindowAttention):
         return window_partition(x, s), regions, shift, h, w
 
     def forward(self, x, h, w, return_weights=False):
-        """[B, h * w, C] -> [B, h * w, C]; with return_weights also [B, nW, n, s * s, s * s], of
-        windows of the shifted map."""
-        B = x.shape[0]
+        """[B, h * w, C] -> [B, h * w, C]; with return_weights also the attention weights
+        [B, nW, n, s * s, s * s], whose windows are those of the shifted map."""
+        B, _, C = x.shape
         windows, regions, shift, padded_h, padded_w = self.partition(x, h, w)
-        weights, v = self.weights_and_values(windows, regions)
-        x = self.mix(weights, v)
+        x, weights = self.with_weights(windows, regions)
         x = window_reverse(x, self.window_size, padded_h, padded_w)
         if shift:
             x = paddle.roll(x, [shift, shift], [1, 2])
         if (padded_h, padded_w) != (h, w):
             x = x[:, :h, :w]
-        x = x.reshape([-1, h * w, x.shape[-1]])
-        return (x, cells.split_windows(weights, B)) if return_weights else x
+        x = x.reshape([-1, h * w, C])
+        return (x, split_windows(weights, B)) if return_weights else x
 
 
 @functools.cache
@@ -104,26 +88,36 @@ def shift_regions(h, w, size, shift):
     return regions.reshape(-1, size * size)
 
 
-class SwinBlock(nn.Layer):
-    """x + attention(norm(x)), then x + mlp(norm(x)); VSA reads x with its position embedding."""
+def make_attention(spec, shift):
+    """The attention of a block, called with (tokens, h, w): see MODEL.ATTENTION."""
+    shared = {'dropout': spec.dropout, 'attention_dropout': spec.attention_dropout}
+    if spec.attention == 'window':
+        return ShiftedWindowAttention(spec.dim, spec.num_heads, spec.window_size, shift, **shared)
+    if spec.attention == 'vsa':
+        return TokenVSA(spec.dim, spec.num_heads, spec.window_size, **shared)
+    raise InputError(f'MODEL.ATTENTION: got {spec.attention!r}, expected window or vsa')
 
-    def __init__(self, dim, num_heads, kind, window_size, shift, mlp_ratio, dropout,
-                 attention_dropout, drop_path):
+
+class SwinBlock(nn.Layer):
+    """x + attention(norm(x)), then x + mlp(norm(x)); VSA reads x with its position embedding.
+
+    Args:
+        spec: the StageSpec of its stage.
+        shift: tokens by which its windows are shifted; VSA has no shift.
+        drop_path: probability of the block's stochastic depth.
+    """
+
+    def __init__(self, spec, shift, drop_path):
         super().__init__()
-        self.norm1 = LayerNorm(dim, epsilon=1e-5)
-        self.pos = cells.make_position(kind, dim)
-        if kind == 'vsa':
-            self.attn = cells.TokenVSA(dim, num_heads, window_size, dropout=dropout,
-                                       attention_dropout=attention_dropout)
-        else:
-            self.attn = ShiftedWindowAttention(dim, num_heads, window_size, shift, dropout,
-                                               attention_dropout)
+        self.norm1 = LayerNorm(spec.dim, epsilon=1e-5)
+        self.pos = ConditionalPosition(spec.dim, 7) if spec.attention == 'vsa' else None
+        self.attn = make_attention(spec, shift)
         self.drop_path = DropPath(drop_path)
-        self.norm2 = LayerNorm(dim, epsilon=1e-5)
-        self.mlp = Mlp(dim, int(dim * mlp_ratio), dropout)
+        self.norm2 = LayerNorm(spec.dim, epsilon=1e-5)
+        self.mlp = Mlp(spec.dim, int(spec.dim * spec.mlp_ratio), spec.dropout)
 
     def attention_input(self, x, h, w):
-        return self.norm1(cells.with_position(self.pos, x, h, w))
+        return self.norm1(x if self.pos is None else self.pos(x, h, w))
 
     def forward(self, x, h, w):
         x = x + self.drop_path(self.attn(self.attention_input(x, h, w), h, w))
@@ -190,8 +184,7 @@ class Swin(ImageClassifier):
                  num_heads=(3, 6, 12, 24), window_size=7, mlp_ratio=4.0, dropout=0.0,
                  attention_dropout=0.0, drop_path=0.0):
         super().__init__()
-        cells.check_stages(ATTENTION=attention, TOKEN_DIMS=dims, DEPTHS=depths,
-                           NUM_HEADS=num_heads)
+        check_stages(ATTENTION=attention, TOKEN_DIMS=dims, DEPTHS=depths, NUM_HEADS=num_heads)
         if any(after != 2 * before for before, after in zip(dims, dims[1:], strict=False)):
             raise InputError(f'MODEL.TOKEN_DIMS: got {list(dims)}, expected each to be twice the '
                              f'one before')
@@ -199,27 +192,21 @@ class Swin(ImageClassifier):
         self.check_size(*to_pair(image_size))
         self.patch_embed = PatchEmbed(patch_size, in_channels, dims[0])
         rates, stages = iter(drop_path_rates(drop_path, sum(depths))), []
-        for index, kind in enumerate(attention):
-            if kind not in ('window', 'vsa'):
-                raise InputError(f'MODEL.ATTENTION: got {kind!r}, expected window or vsa')
-            last = index == len(attention) - 1
-            stages.append(Stage(
-                [SwinBlock(dims[index], num_heads[index], kind, window_size,
-                           window_size // 2 if block % 2 else 0, mlp_ratio, dropout,
-                           attention_dropout, next(rates)) for block in range(depths[index])],
-                None if last else PatchMerging(dims[index])))
+        for index, dim in enumerate(dims):
+            spec = StageSpec(
+                attention=attention[index], dim=dim, num_heads=num_heads[index],
+                window_size=window_size, mlp_ratio=mlp_ratio, dropout=dropout,
+                attention_dropout=attention_dropout)
+            blocks = [SwinBlock(spec, window_size // 2 if block % 2 else 0, next(rates))
+                      for block in range(depths[index])]
+            last = index == len(dims) - 1
+            stages.append(Stage(blocks, None if last else PatchMerging(dim)))
         self.layers = nn.LayerList(stages)
         self.num_features = dims[-1]
         self.norm = LayerNorm(self.num_features, epsilon=1e-5)
         self.num_classes = num_classes
         self.head = Linear(self.num_features, num_classes) if num_classes else None
         init_weights(self)
-
-    def dialects(self):
-        return DIALECTS
-
-    def lookalikes(self):
-        return LOOKALIKES
 
     def no_weight_decay(self):
         return {name for name, _ in self.named_parameters()
@@ -245,53 +232,29 @@ class Swin(ImageClassifier):
 
     def get_windows(self, image, layer=-1):
         """As ViTAEv2.get_windows."""
-        return cells.windows_in_pixels(self, image, layer)
-
-
-def config_of(shapes):
-    """The MODEL keys that weights of this model tell; see vit/vit.py."""
-    depths = stage_counts(r'layers\.{}\.blocks\.(\d+)\.', shapes)
-    first = [f'layers.{stage}.blocks.0' for stage in range(len(depths))]
-    found = {'DEPTHS': depths,
-             'TOKEN_DIMS': [shapes[f'{block}.norm1.weight'][0] for block in first],
-             'ATTENTION': ['vsa' if f'{block}.pos.weight' in shapes else 'window'
-                           for block in first]}
-    tables = [shapes.get(f'{block}.attn.relative_position_bias_table') for block in first]
-    if all(tables):  # [(2 s - 1)^2, heads]; VSA has none
-        found['NUM_HEADS'] = [table[1] for table in tables]
-        found['WINDOW_SIZE'] = (math.isqrt(tables[0][0]) + 1) // 2
-    found['PATCH_SIZE'] = shapes['patch_embed.proj.weight'][-1]
-    return found
+        return windows_in_pixels(self, image, layer)
 
 
 def init_weights(model):
     """Initialises every parameter of a Swin.
 
-    | parameter                 | weight                                  | bias     |
-    |---------------------------|-----------------------------------------|----------|
-    | linear                    | normal, std .02                         | 0        |
-    | convolution, and VSA's    | uniform, +-sqrt(1 / fan_in) (PyTorch's) | the same |
-    | linear layers             |                                         |          |
-    | LayerNorm                 | 1                                       | 0        |
-    | relative position bias    | normal, std .02                         |          |
+    | parameter                 | weight                                        | bias     |
+    |---------------------------|-----------------------------------------------|----------|
+    | linear                    | normal, std .02                               | 0        |
+    | convolution               | uniform, +-sqrt(1 / fan_in) (PyTorch's)       | the same |
+    | VSA's linear layers       | uniform, +-sqrt(1 / fan_in), when it is made  | the same |
+    | LayerNorm                 | 1, when it is made                            | 0        |
+    | relative position bias    | normal, std .02, when it is made              |          |
     """
-    init_layers(model)
+    for layer in model.sublayers():
+        if isinstance(layer, nn.Conv2D):
+            torch_conv_(layer)
+        elif isinstance(layer, nn.Linear) and not isinstance(layer, Pointwise):
+            init_linear(layer)
 
 
 def build_swin(config):
     """The model that a config of vitaev2_vsa/config.py describes; MODEL.TYPE 'swin'."""
-    model = config.MODEL
-    return Swin(
-        image_size=config.DATA.IMAGE_SIZE,
-        in_channels=config.DATA.IMAGE_CHANNELS,
-        num_classes=model.NUM_CLASSES,
-        attention=model.ATTENTION,
-        patch_size=model.PATCH_SIZE,
-        dims=model.TOKEN_DIMS,
-        depths=model.DEPTHS,
-        num_heads=model.NUM_HEADS,
-        window_size=model.WINDOW_SIZE,
-        mlp_ratio=model.MLP_RATIO,
-        dropout=model.DROPOUT,
-        attention_dropout=model.ATTENTION_DROPOUT,
-        drop_path=model.DROPPATH)
+    arguments = model_arguments(config)
+    arguments['dims'] = arguments.pop('token_dims')
+    return Swin(**arguments)

@@ -8,10 +8,12 @@ import functools
 
 import numpy as np
 import paddle
-import paddle.nn.functional as F
+from paddle.nn.initializer import Normal
 
-from common.layers.attention import Attention
-from common.layers.init import normal_
+from common.core.compat import pad_map
+from common.layers.attention import Attention, attend, merge_heads, split_heads
+
+APART = -100.0  # added to a score so that its weight becomes 0, as in Swin
 
 
 def window_partition(x, size):
@@ -28,22 +30,19 @@ def window_reverse(windows, size, H, W):
     return x.transpose([0, 2, 1, 3]).reshape([-1, H, W, C])
 
 
-def pad_map(x, top, bottom, left, right):
-    """Puts zeros around a map [B, H, W, C]; no operator when there is nothing to put."""
-    if top + bottom + left + right == 0:
-        return x
-    # for all axes: the form for two axes of a channels-last map exports to ONNX as garbage
-    return F.pad(x, [0, 0, top, bottom, left, right, 0, 0])
+def split_windows(x, B):
+    """[B * nW, ...] -> [B, nW, ...]"""
+    return x.reshape([B, -1, *x.shape[1:]])
 
 
-def missing(side, size):
-    """By how much `side` falls short of a multiple of `size`."""
+def padding_to_multiple(side, size):
+    """How many tokens must be added to `side` to make it a multiple of `size`."""
     return -side % size
 
 
 @functools.cache
 def relative_position_index(size):
-    """int64 [s^4]: for each pair (query, key) of a window's places the row of the bias table.
+    """int64 [s^4]: for each pair (query, key) of a window's tokens the row of the bias table.
 
     Row (dy + s - 1) * (2 s - 1) + (dx + s - 1), with d = query - key, as in Swin.
     """
@@ -52,32 +51,25 @@ def relative_position_index(size):
     return ((dy + size - 1) * (2 * size - 1) + dx + size - 1).reshape(-1)
 
 
-def add_bias_table(layer):
-    """Gives a layer (with `window_size` and `num_heads`) what its relative_position_bias needs."""
+def add_relative_position_bias(layer):
+    """Gives a layer (with `window_size` and `num_heads`) the table of its relative position bias
+    [(2 s - 1)^2, n], which starts normal with std .02, and the index into it."""
     size = layer.window_size
     layer.relative_position_bias_table = layer.create_parameter(
-        [(2 * size - 1) ** 2, layer.num_heads])
-    # in Paddle's static mode there are no buffers
+        [(2 * size - 1) ** 2, layer.num_heads], default_initializer=Normal(std=0.02))
+    # compat: static-buffer
     index = paddle.to_tensor(relative_position_index(size)) if paddle.in_dynamic_mode() else None
     layer.register_buffer('relative_position_index', index, persistable=False)
 
 
 def relative_position_bias(layer):
-    """The bias of a layer's attention in each window: its table [(2 s - 1)^2, n] as
+    """The bias of a layer's scores in each window: its table [(2 s - 1)^2, n] as
     [n, s * s, s * s]."""
     size, index = layer.window_size, layer.relative_position_index
-    # Layer.to(dtype=...) casts it, and half types lose its digits
-    if index is None or index.dtype != paddle.int64:
+    if index is None or index.dtype != paddle.int64:  # compat: index-type
         index = paddle.to_tensor(relative_position_index(size))
     bias = paddle.gather(layer.relative_position_bias_table, index)        # [s^4, n]
     return bias.transpose([1, 0]).reshape([-1, size * size, size * size])
-
-
-def add_bias(scores, bias):
-    """scores [..., n, M, M] + bias [n, M, M], as a sum over one trailing axis (ten times as fast
-    on a CPU as a broadcast over a middle one)."""
-    flat = scores.reshape([-1, bias.shape[0] * bias.shape[1] * bias.shape[2]])
-    return (flat + bias.reshape([-1])).reshape(scores.shape)
 
 
 class WindowAttention(Attention):
@@ -92,34 +84,68 @@ class WindowAttention(Attention):
         dropout, attention_dropout: in [0, 1).
     """
 
-    def __init__(self, dim, num_heads, window_size, out_dim=None, relative_position=False,
-                 dropout=0.0, attention_dropout=0.0):
+    def __init__(self, dim: int, num_heads: int, window_size: int, out_dim: int | None = None,
+                 relative_position: bool = False, dropout: float = 0.0,
+                 attention_dropout: float = 0.0):
         super().__init__(dim, num_heads, True, dropout, attention_dropout, out_dim=out_dim)
         self.window_size = window_size
         self.relative_position_bias_table = None
         if relative_position:
-            add_bias_table(self)
+            add_relative_position_bias(self)
 
-    def init_weights(self):
+    def bias(self, regions=None):
+        """What is added to the scores: [n, M, M], [nW, n, M, M] with regions, or None."""
+        bias = None
         if self.relative_position_bias_table is not None:
-            normal_(self.relative_position_bias_table, std=0.02)
-
-    def weights_and_values(self, windows, regions=None):
-        """[B * nW, s * s, dim] -> softmax [B * nW, n, s * s, s * s] and v [B * nW, n, s * s, d].
-
-        regions: int [nW, s * s] or None; places of different numbers do not see each other.
-        """
-        scores, v = self.scores_and_values(self.qkv(windows))
-        if self.relative_position_bias_table is not None:
-            scores = add_bias(scores, relative_position_bias(self).astype(scores.dtype))
+            bias = relative_position_bias(self)
         if regions is not None:
             nW, M = regions.shape
             apart = regions.reshape([nW, 1, M, 1]) != regions.reshape([nW, 1, 1, M])
-            scores = scores.reshape([-1, nW, self.num_heads, M, M])
-            scores = scores + apart.astype(scores.dtype) * -100.0
-            scores = scores.reshape([-1, self.num_heads, M, M])
-        return F.softmax(scores, axis=-1), v
+            apart = apart.astype(self.qkv.weight.dtype) * APART            # [nW, 1, M, M]
+            bias = apart.expand([nW, self.num_heads, M, M]) if bias is None else bias + apart
+        return bias
+
+    def with_weights(self, windows, regions=None):
+        """The output and the attention weights of each window.
+
+        Args:
+            windows: [B * nW, s * s, dim].
+            regions: int [nW, s * s] or None; tokens of different numbers do not see each other.
+
+        Returns:
+            [B * nW, s * s, out_dim] and [B * nW, n, s * s, s * s].
+        """
+        q, k, v = split_heads(self.qkv(windows), self.num_heads)
+        # asked for the weights, attend keeps to the plain form, the one measured for small windows
+        x, weights = attend(q, k, v, self.head_dim ** -0.5, self.attn_dropout, self.bias(regions),
+                            return_weights=True)
+        return self.project(merge_heads(x)), weights
 
     def forward(self, windows, regions=None):
         """[B * nW, s * s, dim] -> [B * nW, s * s, out_dim]"""
-        return self.mix(*self.weights_and_values(windows, regions))
+        return self.with_weights(windows, regions)[0]
+
+
+class TokenWindowAttention(WindowAttention):
+    """Window attention on tokens: the map is padded evenly on both sides, before q, k and v, and
+    the zeros take part with their bias as key and value (upstream's way)."""
+
+    def partition(self, x, h, w):
+        """[B, h * w, C] -> windows [B * nW, s * s, C], and the padding (top, left)."""
+        down = padding_to_multiple(h, self.window_size)
+        right = padding_to_multiple(w, self.window_size)
+        top, left = down // 2, right // 2
+        x = pad_map(x.reshape([-1, h, w, x.shape[-1]]), top, down - top, left, right - left)
+        return window_partition(x, self.window_size), top, left
+
+    def forward(self, x, h, w, return_weights=False):
+        """[B, h * w, C] -> [B, h * w, out_dim]; with return_weights also the attention weights
+        [B, nW, n, s * s, s * s]."""
+        s, B = self.window_size, x.shape[0]
+        windows, top, left = self.partition(x, h, w)
+        x, weights = self.with_weights(windows)
+        x = window_reverse(x, s, h + padding_to_multiple(h, s), w + padding_to_multiple(w, s))
+        if x.shape[1:3] != [h, w]:
+            x = x[:, top:top + h, left:left + w]
+        x = x.reshape([-1, h * w, x.shape[-1]])
+        return (x, split_windows(weights, B)) if return_weights else x
