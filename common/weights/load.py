@@ -62,8 +62,8 @@ def read_weights(file: str | os.PathLike) -> Weights:
     Raises:
         InputError: the file is missing, of no known format, damaged, or asks for more than data.
 
-    Source: this project; the rules of reading are those of the safetensors format and of
-    `torch.load(weights_only=True)`, see common/core/bounds.py.
+    Source: this project; the rules are those of safetensors, and of the weights-only loading of
+    PyTorch, at a bounded cost; see common/core/bounds.py.
 
     Example:
         >>> import paddle
