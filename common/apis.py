@@ -103,6 +103,17 @@ class Classifier:
         """The name of a class, or its number as text where there are no names."""
         return self.class_names[label] if self.class_names else str(label)
 
+    def top_classes(self, scores, count):
+        """The most probable classes as dicts {label, name, score}, the first one first.
+
+        Args:
+            scores: probabilities of an image's classes, float [K] of numpy.
+            count: how many classes; all if there are fewer.
+        """
+        labels = scores.argsort(kind='stable')[::-1][:count]
+        return [{'label': int(label), 'name': self.class_name(label),
+                 'score': float(scores[label])} for label in labels]
+
 
 class Eager(Classifier):
     """A Layer as a Classifier, run operation by operation.

@@ -5,28 +5,17 @@ python -m common.predict -cfg vit_digits -pretrained best.pdparams IMAGE|FOLDER 
 python -m common.predict -exported FOLDER IMAGE|FOLDER ...
 """
 import argparse
-import csv
-import json
 import os
 import sys
 from functools import partial
 
-from tqdm import tqdm
-
-from common.apis import (
-    add_model_flags,
-    as_classifier,
-    classify,
-    images_of_tool,
-    model_of,
-    set_device,
-)
-from common.core.errors import InputError, complain, drop_output, errors_of_a_tool, printable
-from common.core.files import replace_atomically
+from common.apis import add_model_flags, images_of_tool, model_of, set_device
+from common.core.errors import InputError, errors_of_a_tool
 from common.core.flags import add_flag, check_least, check_not_read, check_output
 from common.core.processes import set_up_cpu
 from common.data.image_names import is_image
-from common.export import runtime_of
+from common.deploy.export import runtime_of
+from common.inspection.predictions import predict, print_predictions, write_csv, write_json
 from common.runtimes import RUNTIMES, load_exported
 
 
@@ -62,49 +51,6 @@ def classifier_of(args):
     return load_exported(args.exported, args.runtime)
 
 
-def predict(model, files, topk=5, batch_size=32, workers=None):
-    """Yields a dict for each file, in order, with what -json writes.
-
-    `file`; and `classes`, a list of {label, name, score}, most probable first, or `error`. Names
-    are as common.core.errors.printable gives them.
-    """
-    classifier = as_classifier(model)
-    for file, (scores, error) in zip(files, classify(classifier, files, batch_size, workers),
-                                     strict=True):
-        if error:
-            yield {'file': printable(file), 'error': error}
-            continue
-        best = scores.argsort(kind='stable')[::-1][:topk]
-        yield {'file': printable(file), 'classes': [
-            {'label': int(label), 'name': classifier.class_name(label),
-             'score': float(scores[label])} for label in best]}
-
-
-def line_of(found):
-    """A prediction as a line of the terminal."""
-    classes = '  '.join(f'{one["name"]}: {one["score"]:.1%}' for one in found['classes'])
-    first = found['classes'][0]
-    return f'{found["file"]}  {"class " if first["name"] == str(first["label"]) else ""}{classes}'
-
-
-def write_json(file, predictions):
-    with replace_atomically(file) as temporary, open(temporary, 'w', encoding='utf-8') as stream:
-        json.dump(predictions, stream, indent=1, ensure_ascii=False)
-
-
-def write_csv(file, predictions, topk):
-    columns = [f'{part}_{rank}' for rank in range(1, topk + 1)
-               for part in ('label', 'name', 'score')]
-    with replace_atomically(file) as temporary, \
-            open(temporary, 'w', encoding='utf-8', newline='') as stream:
-        table = csv.writer(stream)
-        table.writerow(['file', *columns, 'error'])
-        for found in predictions:
-            cells = [value for one in found.get('classes', []) for value in one.values()]
-            cells += [''] * (len(columns) - len(cells))
-            table.writerow([found['file'], *cells, found.get('error', '')])
-
-
 def outputs_of(args):
     """{flag: path} of the files to be written."""
     return {flag: getattr(args, flag) for flag in ('json', 'csv')
@@ -124,30 +70,6 @@ def check_outputs(args):
         raise InputError(f'-json, -csv: got {args.csv} for both, expected two files')
 
 
-def classify_files(args, model, files):
-    """The predictions, each with its line on the terminal as it comes.
-
-    When the lines cannot be written any more, the rest is predicted for a file that was asked for.
-    """
-    predictions = []
-    with tqdm(total=len(files), unit='img', disable=None, leave=False) as bar:
-        for found in predict(model, files, args.topk, args.batch_size, args.workers):
-            predictions.append(found)
-            try:
-                if 'error' in found:
-                    tqdm.write(f'error: {found["error"]}', file=sys.stderr)
-                else:
-                    tqdm.write(line_of(found))
-            except OSError as error:
-                if not outputs_of(args):
-                    raise
-                if not isinstance(error, BrokenPipeError):
-                    complain(f'the output cannot be written: {error.strerror}')
-                drop_output()
-            bar.update()
-    return predictions
-
-
 def main(argv=None):
     args = make_parser().parse_args(argv)
     with errors_of_a_tool():
@@ -157,9 +79,12 @@ def main(argv=None):
         files = images_of_tool(args.images)
         for flag, path in outputs_of(args).items():
             check_not_read(flag, path, files)
-        predictions = classify_files(args, classifier_of(args), files)
-        failed = sum('error' in found for found in predictions)
-        classes = min(args.topk, max(len(found.get('classes', [])) for found in predictions))
+        predictions = print_predictions(
+            predict(classifier_of(args), files, args.topk, args.batch_size, args.workers),
+            len(files), go_on=bool(outputs_of(args)))
+        failed = sum('error' in prediction for prediction in predictions)
+        classes = min(args.topk, max(len(prediction.get('classes', []))
+                                     for prediction in predictions))
         if args.json:
             write_json(args.json, predictions)
         if args.csv:

@@ -5,8 +5,7 @@ import pytest
 from PIL import Image
 
 from common import curves
-from common.inspection import drawing
-from common.train.plot import read_metrics, run_figure
+from common.train.plot import best_of, read_metrics, run_figure, runs_figure
 from common.weights.unpickle import load_pickle
 from tests.conftest import refusal
 from tests.reliability.runs import cut, run_folder
@@ -28,7 +27,7 @@ def write(folder, lines, tail=''):
 def marks(lines):
     """What is written at the curves of one run, and in the legend of several."""
     texts = [(text.get_text(), text.xy) for axes in run_figure(lines).axes for text in axes.texts]
-    legend, = drawing.runs_figure({'run': lines}).legends
+    legend, = runs_figure({'run': lines}).legends
     return texts, legend.get_texts()[0].get_text()
 
 
@@ -57,7 +56,7 @@ def test_mark_is_of_the_weights_that_were_saved_O4(averaged, small_data, tmp_pat
     lines = read_metrics(str(folder / 'metrics.jsonl'))[0]
     (text, (epoch, _)), = marks(lines)[0]
     assert text == f'best {100 * result["acc1"]:.2f}' and epoch == result['epoch']
-    best = {**drawing.best_of(lines), 'kind': 'eval_ema' if averaged else 'eval'}
+    best = {**best_of(lines), 'kind': 'eval_ema' if averaged else 'eval'}
     assert best in lines
 
 
@@ -68,7 +67,7 @@ def test_mark_of_a_run_that_goes_on_in_a_new_folder_O4(small_data, tmp_path):
     assert cut('vit', small_data, tmp_path / 'b', *rest) == 0
     second = run_folder(tmp_path / 'b')
     result = json.loads((second / 'result.json').read_text())
-    best = drawing.best_of(read_metrics(str(second / 'metrics.jsonl'))[0])
+    best = best_of(read_metrics(str(second / 'metrics.jsonl'))[0])
     assert best['epoch'] == result['epoch'] and best['acc1'] == pytest.approx(result['acc1'], 1e-5)
 
 

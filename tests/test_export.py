@@ -12,17 +12,14 @@ import pytest
 from paddle import nn
 from PIL import Image
 
-from common import export, predict
+from common import predict
 from common.apis import Eager, Preprocessing, inference_model
 from common.core import processes
-from common.export import (
-    check,
-    check_replaceable,
-    export_model,
-    in_batches,
-    reason_in,
-    runtime_of,
-)
+from common.deploy import graph
+from common.deploy.check import check, in_batches, tolerance_of
+from common.deploy.folder import check_replaceable
+from common.deploy.graph import reason_in
+from common.export import export_model, runtime_of
 from common.runtimes import OnnxRuntime, PaddleInference, check_bfloat16, load_exported
 from common.train.checkpoint import write_atomically
 from common.zoo import create_model
@@ -185,7 +182,7 @@ def test_names_and_open_batch_of_onnx(exported):
 
 def test_sampling_has_its_own_tolerance(exported):
     for name, tolerance in zip(NAMES, (1e-4, 1e-4, 1e-3), strict=True):
-        assert export.tolerance_of(exported(name, 'paddle')[0]) == tolerance
+        assert tolerance_of(exported(name, 'paddle')[0]) == tolerance
 
 
 def test_height_and_width_of_their_own(tmp_path):
@@ -369,7 +366,7 @@ def test_what_onnx_needs(exported, tmp_path, monkeypatch):
         message = refusal(export_model, model, tmp_path / 'new', 'onnx')
         assert 'got no paddle2onnx, onnx, onnxruntime' in message and "'.[export]'" in message
     monkeypatch.setattr(importlib.util, 'find_spec', lambda name: True)
-    monkeypatch.setattr(export, 'MOST_ONNX_BYTES', 1000)
+    monkeypatch.setattr(graph, 'MOST_ONNX_BYTES', 1000)
     assert 'GB of weights, expected less' in refusal(export_model, model, tmp_path / 'new', 'onnx')
 
 

@@ -8,6 +8,8 @@ from common import features
 from common.apis import Preprocessing, init_model, pixel_batches
 from common.core.errors import InputError
 from common.data.batches import Normalize
+from common.inspection.features import NpzWriter
+from common.inspection.features import extract as extract_features
 from common.zoo import create_model
 from tests.conftest import refusal, run_script
 
@@ -74,12 +76,12 @@ def test_default_type(folder, tmp_path, monkeypatch, name, kind, shape):
 def test_stages(folder):
     model = init_model('vitaev2_vsa_digits', str(folder / 'vitaev2_vsa_digits.pdparams'))
     files = [str(folder / 'images' / '1.png')]
-    (_, arrays, _), = features.extract(model, files, ['featmap'], stage=0)
+    (_, arrays, _), = extract_features(model, files, ['featmap'], stage=0)
     assert arrays['featmap'].shape == (1, 32, 8, 8)
     np.testing.assert_allclose(arrays['featmap'], expected(model, files, 'featmap', 0), rtol=1e-5)
 
     def extract(*args):
-        return list(features.extract(model, files, *args))
+        return list(extract_features(model, files, *args))
 
     assert refusal(extract, ['featmap'], 2) == '-stage: got 2, expected -2 to 1'
     assert refusal(extract, ['cls_token']) == \
@@ -91,7 +93,7 @@ def test_parts_of_a_file(tmp_path, rows):
     random, file = np.random.RandomState(0), tmp_path / 'a.npz'
     parts = [{'map': random.randn(count, 2, 3).astype(np.float32),
               'vector': random.randn(count, 4)} for count in rows]
-    with features.NpzWriter(str(file)) as writer:
+    with NpzWriter(str(file)) as writer:
         for part in parts:
             writer.add(part)
         assert not file.exists()
@@ -107,7 +109,7 @@ def test_parts_of_a_file(tmp_path, rows):
 
 def test_a_file_is_kept_when_something_goes_wrong(tmp_path):
     (tmp_path / 'a.npz').write_bytes(b'before')
-    with pytest.raises(InputError), features.NpzWriter(str(tmp_path / 'a.npz')) as writer:
+    with pytest.raises(InputError), NpzWriter(str(tmp_path / 'a.npz')) as writer:
         writer.add({'map': np.zeros((2, 3))})
         raise InputError('stop')
     assert [file.read_bytes() for file in tmp_path.iterdir()] == [b'before']

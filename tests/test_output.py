@@ -14,17 +14,23 @@ import paddle
 import pytest
 from PIL import Image
 
-from common import benchmark, convert, export, features, predict, runner, visualize
+from common import benchmark, convert, export, features, predict, visualize
 from common.apis import inference_model, init_model, list_images
 from common.config import base_config
 from common.core import quiet_paddle
+from common.core.devices import pick_device
 from common.core.errors import OUTPUT_LOST, InputError, errors_of_a_tool, printable, set_up_output
+from common.core.figures import save
 from common.core.files import replace_atomically
 from common.data.folders import read_flat_val, read_folder
 from common.data.image_names import EXTENSIONS, READABLE, PassedOver
 from common.data.images import load_image
-from common.inspection import drawing
+from common.inspection.batch_pictures import batch_figure
+from common.inspection.predictions import predict as predictions_of
+from common.inspection.predictions import write_json
+from common.train.describe import describe
 from common.train.log import RunLog
+from common.train.plot import runs_figure
 from common.zoo import create_model
 from tests.conftest import ROOT, refusal, run_script
 
@@ -103,8 +109,8 @@ def test_names_in_features_errors_and_the_log_O1(weights, names, tmp_path, monke
     with pytest.raises(InputError, match=re.escape(f'none{NAMES[GBK]}: cannot read the image')):
         inference_model(model, missing)
     model.class_names = [f'\x1b\ud800{label}' for label in range(10)]
-    predictions = list(predict.predict(model, [f'{names}/a.png'], topk=1))
-    predict.write_json(str(tmp_path / 'a.json'), predictions)
+    predictions = list(predictions_of(model, [f'{names}/a.png'], topk=1))
+    write_json(str(tmp_path / 'a.json'), predictions)
     found, = json.loads((tmp_path / 'a.json').read_text(encoding='utf-8'))[0]['classes']
     assert found['name'] == rf'\x1b\xed\xa0\x80{found["label"]}'
     with pytest.raises(SystemExit) as end, errors_of_a_tool():
@@ -123,15 +129,15 @@ def test_names_in_pictures_are_drawn_as_they_are_O1(weights, names, tmp_path):
         warnings.simplefilter('always')
         visualize.draw_attention(visualize.make_parser().parse_args(
             [*flags, str(tmp_path / 'a.png')]))
-        figure = drawing.runs_figure({'$^{$_$': [{'kind': 'eval', 'epoch': 1, 'acc1': 0.5}]})
-        drawing.save(figure, str(tmp_path / 'b.png'))
+        figure = runs_figure({'$^{$_$': [{'kind': 'eval', 'epoch': 1, 'acc1': 0.5}]})
+        save(figure, str(tmp_path / 'b.png'))
     assert not [one for one in caught if 'Glyph' in str(one.message)]
     with Image.open(tmp_path / 'a.png') as picture:
         assert picture.size[0] > 500
     # a formula would have another width than its characters
     picture = np.zeros((32, 32, 3), np.uint8)
     for name in ('a$_$b', '$x$', r'\$x$', '$', '$^{$'):
-        figure = drawing.batch_figure(picture[np.newaxis], [name], '')
+        figure = batch_figure(picture[np.newaxis], [name], '')
         title, plain = figure.axes[0].title, figure.text(0, 0, name, fontsize=8, parse_math=False)
         figure.canvas.draw()
         assert title.get_window_extent().width == plain.get_window_extent().width, name
@@ -388,10 +394,11 @@ import sys
 import matplotlib
 matplotlib.use('svg')
 from common import curves, visualize
-from common.inspection import drawing
+from common.core.figures import save
+from common.train.plot import run_figure, runs_figure
 lines = [{{'kind': 'eval', 'epoch': 1, 'loss': 1.0, 'acc1': 0.5, 'acc5': 0.6}}]
-for name, figure in (('a', curves.run_figure(lines)), ('b', drawing.runs_figure({{'r': lines}}))):
-    drawing.save(figure, {str(tmp_path)!r} + '/' + name + '.png')
+for name, figure in (('a', run_figure(lines)), ('b', runs_figure({{'r': lines}}))):
+    save(figure, {str(tmp_path)!r} + '/' + name + '.png')
 print(matplotlib.get_backend(), 'matplotlib.pyplot' in sys.modules)
 '''], folder='.')
     assert (code, out, err) == (0, 'svg False\n', '')
@@ -405,14 +412,13 @@ def test_gpu_paddle_without_a_gpu_says_so_loudly(monkeypatch, capsys):
     monkeypatch.setenv('CUDA_VISIBLE_DEVICES', '7')
     config = base_config()
     config.MODEL.NAME = 'x'
-    assert runner.pick_device(config) == 'cpu'
+    assert pick_device(config) == 'cpu'
     for device, times in (('auto', 1), ('cpu', 0)):
         config.DEVICE = device
-        runner.describe(RunLog(), config, create_model('vit_digits', depth=1), 'float32', 'cpu',
-                        None)
+        describe(RunLog(), config, create_model('vit_digits', depth=1), 'float32', 'cpu', None)
         found = re.findall('WARNING: .*', capsys.readouterr().out)
         assert len(found) == times
         assert not found or all(word in found[0] for word in (
             'is on the CPU', 'CUDA 12.6', "CUDA_VISIBLE_DEVICES is '7'", '-o DEVICE=gpu'))
     config.DEVICE = 'gpu'
-    assert "CUDA_VISIBLE_DEVICES is '7'" in refusal(runner.pick_device, config)
+    assert "CUDA_VISIBLE_DEVICES is '7'" in refusal(pick_device, config)

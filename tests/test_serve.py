@@ -27,6 +27,14 @@ from common import serve
 from common.apis import Preprocessing, inference_model, init_model, pixel_batches
 from common.attention_maps import attention_maps
 from common.convert import save
+from common.core.errors import InputError
+from common.serving import guard, pictures
+from common.serving import service as services
+from common.serving.answers import Refused
+from common.serving.guard import Exchange, Guard
+from common.serving.pictures import read_picture, seen_box
+from common.serving.server import hosts_of, listen, make_server
+from common.serving.service import MAX_WAITING, Service
 from common.zoo import create_model
 from tests.conftest import ROOT, refusal, run_script
 from tests.test_images import rle_bmp
@@ -168,8 +176,8 @@ def model(weights):
 @contextlib.contextmanager
 def in_process(service):
     """A server in a thread of this process."""
-    listener = serve.listen('127.0.0.1', 0)
-    server = serve.make_server(service, {'127.0.0.1'})
+    listener = listen('127.0.0.1', 0)
+    server = make_server(service, {'127.0.0.1'})
     thread = threading.Thread(target=server.run, kwargs={'sockets': [listener]})
     thread.start()
     try:
@@ -224,7 +232,7 @@ def test_box_is_what_the_preprocessing_leaves():
     """A white box on black, as large as is said, is all white to the model."""
     preprocessing = Preprocessing([32, 48], 0.8, 'bilinear', [0] * 3, [1] * 3)
     for width, height in ((400, 300), (300, 400), (900, 300)):
-        left, top, across, down = serve.seen_box(preprocessing, width, height)
+        left, top, across, down = seen_box(preprocessing, width, height)
         pixels = np.zeros((height, width, 3), np.uint8)
         pixels[round(top * height):round((top + down) * height),
                round(left * width):round((left + across) * width)] = 255
@@ -248,10 +256,10 @@ def test_wrong_parameters(server, path, said):
 
 def test_model_without_a_map_says_why(model, monkeypatch):
     def refuse(*args):
-        raise serve.InputError('attention: this model has none')
+        raise InputError('attention: this model has none')
 
-    monkeypatch.setattr(serve, 'attention_maps', refuse)
-    with in_process(serve.Service(model)) as client:
+    monkeypatch.setattr(services, 'attention_maps', refuse)
+    with in_process(Service(model)) as client:
         said = client.refused(422, '/api/attention', *form(picture()[0]))
         assert said == 'attention: this model has none'
         assert client.send(picture()[0])[0] == 200
@@ -407,10 +415,10 @@ def test_many_uploads_broken_and_half_open_connections_G3(server):
 
 
 def test_silent_connection_and_slow_body_are_closed_G3(model, monkeypatch):
-    monkeypatch.setattr(serve, 'HEADER_SECONDS', 0.3)
-    monkeypatch.setattr(serve, 'BODY_SECONDS', 0.3)
-    monkeypatch.setattr(serve, 'DRAIN_SECONDS', 0.1)
-    with in_process(serve.Service(model)) as client:
+    monkeypatch.setattr('common.serving.server.HEADER_SECONDS', 0.3)
+    monkeypatch.setattr(guard, 'BODY_SECONDS', 0.3)
+    monkeypatch.setattr(guard, 'DRAIN_SECONDS', 0.1)
+    with in_process(Service(model)) as client:
         for data in (b'', b'GET / HTTP/1.1\r\nHost: 127.0.0.1\r\nX-Slow: '):
             with client.open(data) as connection, contextlib.suppress(ConnectionResetError):
                 assert connection.recv(100) == b''
@@ -424,7 +432,7 @@ def test_silent_connection_and_slow_body_are_closed_G3(model, monkeypatch):
 def test_queue_has_an_end_and_who_has_gone_is_not_computed_for_G3(model, monkeypatch):
     """Some wait behind a slow one, and leave: the model sees the slow one and the last only."""
     seen, first, go_on = [], threading.Event(), threading.Event()
-    service = serve.Service(model)
+    service = Service(model)
     predict = service.predict
 
     def slow(content, topk):
@@ -440,8 +448,8 @@ def test_queue_has_an_end_and_who_has_gone_is_not_computed_for_G3(model, monkeyp
         assert first.wait(20)
         head = (f'POST /api/predict?topk=2 HTTP/1.1\r\nHost: 127.0.0.1\r\nContent-Length: '
                 f'{len(body)}\r\nContent-Type: {headers["Content-Type"]}\r\n\r\n').encode()
-        waiting = [client.open(head + body) for _ in range(serve.MAX_WAITING - 1)]
-        wait_for(lambda: service.waiting == serve.MAX_WAITING)
+        waiting = [client.open(head + body) for _ in range(MAX_WAITING - 1)]
+        wait_for(lambda: service.waiting == MAX_WAITING)
         assert 'busy' in client.refused(503, '/api/predict', body, headers)
         assert client.ask('/api/model')[0] == 200
         for connection in waiting:
@@ -462,9 +470,9 @@ def wait_for(condition, seconds=20):
 
 
 def test_uploads_have_an_end_G3(model, monkeypatch):
-    monkeypatch.setattr(serve, 'MAX_UPLOADS', 2)
+    monkeypatch.setattr(guard, 'MAX_UPLOADS', 2)
     body, headers = form(picture()[0])
-    with in_process(serve.Service(model)) as client:
+    with in_process(Service(model)) as client:
         head = (b'POST /api/predict HTTP/1.1\r\nHost: 127.0.0.1\r\nContent-Length: 5000\r\n'
                 b'Content-Type: multipart/form-data; boundary=limit\r\n\r\n--limit')
         slow = [client.open(head) for _ in range(2)]
@@ -523,8 +531,8 @@ def test_picture_that_takes_long_to_read_is_refused_G5(name):
     """Seconds each, of 16 MB up to 16: Pillow goes through them step by step in Python."""
     status, make = SLOW[name]
     content, begin = make(), time.thread_time()
-    with pytest.raises(serve.Refused) as refused:
-        serve.read_picture(content)
+    with pytest.raises(Refused) as refused:
+        read_picture(content)
     assert time.thread_time() - begin < 1
     assert refused.value.status == status
     assert 'run-length' in str(refused.value) or 'very many small parts' in str(refused.value)
@@ -538,9 +546,9 @@ def test_ordinary_picture_needs_few_steps_G5(kind, size, monkeypatch):
     pixels = np.random.RandomState(0).randint(0, 256, (size[1], size[0], 3)).astype(np.uint8)
     stream = io.BytesIO()
     Image.fromarray(pixels).save(stream, kind)
-    monkeypatch.setattr(serve, 'MIN_STEPS', serve.MIN_STEPS // 2)
-    monkeypatch.setattr(serve, 'STEP_BYTES', serve.STEP_BYTES * 2)
-    assert serve.read_picture(stream.getvalue()).size == size
+    monkeypatch.setattr(pictures, 'MIN_STEPS', pictures.MIN_STEPS // 2)
+    monkeypatch.setattr(pictures, 'STEP_BYTES', pictures.STEP_BYTES * 2)
+    assert read_picture(stream.getvalue()).size == size
 
 
 def test_uploads_in_chunks_of_a_byte_are_cut_off_G5(model):
@@ -557,7 +565,7 @@ def test_uploads_in_chunks_of_a_byte_are_cut_off_G5(model):
             return connection.recv(100)
         return b''
 
-    with in_process(serve.Service(model)) as client, ThreadPoolExecutor(8) as threads:
+    with in_process(Service(model)) as client, ThreadPoolExecutor(8) as threads:
         uploads = threads.map(upload, range(8))
         assert client.ask('/api/model')[0] == 200
         assert client.send(picture()[0])[0] == 200
@@ -582,7 +590,7 @@ def test_others_have_their_turn_while_a_form_is_read_G5():
         return {'type': 'http.request', 'body': body, 'more_body': False}
 
     async def read():
-        other, exchange = asyncio.ensure_future(others()), serve.Exchange(arrived, None)
+        other, exchange = asyncio.ensure_future(others()), Exchange(arrived, None)
         pieces, more = [], True
         while more:
             event = await exchange.receive()
@@ -592,7 +600,7 @@ def test_others_have_their_turn_while_a_form_is_read_G5():
         return pieces
 
     pieces = asyncio.run(read())
-    assert b''.join(pieces) == body and max(map(len, pieces)) <= serve.FORM_BYTES
+    assert b''.join(pieces) == body and max(map(len, pieces)) <= guard.FORM_BYTES
     assert turns >= len(pieces) > 10
 
 
@@ -613,10 +621,10 @@ def test_other_names_are_not_served_G4(server, host, status):
 
 @pytest.mark.smoke
 def test_names_of_an_address_G4():
-    own = serve.Guard(None, serve.hosts_of('box.example', '192.0.2.1'))
+    own = Guard(None, hosts_of('box.example', '192.0.2.1'))
     assert all(map(own.serves, ('box.example:80', '192.0.2.1', 'localhost')))
     assert not own.serves('192.0.2.2')
-    everywhere = serve.Guard(None, serve.hosts_of('0.0.0.0', '0.0.0.0'))
+    everywhere = Guard(None, hosts_of('0.0.0.0', '0.0.0.0'))
     assert all(map(everywhere.serves, ('192.0.2.2:8000', '[2001:db8::1]', socket.gethostname())))
     assert not everywhere.serves('evil.example')
 
@@ -657,7 +665,7 @@ def test_security_headers_G4(server):
 
 
 def test_failure_is_not_shown_G4(model, monkeypatch, caplog):
-    service = serve.Service(model)
+    service = Service(model)
     monkeypatch.setattr(service, 'predict', lambda *args: {}['a secret'])
     with in_process(service) as client:
         said = client.refused(500, '/api/predict', *form(picture()[0]))
@@ -668,10 +676,10 @@ def test_failure_is_not_shown_G4(model, monkeypatch, caplog):
 # The command
 
 def test_taken_port_and_wrong_flags_are_one_line(server, weights):
-    said = refusal(serve.listen, '127.0.0.1', server.port)
+    said = refusal(listen, '127.0.0.1', server.port)
     assert f'-port {server.port}' in said and 'in use' in said
-    assert '-port: got 70000' in refusal(serve.listen, '127.0.0.1', 70000)
-    assert '-host' in refusal(serve.listen, 'no.such.host.invalid', 0)
+    assert '-port: got 70000' in refusal(listen, '127.0.0.1', 70000)
+    assert '-host' in refusal(listen, 'no.such.host.invalid', 0)
     code, out, error = run_script(['-m', 'common.serve', '-cfg', 'vit_digits', '-pretrained',
                                    weights, '-port', server.port], folder='.')
     assert (code, out, error.count('\n')) == (1, '', 1) and error.startswith('error: ')
@@ -710,7 +718,7 @@ def test_drain_ends_with_the_client():
         sent.append(event)
 
     async def main():
-        exchange = serve.Exchange(receive, send)
+        exchange = Exchange(receive, send)
         assert (await exchange.receive())['body'] == b'x' * 10
         assert (await exchange.refuse(413, 'no'))['type'] == 'http.disconnect'
         await exchange.send({'type': 'http.response.start', 'status': 200, 'headers': []})

@@ -13,6 +13,11 @@ from common.attention_maps import attention_maps, model_input, read_layers, read
 from common.config import update_config
 from common.data.datasets import get_dataset
 from common.inspection import drawing
+from common.inspection.batch_pictures import label_of, training_batch
+from common.inspection.embedding_pictures import cosine_similarities, filter_components
+from common.inspection.output import Output
+from common.inspection.window_pictures import window_frames, windows_of
+from common.train.plot import read_metrics
 from common.zoo import create_model, model_config
 from tests.conftest import refusal, run_script, write_image_list
 
@@ -202,7 +207,7 @@ def test_filters_are_principal_components():
     directions = np.linalg.qr(random.randn(192, 2))[0].T                   # [2, 3 * 8 * 8]
     values = random.randn(96, 2) * [3, 1] @ directions + 5
     weight.set_value(values.reshape(weight.shape).astype(np.float32))
-    title, found = visualize.filter_components(model)
+    title, found = filter_components(model)
     assert found.shape == (28, 8, 8, 3) and '100% of their variance' in title
     # the same by the eigenvectors of the covariance
     vectors = np.linalg.eigh(np.cov(values.T))[1][:, ::-1].T[:2]
@@ -217,12 +222,12 @@ def test_filters_are_principal_components():
     ('vitaev2_vsa_digits', 'layers.0.RC.PRM.convs.0.0:'),
     ('swin_tiny', 'patch_embed.proj:')])
 def test_filters_are_of_the_layer_that_reads_the_image(name, layer):
-    assert visualize.filter_components(create_model(name))[0].startswith(layer)
+    assert filter_components(create_model(name))[0].startswith(layer)
 
 
 def test_similarities_and_mosaic():
     positions = np.array([[1, 0], [0, 2], [3, 0], [0, 4], [-5, 0], [6, 6]], np.float32)
-    found = visualize.cosine_similarities(positions, (2, 3))
+    found = cosine_similarities(positions, (2, 3))
     np.testing.assert_allclose(found[0, 0], [[1, 0, 1], [0, -1, 0.5 ** 0.5]], atol=1e-6)
     whole = drawing.mosaic(found, np.nan)
     assert whole.shape == (2 + 1 + 2, 3 + 1 + 3 + 1 + 3)
@@ -240,21 +245,21 @@ def test_windows_in_the_picture():
         bias.set_value(paddle.full_like(bias, 0.5))
         bias = cell.attn.sampling_offsets.bias
         bias.set_value(paddle.zeros_like(bias))
-    windows, layer = visualize.windows_of(model, model_input(model, noise(32, 32)), None)
+    windows, layer = windows_of(model, model_input(model, noise(32, 32)), None)
     assert layer == 0  # those after it have one window only
-    default, learned = visualize.window_frames(windows, (1, 0))
+    default, learned = window_frames(windows, (1, 0))
     np.testing.assert_allclose(default, [8, 24, 16, 16], atol=1e-4)       # x, y, width, height
     np.testing.assert_allclose(learned, [[8, 24, 24, 24]] * 2, atol=1e-4)
-    assert refusal(visualize.windows_of, create_model('vit_digits'), None, None) == \
+    assert refusal(windows_of, create_model('vit_digits'), None, None) == \
         'vit_digits: got a model without learned windows'
 
 
 def test_labels_of_mixed_targets():
     names = ['cat', 'dog', 'cow', 'hen']
-    assert visualize.label_of(np.array(2), names, 0.1) == 'cow'
+    assert label_of(np.array(2), names, 0.1) == 'cow'
     target = np.array([0.7, 0, 0, 0.3]) * 0.9 + 0.1 / 4
-    assert visualize.label_of(target, names, 0.1) == 'cat 70%, hen 30%'
-    assert visualize.label_of(np.array([0, 1, 0, 0]) * 0.9 + 0.1 / 4, names, 0.1) == 'dog'
+    assert label_of(target, names, 0.1) == 'cat 70%, hen 30%'
+    assert label_of(np.array([0, 1, 0, 0]) * 0.9 + 0.1 / 4, names, 0.1) == 'dog'
 
 
 @pytest.mark.smoke
@@ -267,7 +272,7 @@ def test_augmented_samples_are_those_of_the_training(tmp_path):
             data_path, batch_size, o = str(folder), 8, ['AUG.ERASING=0.0', *options]
         own = update_config(config, Flags)
         dataset = get_dataset(own)
-        return dataset, *visualize.training_batch(own, dataset, epoch)
+        return dataset, *training_batch(own, dataset, epoch)
 
     dataset, pictures, labels = batch(2)
     items = {dataset[2, index].image.tobytes(): dataset[2, index].label for index in range(16)}
@@ -280,12 +285,13 @@ def test_augmented_samples_are_those_of_the_training(tmp_path):
 
 
 def test_names_of_pictures(tmp_path):
-    output = visualize.Output(str(tmp_path / 'new'))
+    output = Output(str(tmp_path / 'new'))
     assert [output.file('a'), output.file('a'), output.file('b')] == [
         str(tmp_path / 'new' / name) for name in ('a.png', 'a_2.png', 'b.png')]
     for wrong in (tmp_path / 'a.jpg', tmp_path / 'missing' / 'a.png'):
-        assert refusal(visualize.Output, str(wrong)).startswith(f'-output: got {wrong}, expected')
-    assert refusal(visualize.place, '3;4').startswith("-query: got '3;4', expected ROW,COLUMN")
+        assert refusal(Output, str(wrong)).startswith(f'-output: got {wrong}, expected')
+    assert refusal(visualize.parse_query, '3;4').startswith(
+        "-query: got '3;4', expected ROW,COLUMN")
 
 
 # ---- the tool as a user starts it
@@ -407,6 +413,6 @@ def test_curves_tool(tmp_path):
         check_picture(tmp_path / f'{name}.png')
     with open(tmp_path / 'second' / 'metrics.jsonl', 'a') as stream:
         stream.write('{"kind": "tr')
-    lines, note = visualize.read_metrics(str(tmp_path / 'second' / 'metrics.jsonl'))
+    lines, note = read_metrics(str(tmp_path / 'second' / 'metrics.jsonl'))
     assert len(lines) == 8 + 1  # and the best
     assert note.startswith(f'{tmp_path}/second/metrics.jsonl:9: got \'{{"kind": "tr\', expected')

@@ -1,0 +1,108 @@
+"""From a model to a folder with its checked graph."""
+import os
+import re
+import shutil
+import tempfile
+from collections.abc import Sequence
+
+import paddle
+from paddle import nn
+
+from common.apis import Classifier, Eager
+from common.core.errors import InputError
+from common.deploy.check import check, in_batches, random_pictures, read_pictures, tolerance_of
+from common.deploy.checked_process import logits_of_graph
+from common.deploy.folder import (
+    FORMATS,
+    check_replaceable,
+    read_json,
+    replace_folder,
+    write_json,
+)
+from common.deploy.graph import check_onnx, save_paddle_graph
+from common.deploy.load import FORMAT_OF, RUNTIMES, load_exported
+from common.deploy.paddle_inference import check_bfloat16
+from common.zoo import ROOT
+
+# The kinds of pictures that a graph is checked with, as export.json and the command name them.
+RANDOM, IMAGES = 'random pictures', 'images'
+
+
+def export_model(model: nn.Layer, folder: str | os.PathLike, format: str,
+                 images: Sequence = ()) -> dict:
+    """Writes a model's graph into a folder, if it computes what the model does.
+
+    Args:
+        model: Layer of init_model or create_model.
+        folder: new, empty, or with an earlier export, which is replaced.
+        format: 'paddle' or 'onnx'.
+        images: paths, Pillow images or arrays to check the graph with, beside random pictures; of
+            more than 16 some are chosen.
+
+    Returns:
+        The content of export.json, a dict.
+
+    Raises:
+        InputError: a format, folder or image that cannot be used, a package that is missing, a
+            graph that cannot be made or run, or one that differs from the model.
+    """
+    if format not in FORMATS:
+        raise InputError(f'format: got {format!r}, expected paddle or onnx')
+    folder = os.path.abspath(folder)
+    check_replaceable(folder)
+    if format == 'onnx':
+        check_onnx(model)
+    eager = Eager(model)
+    pictures = {RANDOM: random_pictures(eager.preprocessing.image_size)}
+    if images:
+        pictures[IMAGES] = read_pictures(eager.preprocessing, images)
+    expected = {kind: in_batches(eager, pixels) for kind, pixels in pictures.items()}
+
+    new = f'{folder}.tmp{os.getpid()}'
+    os.makedirs(new)
+    try:
+        with tempfile.TemporaryDirectory() as work:
+            save_paddle_graph(model, new if format == 'paddle' else work)
+            write_json(new, metadata_of(eager, expected[RANDOM].shape[1], format))
+            got = logits_of_graph(new, work, pictures)
+        metadata = read_json(new)
+        metadata['check'] = check(expected, got, tolerance_of(model), format)
+        write_json(new, metadata)
+        replace_folder(new, folder)
+    finally:
+        shutil.rmtree(new, ignore_errors=True)
+    return metadata
+
+
+def metadata_of(eager, num_classes, format):
+    """What export.json says about a model before its graph was run."""
+    with open(os.path.join(ROOT, 'pyproject.toml'), encoding='utf-8') as file:
+        version = re.search(r'^version = "(.+)"$', file.read(), re.MULTILINE)
+    return {'format': format, 'model': eager.model.config.MODEL.NAME,
+            'num_classes': num_classes,
+            'class_names': eager.class_names,
+            'preprocessing': eager.preprocessing._asdict(),
+            'input': 'float32 [B, 3, H, W], RGB, (value / 255 - mean) / std',
+            'output': 'logits, float32 [B, K]',
+            'versions': {'paddle': paddle.__version__, 'project': version and version[1]}}
+
+
+def runtime_of(model: nn.Layer, runtime: str = 'eager') -> Classifier:
+    """A model as a Classifier of a runtime; but for 'eager' it is exported first, and checked.
+
+    Args:
+        model: Layer of init_model or create_model.
+        runtime: 'eager', 'paddle', 'paddle-bf16' or 'onnx'.
+
+    Raises:
+        InputError: there is no such runtime, or what export_model and load_exported raise.
+    """
+    if runtime not in RUNTIMES:
+        raise InputError(f'runtime: got {runtime!r}, expected one of {", ".join(RUNTIMES)}')
+    if runtime == 'eager':
+        return Eager(model)
+    if runtime == 'paddle-bf16':
+        check_bfloat16()  # before the work
+    with tempfile.TemporaryDirectory() as folder:
+        export_model(model, folder, FORMAT_OF[runtime])
+        return load_exported(folder, runtime)

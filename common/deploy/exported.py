@@ -1,0 +1,49 @@
+"""An exported graph as a Classifier: what the runtimes share."""
+import numpy as np
+
+from common.apis import Classifier
+from common.core.devices import core_count
+from common.core.errors import InputError
+from common.deploy.folder import checked_file, graph_files, read_metadata
+
+
+class Exported(Classifier):
+    """A folder's graph behind uint8 pixels; the base of the runtimes.
+
+    Attributes:
+        num_classes: K.
+        files: paths of the graph and, if they are in a file of their own, the parameters.
+        threads: CPU cores.
+    """
+
+    format = None  # that a runtime reads
+
+    def __init__(self, folder, threads=None):
+        metadata = read_metadata(folder)
+        if metadata['format'] != self.format:
+            raise InputError(f'{folder}: got an export to {metadata["format"]}, expected one to '
+                             f'{self.format}')
+        self.files = [checked_file(folder, name, metadata['files'])
+                      for name in graph_files(folder, self.format)]
+        super().__init__(metadata['preprocessing'], metadata['class_names'])
+        self.num_classes = metadata['num_classes']
+        self.threads = core_count() if threads is None else threads
+        if self.threads < 1:
+            raise InputError(f'threads: got {self.threads}, expected at least 1')
+        mean, std = (np.array(value).reshape(3, 1, 1) * 255
+                     for value in (self.preprocessing.mean, self.preprocessing.std))
+        # (x - mean) / std as one product and one sum
+        self.scale, self.shift = (1 / std).astype(np.float32), (-mean / std).astype(np.float32)
+
+    def __call__(self, pixels):
+        height, width = self.preprocessing.image_size
+        if pixels.dtype != np.uint8 or pixels.shape[1:] != (3, height, width):
+            raise InputError(f'pixels: got {pixels.dtype}{list(pixels.shape)}, expected uint8[B, '
+                             f'3, {height}, {width}], for which the model was exported')
+        images = pixels * self.scale
+        images += self.shift
+        return self.run(images)
+
+    def run(self, images):
+        """float32 [B, 3, H, W], normalised -> logits, float32 [B, K]"""
+        raise NotImplementedError

@@ -1,0 +1,93 @@
+"""Exports to paddle, run by Paddle Inference."""
+import sys
+
+import numpy as np
+import paddle
+from paddle import inference
+
+from common.core.errors import InputError, one_line
+from common.core.processes import CPU_INFO, cpu_info
+from common.deploy.exported import Exported
+from common.deploy.silence import silenced
+
+PRECISIONS = ('fp32', 'bf16')
+GPU_MEMORY_MB = 256  # that Paddle takes at the start
+# Passes over a graph in which Paddle 3.3 with oneDNN makes mistakes. No time is lost without them.
+WRONG_PASSES = (
+    # merges a reshape into the transpose before it, also where that has more axes than the result
+    'operator_reshape_onednn_fuse_pass',
+    # applies the factor of a sum of integers to one of the terms only
+    'operator_scale_onednn_fuse_pass',
+    # overwrites what oneDNN computed, where another operator still needs it
+    'inplace_pass',
+)
+
+
+class PaddleInference(Exported):
+    """Paddle's predictor, on Paddle's device; on a CPU with oneDNN, which fuses most operators.
+
+    Args:
+        folder: an export to paddle.
+        precision: 'fp32', or 'bf16' for a CPU that multiplies bfloat16.
+        threads: CPU cores; None is OMP_NUM_THREADS, else one.
+    """
+
+    format = 'paddle'
+
+    def __init__(self, folder, precision='fp32', threads=None):
+        if precision not in PRECISIONS:
+            raise InputError(f"precision: got {precision!r}, expected 'fp32' or 'bf16'")
+        if precision == 'bf16':
+            check_bfloat16()
+        super().__init__(folder, threads)
+        graph, parameters = self.files
+        if graph.endswith('.json') and paddle.__version__.startswith('2.'):
+            raise InputError(f'{graph}: got a graph of Paddle 3, expected one of Paddle 2: this is '
+                             f'{paddle.__version__}')
+        settings = self.settings(graph, parameters, precision)
+        try:
+            # Paddle 3.3 prints remarks for its developers at the first run
+            with silenced(sys.stdout):
+                self.predictor = inference.create_predictor(settings)
+                self.run(np.zeros([1, 3, *self.preprocessing.image_size], np.float32))
+        except Exception as error:  # noqa: BLE001 - Paddle raises many kinds
+            raise InputError(f'{folder}: Paddle {paddle.__version__} cannot run it: '
+                             f'{one_line(error)}') from error
+
+    def settings(self, graph, parameters, precision):
+        """The inference.Config for two files, on Paddle's device."""
+        config = inference.Config(graph, parameters)
+        config.disable_glog_info()
+        kind, _, number = paddle.get_device().partition(':')
+        if kind == 'gpu':
+            config.enable_use_gpu(GPU_MEMORY_MB, int(number or 0))
+            return config
+        config.disable_gpu()
+        config.set_cpu_math_library_num_threads(self.threads)
+        config.enable_mkldnn()
+        if graph.endswith('.json'):
+            for name in WRONG_PASSES:
+                config.delete_pass(name)
+        if precision == 'bf16':
+            config.enable_mkldnn_bfloat16()
+            if graph.endswith('.pdmodel'):
+                config.set_bfloat16_op({'fc'})  # Paddle 2.6 fails at some of the others
+        return config
+
+    def run(self, images):
+        input_name, = self.predictor.get_input_names()
+        output_name, = self.predictor.get_output_names()
+        handle = self.predictor.get_input_handle(input_name)
+        handle.reshape(images.shape)
+        handle.copy_from_cpu(np.ascontiguousarray(images))
+        self.predictor.run()
+        return self.predictor.get_output_handle(output_name).copy_to_cpu()
+
+
+def check_bfloat16():
+    """Raises InputError where bfloat16 would be slower than float32, or does not exist."""
+    if not paddle.get_device().startswith('cpu'):
+        raise InputError(f'bf16: got device {paddle.get_device()!r}, expected the CPU')
+    if not {'avx512_bf16', 'amx_bf16'} & cpu_info():
+        raise InputError('bf16: this CPU does not multiply bfloat16, expected avx512_bf16 or '
+                         f'amx_bf16 in {CPU_INFO}; use fp32')
