@@ -30,6 +30,8 @@ PUBLIC = {
     'common.weights.load': ['load_pretrained', 'read_weights'],
     'common.layers.macs': ['count_macs', 'count_parameters'],
     'common.convert': ['convert'],
+    'common.export': ['export_model', 'runtime_of'],
+    'common.runtimes': ['load_exported'],
 }
 FUNCTIONS = [(module, name) for module, names in PUBLIC.items() for name in names]
 
