@@ -1,4 +1,4 @@
-"""Starts a run: command line, and the steps from config to checkpoint.
+"""The training program: its command line, and the start of a run.
 
 The same script runs on a CPU (one process, or several with -nprocs over gloo), on every GPU that
 CUDA_VISIBLE_DEVICES names, and under `python -m paddle.distributed.launch` on several machines.
@@ -8,27 +8,21 @@ import importlib.util
 import os
 import signal
 import sys
+from collections.abc import Callable, Sequence
 from functools import partial
 
-import paddle
-
 from common.core import processes
-from common.core.devices import pick_device
+from common.core.environment import DEBUG, SUPERVISED
 from common.core.errors import InputError
 from common.core.flags import add_flag
-from common.core.signals import LAUNCHED, SUPERVISED, StopSignal, is_child
-from common.train.launcher import DEBUG, discard_unused, errors_in_one_line, spawn, supervise
-from common.train.run_folder import (
-    AUTO,
-    choose_folder,
-    find_resumed,
-)
-from common.train.worker import worker
+from common.core.signals import StopSignal, is_child
+from common.train.launcher import errors_in_one_line, launch, supervise
+from common.train.run_folder import AUTO
 from common.zoo import check_family
 
 
 def make_parser():
-    """The command line: PaddleViT's flags, -nprocs and -o. One or two dashes."""
+    """The command line: PaddleViT's flags, -nprocs and -o, each with one dash or two."""
     parser = argparse.ArgumentParser(
         description='Trains, fine-tunes (-pretrained) or evaluates (-eval) a model.',
         allow_abbrev=False)
@@ -67,8 +61,9 @@ def make_parser():
     return parser
 
 
-def run(get_config, update_config, build_model, get_dataset, argv=None):
-    """The whole program of a family's main_multi_gpu.py.
+def run(get_config: Callable, update_config: Callable, build_model: Callable,
+        get_dataset: Callable, argv: Sequence[str] | None = None) -> None:
+    """Runs the whole program of a family's main_multi_gpu.py.
 
     Args:
         get_config: yaml path or None -> frozen config.
@@ -76,6 +71,9 @@ def run(get_config, update_config, build_model, get_dataset, argv=None):
         build_model: config -> Layer. Must be importable by the processes that are spawned.
         get_dataset: (config, is_train) -> data set.
         argv: list of arguments; None is the command line's.
+
+    Raises:
+        SystemExit: with the exit code of common/core/processes.py, unless the run has ended well.
     """
     args = make_parser().parse_args(argv)
     if args.debug:
@@ -92,7 +90,7 @@ def run(get_config, update_config, build_model, get_dataset, argv=None):
 
 
 def check_flags(config):
-    """What can be known to be wrong before any process starts."""
+    """Raises InputError for what can be known to be wrong before any process starts."""
     model = config.MODEL
     if config.EVAL and not (model.PRETRAINED or model.RESUME):
         raise InputError('-eval: got no weights, expected -pretrained FILE; without weights the '
@@ -107,31 +105,3 @@ def check_flags(config):
         raise InputError('-resume: got auto with -eval, expected a file or folder')
     if config.VISUALDL and importlib.util.find_spec('visualdl') is None:
         raise InputError("-visualdl: visualdl is missing; pip install -e '.[visualdl]'")
-
-
-def launch(config, nprocs, build_model, get_dataset, signals):
-    """Runs `worker` here (one process, or one of a launcher's), or spawns one for each device."""
-    device = pick_device(config)
-    launched = LAUNCHED in os.environ  # also with one process
-    if launched and nprocs is not None:
-        raise InputError('-nprocs: got it under paddle.distributed.launch, which decides it itself')
-    if nprocs is not None and nprocs < 1:
-        raise InputError(f'-nprocs: got {nprocs}, expected at least 1')
-    visible = paddle.device.cuda.device_count() if device == 'gpu' else None
-    if visible and nprocs and nprocs > visible:
-        raise InputError(f'-nprocs: got {nprocs}, expected at most the {visible} visible GPUs')
-    nprocs = nprocs or visible or 1
-    train_set = None if config.EVAL else get_dataset(config, is_train=True)
-    val_set = get_dataset(config, is_train=False)
-    if device == 'cpu':
-        os.environ['PADDLE_DISTRI_BACKEND'] = 'gloo'
-    folder = choose_folder(config)
-    config, note = find_resumed(config, folder)
-    arguments = config, device, folder, note, build_model, train_set, val_set
-    if launched or nprocs == 1:
-        worker(*arguments, signals)
-    else:
-        code = spawn(worker, nprocs, arguments, device, signals)
-        discard_unused(folder, code)
-        if code:
-            sys.exit(code)

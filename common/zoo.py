@@ -272,9 +272,8 @@ def model_types():
                 yield name, model
 
     for model_type, (folder, file, _) in MODELS.items():
-        has_names = os.path.isfile(os.path.join(ROOT, folder, f'{file}_names.py'))
-        module = load_family_file(folder, f'{file}_names' if has_names else file)
-        yield module, functools.partial(models, folder, model_type)
+        names = load_family_file(folder, f'{file}_names')
+        yield names, functools.partial(models, folder, model_type)
 
 
 def table(pattern='*'):

@@ -9,7 +9,8 @@ from PIL import Image
 
 from common.core.errors import InputError
 from common.data import augment
-from common.data.augment import ColorJitter, apply_op, build_auto_augment, level_to_arg, replay
+from common.data.augment import ColorJitter, build_auto_augment
+from common.data.augment_ops import apply_op, level_to_arg, replay
 from tests.reference import Case, assert_distribution, assert_share, photo, sha256
 
 pytestmark = pytest.mark.smoke

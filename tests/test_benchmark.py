@@ -5,7 +5,7 @@ import re
 import paddle
 import pytest
 
-from common.benchmarks.baseline import textbook_of
+from common.benchmarks.baseline import baseline_of
 from common.zoo import create_model
 from tests.conftest import run_script, write_image_list
 
@@ -64,7 +64,7 @@ def test_textbook_computes_what_the_model_computes():
     """With the same weights; else it would be no peer."""
     model = create_model('vit_digits')
     model.eval()
-    textbook = textbook_of(model)
+    textbook = baseline_of(model)
     textbook.eval()
     names = {'patch_embedding.patch_embedding': 'patches', 'position_embedding': 'position',
              'encoder.layers': 'blocks', 'encoder.encoder_norm': 'norm', 'attn_norm': 'norm1',

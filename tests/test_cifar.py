@@ -14,9 +14,9 @@ import zlib
 import numpy as np
 import pytest
 
-from common import cifar
-from common.cifar import download_cifar
 from common.core.errors import InputError
+from common.data import cifar_download, cifar_source
+from common.data.cifar_download import download_cifar
 from common.data.cifar_source import LAYOUTS, read_cifar
 from tests.conftest import run_script
 
@@ -320,7 +320,7 @@ def test_headers_before_a_member_cost_no_more_than_their_bytes_W10(tmp_path):
 
 
 def test_archive_that_unpacks_to_more_is_refused(tmp_path, monkeypatch):
-    monkeypatch.setattr(cifar, 'MAX_UNPACKED', 1 << 20)
+    monkeypatch.setattr(cifar_source, 'MAX_UNPACKED', 1 << 20)
     members = official(LAYOUTS['cifar10'], files_of(LAYOUTS['cifar10']))
     read_cifar(str(write_archive(tmp_path / 'a.tar.gz', members)), 'cifar10')
     long_header = tarfile.TarInfo('x' * (2 << 20))  # its name is a header of 2 MiB
@@ -437,7 +437,7 @@ def server(monkeypatch):
     """A server of this machine instead of the real one; returns how to set its file."""
     with http.server.ThreadingHTTPServer(('127.0.0.1', 0), Handler) as running:
         threading.Thread(target=running.serve_forever, args=(0.01,), daemon=True).start()
-        monkeypatch.setattr(cifar, 'BASE_URL', f'http://127.0.0.1:{running.server_port}/')
+        monkeypatch.setattr(cifar_download, 'BASE_URL', f'http://127.0.0.1:{running.server_port}/')
         for variable in ('http_proxy', 'HTTP_PROXY', 'all_proxy', 'ALL_PROXY'):
             monkeypatch.delenv(variable, raising=False)
 
@@ -487,7 +487,7 @@ def test_archive_that_is_there_is_kept(tmp_path, server):
 
 
 def test_real_addresses_and_digests():
-    assert cifar.BASE_URL == 'https://www.cs.toronto.edu/~kriz/'
+    assert cifar_download.BASE_URL == 'https://www.cs.toronto.edu/~kriz/'
     assert [(layout.archive, layout.md5) for layout in LAYOUTS.values()] == [
         ('cifar-10-python.tar.gz', 'c58f30108f718f92721af3b95e74349a'),
         ('cifar-100-python.tar.gz', 'eb9058c3a382ffc7106e4002c42a8d85')]

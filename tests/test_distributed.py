@@ -165,7 +165,7 @@ def meet(monkeypatch, flags):
 
     def run(rank):
         this.rank, this.store = rank, SlowStore(port, rank, len(flags))
-        meeting = dist.Meeting('test')
+        meeting = dist.Barrier('test')
         answers = [meeting(*row) for row in flags[rank]]
         results[rank] = answers, this.store, time.monotonic()
 

@@ -90,9 +90,9 @@ def test_resume_gives_the_weights_of_the_uninterrupted_run_R6(trained, small_dat
     killed = ('import os\n'
               'import common.train.trainer as training\n'
               'write = training.save_checkpoint\n'
-              'def save(path, model, facts, **state):\n'
-              '    write(path, model, facts=facts, **state)\n'
-              '    if facts["epoch"] == 2: os.kill(os.getpid(), 9)\n'
+              'def save(path, model, metadata, **state):\n'
+              '    write(path, model, metadata=metadata, **state)\n'
+              '    if metadata["epoch"] == 2: os.kill(os.getpid(), 9)\n'
               'training.save_checkpoint = save\n'
               'import runpy; runpy.run_path("main_multi_gpu.py", run_name="__main__")\n')
     code, _, err = run_script(['-c', killed, *flags, f'-output={tmp_path / "part"}'],
@@ -215,7 +215,7 @@ def test_bad_image_ends_the_run_and_names_the_line_I1(workers, tmp_path):
 
 def test_two_runs_in_one_second_get_two_folders_M3(tmp_path):
     from common.config import base_config
-    from common.runner import make_run_folder
+    from common.train.run_folder import make_run_folder
     config = base_config()
     config.SAVE, config.MODEL.NAME = str(tmp_path), 'x'
     folders = {make_run_folder(config) for _ in range(3)}

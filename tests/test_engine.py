@@ -10,6 +10,7 @@ from common.train.engine import evaluate, train_one_epoch
 from common.train.losses import LabelSmoothingCrossEntropy
 from common.train.optim import build_optimizer
 from common.train.precision import Precision
+from common.train.state import Callbacks, EpochSteps, LoopOptions, TrainState
 from common.zoo import create_model
 
 from vit.vit import VisionTransformer
@@ -29,14 +30,25 @@ def data(count, seed=0):
             random.randint(0, 4, count))
 
 
-def train(model, images, labels, batch, accum_iter=1, steps=3, **options):
+class Recorder(Callbacks):
+    """Calls `on_report` and `on_step`, where they are given."""
+
+    def __init__(self, on_report=None, on_step=None):
+        self.report = on_report or super().report
+        self.after_step = on_step or super().after_step
+
+
+def train(model, images, labels, batch, steps=3, last_step=None, on_report=None, on_step=None,
+          **options):
     """`steps` optimiser steps over the images in order; the weights afterwards."""
     batches = ((paddle.to_tensor(images[i:i + batch]), paddle.to_tensor(labels[i:i + batch]))
                for i in range(0, len(images), batch))
     config = base_config().TRAIN
-    train_one_epoch(model, batches, LabelSmoothingCrossEntropy(0.1), build_optimizer(config, model),
-                    lambda step: 1e-2, Precision(), epoch=1, steps_per_epoch=steps,
-                    accum_iter=accum_iter, grad_clip=1.0, **options)
+    state = TrainState(model, LabelSmoothingCrossEntropy(0.1), build_optimizer(config, model),
+                       lambda step: 1e-2, Precision())
+    train_one_epoch(state, batches, LoopOptions(grad_clip=1.0, **options),
+                    EpochSteps(epoch=1, steps_per_epoch=steps, end=last_step),
+                    Recorder(on_report, on_step))
     return {name: value.numpy() for name, value in model.state_dict().items()}
 
 

@@ -5,8 +5,9 @@ import pytest
 from paddle import nn
 
 from common.core.processes import set_up_mkl
-from common.layers.conditional_position import TILE, ConditionalPosition
+from common.layers.conditional_position import ConditionalPosition
 from common.layers.fast import Conv2D, Fast, LayerNorm, Linear, mean_rows
+from common.layers.fast.tiles import TILE
 from common.layers.recompute import recompute_cells
 from common.zoo import create_model
 
@@ -94,7 +95,7 @@ def test_position_embedding_is_a_depthwise_convolution(h, w, channels, kernel, d
     call = Call(layer, h, w)
     found = values_and_gradients(call, x, weight)
     for name, value in (('LARGE', 1), ('CHANNELS', 2)):  # the last part of three channels is one
-        monkeypatch.setattr(f'common.layers.conditional_position.{name}', value)
+        monkeypatch.setattr(f'common.layers.fast.tiles.{name}', value)
     in_parts = values_and_gradients(call, x, weight)
     with paddle.no_grad():
         in_evaluation = call(paddle.to_tensor(x)).numpy()

@@ -7,10 +7,9 @@ import numpy as np
 import pytest
 from PIL import Image
 
+from common.core.class_names import check_count, class_names
 from common.data.folders import (
     EXTENSIONS,
-    check_count,
-    class_names,
     folder_labels,
     make_images,
     read_flat_val,

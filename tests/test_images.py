@@ -14,11 +14,11 @@ from PIL import Image, ImageFile
 
 from common import apis
 from common.data import images
-from common.data.datasets import ImageDataset
+from common.data.image_dataset import ImageDataset
 from common.data.images import MAX_PIXELS, is_plain_jpeg, load_image
 from common.data.lists import read_list
 from common.data.transforms import EvalTransform
-from common.verify_dataset import verify
+from common.data.verify import verify
 from tests.reference import FIXTURES, Case, sha256
 
 pytestmark = pytest.mark.smoke

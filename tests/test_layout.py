@@ -19,11 +19,14 @@ LAYERS = (
     'weights',
     'zoo',
     'data',
-    'train benchmarks',
+    'train',
     'apis',
     'attention_maps',
-    'deploy inspection serving',
+    'deploy inspection',
+    'serving',
     'runtimes',
+    'benchmarks',
+    'benchmarks',  # they measure all that stands above
     # the commands, each a parser and a call
     'benchmark cifar convert curves digits export features predict processes runner serve '
     'verify_dataset visualize',
@@ -155,7 +158,7 @@ PLANTED = {
     'by a name in quotes': ('common/config.py', "import importlib\n"
                             "importlib.import_module('common.data.lists')", 'upward'),
     'between commands': ('common/serve.py', 'from common.predict import main as other', 'beside'),
-    'beside': ('common/benchmarks/data.py', 'from common.train import optim', 'beside'),
+    'beside': ('common/inspection/drawing.py', 'from common.serving import app', 'beside'),
     'to a family': ('common/train/optim.py', 'from vit.vit import build_vit', 'no family'),
     'a family to the registry': ('vit/vit.py', 'from common.zoo import build_model', 'common.zoo'),
     'a family through the registry': (

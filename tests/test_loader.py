@@ -9,13 +9,14 @@ import pytest
 from PIL import Image
 
 from common.core.errors import InputError
-from common.core.randomness import BATCH, ORDER, SAMPLE, STEP, SUBSET, seed_batch, stream
+from common.core.randomness import BATCH, ORDER, SAMPLE, STEP, SUBSET, generator, seed_batch
 from common.data.augment import build_auto_augment
 from common.data.batches import Batches, Normalize
-from common.data.datasets import ImageDataset
+from common.data.collate import Collate
 from common.data.erasing import RandomErasing
+from common.data.image_dataset import ImageDataset
 from common.data.lists import read_list
-from common.data.loader import Collate, Loader
+from common.data.loader import Loader
 from common.data.mixup import Mixup
 from common.data.samplers import EvalSampler, TrainSampler
 from common.data.transforms import EvalTransform, TrainTransform, random_crop_box
@@ -126,10 +127,10 @@ def test_every_place_has_a_stream_of_its_own():
     uses = ORDER, SAMPLE, STEP, BATCH, SUBSET
     places = [(use, seed, epoch, position) for use in uses for seed in (0, 1, 2, large)
               for epoch in (0, 1, 2, large) for position in (0, 1, 2, 8, 2 ** 61 - 1)]
-    draws = {place: tuple(stream(*place).integers(2 ** 62, size=2)) for place in places}
+    draws = {place: tuple(generator(*place).integers(2 ** 62, size=2)) for place in places}
     assert len(set(draws.values())) == len(places)
     for place in places:
-        assert tuple(stream(*place).integers(2 ** 62, size=2)) == draws[place]
+        assert tuple(generator(*place).integers(2 ** 62, size=2)) == draws[place]
 
 
 # ImageDataset
@@ -184,7 +185,7 @@ def test_every_kind_of_pixel_becomes_rgb_I3(tmp_path, mode):
 
 READ_ALL = '''
 import sys
-from common.data.datasets import ImageDataset
+from common.data.image_dataset import ImageDataset
 from common.core.errors import InputError
 from common.data.lists import read_list
 from common.data.batches import Batches, Normalize
@@ -351,7 +352,7 @@ def test_batch_is_mixed_before_normalisation_and_erased_after(tmp_path):
         samples = [dataset[key] for key in keys]
         pixels = np.stack([sample.image for sample in samples]).transpose(0, 3, 1, 2)
         labels = np.array([sample.label for sample in samples])
-        mixed, expected = mixup(pixels, labels, stream(BATCH, 7, 3, keys[0][1]))
+        mixed, expected = mixup(pixels, labels, generator(BATCH, 7, 3, keys[0][1]))
         boxes = paddle.to_tensor(np.stack([sample.boxes for sample in samples]))
         seed_batch(7, 3, keys[0][1])
         erased = dataset.erasing.erase(normalize(paddle.to_tensor(mixed)), boxes)

@@ -14,10 +14,11 @@ import paddle
 import pytest
 from PIL import Image
 
-from common import benchmark, convert, export, features, predict, runner, visualize
+from common import benchmark, convert, export, features, predict, visualize
 from common.apis import inference_model, init_model, list_images
 from common.config import base_config
 from common.core import quiet_paddle
+from common.core.devices import pick_device
 from common.core.errors import OUTPUT_LOST, InputError, errors_of_a_tool, printable, set_up_output
 from common.core.figures import save
 from common.core.files import replace_atomically
@@ -27,6 +28,7 @@ from common.data.images import load_image
 from common.inspection.batch_pictures import batch_figure
 from common.inspection.predictions import predict as predictions_of
 from common.inspection.predictions import write_json
+from common.train.describe import describe
 from common.train.log import RunLog
 from common.train.plot import runs_figure
 from common.zoo import create_model
@@ -410,14 +412,13 @@ def test_gpu_paddle_without_a_gpu_says_so_loudly(monkeypatch, capsys):
     monkeypatch.setenv('CUDA_VISIBLE_DEVICES', '7')
     config = base_config()
     config.MODEL.NAME = 'x'
-    assert runner.pick_device(config) == 'cpu'
+    assert pick_device(config) == 'cpu'
     for device, times in (('auto', 1), ('cpu', 0)):
         config.DEVICE = device
-        runner.describe(RunLog(), config, create_model('vit_digits', depth=1), 'float32', 'cpu',
-                        None)
+        describe(RunLog(), config, create_model('vit_digits', depth=1), 'float32', 'cpu', None)
         found = re.findall('WARNING: .*', capsys.readouterr().out)
         assert len(found) == times
         assert not found or all(word in found[0] for word in (
             'is on the CPU', 'CUDA 12.6', "CUDA_VISIBLE_DEVICES is '7'", '-o DEVICE=gpu'))
     config.DEVICE = 'gpu'
-    assert "CUDA_VISIBLE_DEVICES is '7'" in refusal(runner.pick_device, config)
+    assert "CUDA_VISIBLE_DEVICES is '7'" in refusal(pick_device, config)

@@ -10,6 +10,7 @@ from common.train.losses import LabelSmoothingCrossEntropy
 from common.train.optim import build_optimizer, decayed_parameters
 from common.train.precision import Precision
 from common.train.schedule import Schedule
+from common.train.state import Callbacks, EpochSteps, LoopOptions, TrainState
 from common.weights.dialects import translate
 from tests.reference import Case, own_names, relative_error, set_weights
 
@@ -67,11 +68,12 @@ def test_trajectory(float64, name, last_step):
             yield paddle.to_tensor(images.astype('float64')), target
 
     ema = Ema(model, meta['ema_decay']) if meta['ema_decay'] else None
-    reports = []
-    train_one_epoch(model, batches(), LabelSmoothingCrossEntropy(), optimizer_of(meta, model),
-                    schedule_of(name, meta), Precision(), epoch=1, steps_per_epoch=steps,
-                    last_step=last_step or steps, grad_clip=meta['clip_grad_norm'], ema=ema,
-                    report_freq=1, on_report=reports.append)
+    reports, callbacks = [], Callbacks()
+    callbacks.report = reports.append
+    state = TrainState(model, LabelSmoothingCrossEntropy(), optimizer_of(meta, model),
+                       schedule_of(name, meta), Precision(), ema)
+    train_one_epoch(state, batches(), LoopOptions(grad_clip=meta['clip_grad_norm'], report_freq=1),
+                    EpochSteps(epoch=1, steps_per_epoch=steps, end=last_step), callbacks)
     losses = np.array([report['loss'] for report in reports])
     assert np.abs(losses - case.arrays['loss'][:len(losses)]).max() <= tolerance
     if last_step:

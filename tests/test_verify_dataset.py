@@ -7,7 +7,8 @@ import pytest
 from PIL import Image
 
 from common.data.lists import read_list
-from common.verify_dataset import first_equal, main, verify
+from common.data.verify import first_equal, verify
+from common.verify_dataset import main
 from tests.conftest import run_script, write_image_list
 
 CLEAN = {'train_list.txt': 'train/a/1.png 0\ntrain/b/1.png 1\ntrain/b/2.png 1\n',

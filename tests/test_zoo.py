@@ -1,4 +1,6 @@
 """The table of models, the counting behind it, conversion, and what a wrong file is known as."""
+import importlib
+import logging
 import pickle
 import re
 import resource
@@ -300,6 +302,49 @@ def test_constructor_s_own_names_are_known_L17():
         create_model('vit_digits', DROPPATH=0.1, drop_path=0.2)
 
 
+@pytest.mark.smoke
+@pytest.mark.parametrize('door, training', [(create_model, True), (init_model, False)])
+def test_both_doors_take_the_same_keywords_L17(door, training, tmp_path, caplog):
+    file, source = run_s_file(tmp_path / 'best.pdparams', num_classes=3)
+    for keyword in ('pretrained', 'checkpoint'):
+        model = door('vit_digits', **{keyword: file}, device='cpu', drop_path=0.2,
+                     options=['DATA.CROP_PCT=0.7'])
+        assert np.array_equal(model.classifier.weight.numpy(), source.classifier.weight.numpy())
+        assert model.class_names == ['class 0', 'class 1', 'class 2']
+        assert (model.config.MODEL.DROPPATH, model.config.DATA.CROP_PCT) == (0.2, 0.7)
+        assert model.training is training
+    with caplog.at_level(logging.INFO, logger='common'):
+        model = door('vit_digits', pretrained=file, image_size=64, num_classes=0)
+    assert tuple(model(paddle.zeros([1, 3, 64, 64])).shape) == (1, 96) and model.class_names is None
+    assert [record.getMessage() for record in caplog.records] == [
+        f'{file}: {note}' for note in model.notes] and len(model.notes) == 2
+    assert door('vit_digits', num_classes=7).notes == []
+
+
+@pytest.mark.smoke
+@pytest.mark.parametrize('door', [create_model, init_model])
+def test_one_thing_said_twice_is_refused_at_both_doors_L17(door, tmp_path):
+    assert refusal(lambda: door('vit_digits', pretrained='a', checkpoint='b')) == (
+        'pretrained, checkpoint: got both, expected one of them')
+    assert refusal(lambda: door('vit_digits', num_classes=3, options=['MODEL.NUM_CLASSES=4'])) == (
+        'num_classes, -o MODEL.NUM_CLASSES: got both, expected one of them')
+    assert refusal(lambda: door('vit_digits', depth=3, DEPTH=4)) == (
+        'depth, DEPTH: got both, expected one of them')
+    assert "device: got 'tpu'" in refusal(lambda: door('vit_digits', device='tpu'))
+    file, _ = run_s_file(tmp_path / 'best.pdparams', num_classes=3)
+    assert 'of another shape' in refusal(  # an option is no wish for a new classifier
+        lambda: door('vit_digits', pretrained=file, options=['MODEL.NUM_CLASSES=5']))
+
+
+@pytest.mark.smoke
+def test_positions_of_arguments_are_those_that_they_were_L17(tmp_path):
+    file, _ = run_s_file(tmp_path / 'best.pdparams', num_classes=3)
+    model = create_model('vit_digits', file, 3, 64)
+    assert (model.config.MODEL.NUM_CLASSES, model.config.DATA.IMAGE_SIZE) == (3, 64)
+    model = init_model('vit_digits', file, 'cpu', ['DATA.CROP_PCT=0.7'])
+    assert model.config.DATA.CROP_PCT == 0.7
+
+
 # What a file is
 
 @pytest.mark.smoke
@@ -363,6 +408,19 @@ def test_models_are_of_the_classes_that_users_import_L17():
         assert pickle.loads(pickle.dumps(getattr(module, build))) is getattr(module, build)
 
 
+@pytest.mark.smoke
+@pytest.mark.parametrize('name, module, class_name', [
+    ('vit_digits', 'vit.vit', 'VisionTransformer'), ('vitae_digits', 'vitae.vitae', 'ViTAE'),
+    ('vitaev2_vsa_digits', 'vitaev2_vsa.vitaev2_vsa', 'ViTAEv2'),
+    ('swin_tiny', 'vitaev2_vsa.swin', 'Swin')])
+def test_model_of_each_family_is_of_the_class_that_users_import_L17(name, module, class_name):
+    with paddle.LazyGuard():
+        model = create_model(name)
+    cls = getattr(importlib.import_module(module), class_name)
+    assert type(model) is cls
+    assert pickle.loads(pickle.dumps(cls)) is cls
+
+
 IN_THE_FOLDER = """
 import pickle
 from common.zoo import create_model
@@ -380,3 +438,28 @@ assert get_config('./configs/vit_digits.yaml').MODEL.NAME == 'vit_digits'
 def test_classes_are_the_same_inside_of_a_family_s_folder_L17():
     code, _, err = run_script(['-c', IN_THE_FOLDER], env={'PYTHONPATH': str(ROOT)})
     assert code == 0, err
+
+
+IN_THE_FOLDER_OF_VSA = """
+import importlib, pickle
+from common.zoo import create_model
+models = [create_model('vitaev2_vsa_digits'), create_model('swin_tiny_vsa', image_size=32)]
+from vsa import VSAWindowAttention
+for model in models:
+    assert any(isinstance(layer, VSAWindowAttention) for layer in model.sublayers())
+assert pickle.loads(pickle.dumps(VSAWindowAttention)) is VSAWindowAttention
+"""
+
+
+@pytest.mark.smoke
+def test_attention_of_vsa_is_one_class_inside_of_its_folder_L17():
+    code, _, err = run_script(['-c', IN_THE_FOLDER_OF_VSA], folder='vitaev2_vsa',
+                              env={'PYTHONPATH': str(ROOT)})
+    assert code == 0, err
+
+
+@pytest.mark.smoke
+def test_attention_of_vsa_is_one_class_from_the_root_L17():
+    from vitaev2_vsa.vsa import VSAWindowAttention
+    model = create_model('vitaev2_vsa_digits')
+    assert any(isinstance(layer, VSAWindowAttention) for layer in model.sublayers())

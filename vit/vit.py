@@ -7,6 +7,10 @@ timm's vit_base_r50_s16 (weight standardisation with 1e-8 under the root, GroupN
 
 Letters: B batch, N tokens (class token first), C channels, H W image in pixels,
 h w grid of patches, n heads, d = C / n.
+
+The parts come first: Attention, Mlp, their block (TransformerLayer), the stack of blocks (Encoder),
+PatchEmbedding; then VisionTransformer, the hybrid's ResNet, and `init_weights` with all initial
+values. vit_names.py has the names of other codes.
 """
 import paddle
 import paddle.nn.functional as F
@@ -23,116 +27,6 @@ from common.layers.init import init_linear, kaiming_normal_, lecun_normal_, norm
 from common.layers.position import with_class_token
 
 NORM_EPS = 1e-6
-
-
-class StdConv2D(nn.Conv2D):
-    """Convolution with a standardised weight (arXiv 1903.10520) and TensorFlow's SAME padding."""
-
-    def __init__(self, in_channels, out_channels, kernel_size, stride=1):
-        super().__init__(in_channels, out_channels, kernel_size, stride=stride, bias_attr=False)
-
-    def forward(self, x):
-        weight = self.weight
-        mean = weight.mean(axis=[1, 2, 3], keepdim=True)
-        variance = ((weight - mean) ** 2).mean(axis=[1, 2, 3], keepdim=True)
-        weight = (weight - mean) / paddle.sqrt(variance + 1e-8)
-        return F.conv2d(x, weight, stride=self._stride, padding='SAME')
-
-
-def group_norm(channels):
-    return nn.GroupNorm(32, channels, epsilon=1e-5)
-
-
-class Bottleneck(nn.Layer):
-    """1x1 - 3x3 - 1x1 residual unit with GroupNorm, ReLU after the addition."""
-
-    def __init__(self, in_channels, out_channels, stride):
-        super().__init__()
-        hidden = out_channels // 4
-        self.conv1 = StdConv2D(in_channels, hidden, 1)
-        self.gn1 = group_norm(hidden)
-        self.conv2 = StdConv2D(hidden, hidden, 3, stride)
-        self.gn2 = group_norm(hidden)
-        self.conv3 = StdConv2D(hidden, out_channels, 1)
-        self.gn3 = group_norm(out_channels)
-        self.conv_proj = None
-        if stride != 1 or in_channels != out_channels:
-            self.conv_proj = StdConv2D(in_channels, out_channels, 1, stride)
-            self.gn_proj = group_norm(out_channels)
-
-    def forward(self, x):
-        shortcut = x if self.conv_proj is None else self.gn_proj(self.conv_proj(x))
-        x = F.relu(self.gn1(self.conv1(x)))
-        x = F.relu(self.gn2(self.conv2(x)))
-        return F.relu(self.gn3(self.conv3(x)) + shortcut)
-
-
-class ResNetBackbone(nn.Layer):
-    """The first three stages of the paper's ResNet-50 (BiT): [B, 3, H, W] -> [B, 1024, H/16, W/16].
-
-    The paper moves the fourth stage's units into the third, so the units are 3, 4 and 9.
-    """
-
-    out_channels = 1024
-    stride = 16
-
-    def __init__(self, in_channels=3, units=(3, 4, 9)):
-        super().__init__()
-        self.conv_root = StdConv2D(in_channels, 64, 7, 2)
-        self.gn_root = group_norm(64)
-        channels = 64
-        for stage, count in enumerate(units):
-            out_channels = 256 * 2 ** stage
-            blocks = nn.LayerDict()
-            for unit in range(count):
-                stride = 2 if unit == 0 and stage > 0 else 1
-                blocks[f'unit{unit + 1}'] = Bottleneck(channels, out_channels, stride)
-                channels = out_channels
-            setattr(self, f'block{stage + 1}', blocks)
-        self.num_stages = len(units)
-
-    def forward(self, x):
-        x = F.relu(self.gn_root(self.conv_root(x)))                      # [B, 64, H/2, W/2]
-        x = F.max_pool2d(x, kernel_size=3, stride=2, padding='SAME')     # [B, 64, H/4, W/4]
-        for stage in range(self.num_stages):
-            for unit in getattr(self, f'block{stage + 1}').values():
-                x = unit(x)
-        return x                                                         # [B, 1024, H/16, W/16]
-
-
-class PatchEmbedding(nn.Layer):
-    """Non-overlapping patches, projected: [B, 3, H, W] -> [B, h * w, C].
-
-    With `backbone='r50'` the patches are the pixels of the ResNet's feature map.
-    """
-
-    def __init__(self, patch_size=16, in_channels=3, embed_dim=768, backbone=None):
-        super().__init__()
-        self.patch_size = patch_size
-        self.backbone = None
-        kernel = patch_size
-        if backbone is not None:
-            if backbone != 'r50':
-                raise InputError(f"MODEL.BACKBONE: got {backbone!r}, expected None or 'r50'")
-            self.backbone = ResNetBackbone(in_channels)
-            if patch_size % self.backbone.stride:
-                raise InputError(f'MODEL.PATCH_SIZE: got {patch_size}, expected a multiple of '
-                                 f'{self.backbone.stride} with MODEL.BACKBONE {backbone!r}')
-            kernel = patch_size // self.backbone.stride
-            in_channels = self.backbone.out_channels
-        self.patch_embedding = Conv2D(in_channels, embed_dim, kernel, stride=kernel)
-
-    def grid(self, height, width):
-        """The patches (h, w) of an image in pixels; a size that does not divide is an error."""
-        if height % self.patch_size or width % self.patch_size or not height or not width:
-            raise InputError(f'image size: got {height}x{width}, expected a height and a width '
-                             f'that are multiples of the patch size {self.patch_size}')
-        return height // self.patch_size, width // self.patch_size
-
-    def forward(self, x):
-        if self.backbone is not None:
-            x = self.backbone(x)
-        return to_tokens(self.patch_embedding(x))    # [B, C, h, w] -> [B, h * w, C]
 
 
 class Attention(nn.Layer):
@@ -169,7 +63,7 @@ class Attention(nn.Layer):
         x = attend(q, k, v, self.head_size ** -0.5, self.attn_dropout,
                    return_weights=return_weights)                          # [B, n, N, d]
         x, weights = x if return_weights else (x, None)
-        x = x.transpose([0, 2, 1, 3]).reshape([B, N, -1])                  # [B, N, n * d]
+        x = x.transpose([0, 2, 1, 3]).reshape([B, N, self.num_heads * self.head_size])
         x = self.proj_dropout(self.out(x))                                 # [B, N, C]
         return (x, weights) if return_weights else x
 
@@ -220,6 +114,41 @@ class Encoder(nn.Layer):
         for layer in self.layers:
             x = layer(x)
         return self.encoder_norm(x)
+
+
+class PatchEmbedding(nn.Layer):
+    """Non-overlapping patches, projected: [B, 3, H, W] -> [B, h * w, C].
+
+    With `backbone='r50'` the patches are the pixels of the ResNet's feature map.
+    """
+
+    def __init__(self, patch_size=16, in_channels=3, embed_dim=768, backbone=None):
+        super().__init__()
+        self.patch_size = patch_size
+        self.backbone = None
+        kernel = patch_size
+        if backbone is not None:
+            if backbone != 'r50':
+                raise InputError(f"MODEL.BACKBONE: got {backbone!r}, expected None or 'r50'")
+            self.backbone = ResNetBackbone(in_channels)
+            if patch_size % self.backbone.stride:
+                raise InputError(f'MODEL.PATCH_SIZE: got {patch_size}, expected a multiple of '
+                                 f'{self.backbone.stride} with MODEL.BACKBONE {backbone!r}')
+            kernel = patch_size // self.backbone.stride
+            in_channels = self.backbone.out_channels
+        self.patch_embedding = Conv2D(in_channels, embed_dim, kernel, stride=kernel)
+
+    def grid(self, height, width):
+        """The patches (h, w) of an image in pixels; a size that does not divide is an error."""
+        if height % self.patch_size or width % self.patch_size or not height or not width:
+            raise InputError(f'image size: got {height}x{width}, expected a height and a width '
+                             f'that are multiples of the patch size {self.patch_size}')
+        return height // self.patch_size, width // self.patch_size
+
+    def forward(self, x):
+        if self.backbone is not None:
+            x = self.backbone(x)
+        return to_tokens(self.patch_embedding(x))    # [B, C, h, w] -> [B, h * w, C]
 
 
 class VisionTransformer(ImageClassifier):
@@ -301,6 +230,81 @@ class VisionTransformer(ImageClassifier):
 
     def no_weight_decay(self):
         return {'position_embedding', 'cls_token'}
+
+
+class StdConv2D(nn.Conv2D):
+    """Convolution with a standardised weight (arXiv 1903.10520) and TensorFlow's SAME padding."""
+
+    def __init__(self, in_channels, out_channels, kernel_size, stride=1):
+        super().__init__(in_channels, out_channels, kernel_size, stride=stride, bias_attr=False)
+
+    def forward(self, x):
+        weight = self.weight
+        mean = weight.mean(axis=[1, 2, 3], keepdim=True)
+        variance = ((weight - mean) ** 2).mean(axis=[1, 2, 3], keepdim=True)
+        weight = (weight - mean) / paddle.sqrt(variance + 1e-8)
+        return F.conv2d(x, weight, stride=self._stride, padding='SAME')
+
+
+def group_norm(channels):
+    return nn.GroupNorm(32, channels, epsilon=1e-5)
+
+
+class Bottleneck(nn.Layer):
+    """1x1 - 3x3 - 1x1 residual unit with GroupNorm, ReLU after the addition."""
+
+    def __init__(self, in_channels, out_channels, stride):
+        super().__init__()
+        hidden = out_channels // 4
+        self.conv1 = StdConv2D(in_channels, hidden, 1)
+        self.gn1 = group_norm(hidden)
+        self.conv2 = StdConv2D(hidden, hidden, 3, stride)
+        self.gn2 = group_norm(hidden)
+        self.conv3 = StdConv2D(hidden, out_channels, 1)
+        self.gn3 = group_norm(out_channels)
+        self.conv_proj = None
+        if stride != 1 or in_channels != out_channels:
+            self.conv_proj = StdConv2D(in_channels, out_channels, 1, stride)
+            self.gn_proj = group_norm(out_channels)
+
+    def forward(self, x):
+        shortcut = x if self.conv_proj is None else self.gn_proj(self.conv_proj(x))
+        x = F.relu(self.gn1(self.conv1(x)))
+        x = F.relu(self.gn2(self.conv2(x)))
+        return F.relu(self.gn3(self.conv3(x)) + shortcut)
+
+
+class ResNetBackbone(nn.Layer):
+    """The first three stages of the paper's ResNet-50 (BiT): [B, 3, H, W] -> [B, 1024, H/16, W/16].
+
+    The paper moves the fourth stage's units into the third, so the units are 3, 4 and 9.
+    """
+
+    out_channels = 1024
+    stride = 16
+
+    def __init__(self, in_channels=3, units=(3, 4, 9)):
+        super().__init__()
+        self.conv_root = StdConv2D(in_channels, 64, 7, 2)
+        self.gn_root = group_norm(64)
+        channels = 64
+        for stage, count in enumerate(units):
+            out_channels = 256 * 2 ** stage
+            blocks = nn.LayerDict()
+            for unit in range(count):
+                stride = 2 if unit == 0 and stage > 0 else 1
+                blocks[f'unit{unit + 1}'] = Bottleneck(channels, out_channels, stride)
+                channels = out_channels
+            setattr(self, f'block{stage + 1}', blocks)
+        self.num_stages = len(units)
+
+    def forward(self, x):
+        x = F.relu(self.gn_root(self.conv_root(x)))                      # [B, 64, H/2, W/2]
+        x = F.max_pool2d(x, kernel_size=3, stride=2, padding='SAME')     # [B, 64, H/4, W/4]
+        for stage in range(self.num_stages):
+            for unit in getattr(self, f'block{stage + 1}').values():
+                x = unit(x)
+        return x                                                         # [B, 1024, H/16, W/16]
 
 
 def init_weights(model):

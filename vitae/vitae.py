@@ -6,7 +6,8 @@ Sources: "ViTAE" (arXiv 2106.03348) and github.com/ViTAE-Transformer/ViTAE-Trans
 table. Deliberate differences from it are listed in vitae/README.md.
 
 Letters: B batch, N tokens, C channels, H W map in pixels, h w map in tokens, n heads, d = C / n.
-Every stage carries h and w: any size that the strides divide, also not square.
+Every stage carries h and w: any size that the strides divide, also not square. vitae_names.py has
+the names of other codes.
 """
 import math
 
@@ -93,6 +94,13 @@ class NormalCell(nn.Layer):
     """x + attention(norm(x)) + PCM(x), then x + mlp(norm(x)); the class token has no PCM.
 
     PCM reads the input before the norm. The one drop path is drawn three times in a pass.
+
+    Args:
+        dim: channels C.
+        num_heads: n.
+        group: groups of PCM's convolutions.
+        drop_path: probability of the cell's stochastic depth.
+        mlp_ratio, shallow, qkv_bias, dropout, attention_dropout: see ViTAE.
     """
 
     def __init__(self, dim, num_heads, group, drop_path, *, mlp_ratio, shallow, qkv_bias, dropout,
@@ -129,6 +137,20 @@ class Stage(nn.Layer):
         self.RC = reduction
         self.NC = nn.LayerList(cells)
         self.ratio = 1 if reduction is None else reduction.ratio
+
+
+def make_reduction_cell(kind, *, image_size, in_channels, embed_dim, token_dim, ratio, kernel,
+                        dilations, dropout):
+    """The reduction cell of a stage, see MODEL.CELLS; None for no cell."""
+    if kind == 'none':
+        return None
+    if kind == 'embedding':
+        return EmbeddingCell(image_size, ratio, in_channels, token_dim)
+    if kind not in ('performer', 'performer_less'):
+        raise InputError(f'MODEL.CELLS: got {kind!r}, expected performer, performer_less, '
+                         f'embedding or none')
+    return ReductionCell(in_channels, embed_dim, token_dim, ratio, kernel, dilations,
+                         attention=kind == 'performer', dropout=dropout)
 
 
 class ViTAE(ImageClassifier):
@@ -171,9 +193,10 @@ class ViTAE(ImageClassifier):
         stages, channels, done = [], in_channels, 0
         for index, kind in enumerate(cells):
             dim = token_dims[index]
-            reduction = self.reduction_cell(
-                kind, image_size, channels, embed_dims[index], dim, ratios[index], index,
-                reduction_dropout)
+            reduction = make_reduction_cell(
+                kind, image_size=image_size, in_channels=channels, embed_dim=embed_dims[index],
+                token_dim=dim, ratio=ratios[index], kernel=KERNELS[index],
+                dilations=DILATIONS[index], dropout=reduction_dropout)
             stages.append(Stage(reduction, [
                 NormalCell(dim, num_heads[index], groups[index], rate, **cell_options)
                 for rate in rates[done:done + depths[index]]]))
@@ -185,18 +208,6 @@ class ViTAE(ImageClassifier):
         self.num_classes = num_classes
         self.head = Linear(self.num_features, num_classes) if num_classes else None
         init_weights(self)
-
-    @staticmethod
-    def reduction_cell(kind, image_size, channels, embed_dim, token_dim, ratio, index, dropout):
-        if kind == 'none':
-            return None
-        if kind == 'embedding':
-            return EmbeddingCell(image_size, ratio, channels, token_dim)
-        if kind not in ('performer', 'performer_less'):
-            raise InputError(f'MODEL.CELLS: got {kind!r}, expected performer, performer_less, '
-                             f'embedding or none')
-        return ReductionCell(channels, embed_dim, token_dim, ratio, KERNELS[index],
-                             DILATIONS[index], kind == 'performer', dropout=dropout)
 
     def position_embeddings(self):
         if not self.num_prefix_tokens:

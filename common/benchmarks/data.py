@@ -15,19 +15,22 @@ from paddle.io import Dataset
 
 from common.config import base_config
 from common.core.errors import InputError, one_line
-from common.core.randomness import SAMPLE, stream
+from common.core.randomness import SAMPLE, generator
 from common.data.augment import build_auto_augment
 from common.data.batches import Batches, Normalize
-from common.data.datasets import ImageDataset, train_transform
+from common.data.collate import Collate
+from common.data.datasets import train_transform
 from common.data.erasing import build_erasing
+from common.data.image_dataset import ImageDataset
 from common.data.lists import read_list
-from common.data.loader import Collate, Loader
+from common.data.loader import Loader
 from common.data.mixup import build_mixup
 from common.data.samplers import TrainSampler
 from common.data.subset import Subset
 
 RECIPE = {'AUTO_AUGMENT': 'rand-m9-mstd0.5-inc1', 'INTERPOLATION': 'random', 'ERASING': 0.25,
           'MIXUP': 0.8, 'CUTMIX': 1.0}
+MIX = np.float32(0.3)  # the lambda of the plain mixup; any other takes the same time
 CORES = sorted(os.sched_getaffinity(0)) if hasattr(os, 'sched_getaffinity') else []
 
 
@@ -64,7 +67,7 @@ class Plain(Dataset):
         return len(self.images)
 
     def __getitem__(self, index):
-        random = stream(SAMPLE, 0, 1, index)
+        random = generator(SAMPLE, 0, 1, index)
         image = self.crop(self.images.load(index))
         if self.augment:
             image = self.augment(image, random)
@@ -89,8 +92,7 @@ def stack(samples):
 def stack_and_mix(samples):
     """The plain collate with mixup, of the float batch."""
     images, labels = stack(samples)
-    share = np.float32(0.3)
-    return images * share + images[::-1] * (1 - share), labels
+    return images * MIX + images[::-1] * (1 - MIX), labels
 
 
 def plain_loader(dataset, batch_size, workers, collate):
@@ -155,10 +157,17 @@ def speed_of(loader, batch_size, workers):
 
 
 def data_table(data_path, count, batch_size, image_size, worker_counts, rounds):
-    """The measurements of `python -m common.benchmark data` as a markdown table.
+    """Measures the pipelines that `python -m common.benchmark data` compares.
 
     Args:
         data_path: folder with train_list.txt; its first `count` images are read.
+        batch_size: images in a batch.
+        image_size: pixels.
+        worker_counts: numbers of loader processes, one after the other.
+        rounds: epochs of each pipeline.
+
+    Returns:
+        A markdown table.
     """
     fast, slow = (first_images(data_path, count, backend) for backend in ('cv2', 'pillow'))
     least = batch_size * (2 + 2 * max(worker_counts))

@@ -13,7 +13,7 @@ from collections import Counter
 
 import numpy as np
 
-from common.core.errors import InputError, opened
+from common.core.errors import InputError, first_few, opened
 
 MAX_NAMES_BYTES = 1 << 24
 IMAGENET_CLASSES = os.path.join(os.path.dirname(os.path.abspath(__file__)), 'imagenet_classes.txt')
@@ -93,11 +93,6 @@ def check_class_names(names, classes, file):
         raise InputError(f'{file}: class_names: got an empty name for class {empty[0]}')
 
 
-def first_few(names):
-    """A few of many names, for a message."""
-    return ', '.join(repr(name[:80]) for name in names[:5]) + (', ...' if len(names) > 5 else '')
-
-
 def class_names_of(config, names, file):
     """The names of a model's classes: those of DATA.CLASS_NAMES, the checkpoint's, ImageNet's, or
     None.
@@ -151,7 +146,7 @@ def user_labels(images, own, config):
             if place not in (None, index):
                 raise InputError(f'{file}: got {names[place]!r} as the name of class {place}, but '
                                  f'in {config.DATA.DATA_PATH} it is class {index}; expected the '
-                                 f'order of the data set, {first_few(own)}')
+                                 f'order of the data set, {first_few(own, quoted=True)}')
         return names
     if None in found:
         check_count(own, len(names), config.DATA.DATA_PATH)
@@ -191,8 +186,9 @@ def match_labels(dataset, known, file, config):
         raise InputError(
             f'{config.DATA.CLASS_NAMES or config.DATA.DATA_PATH}: got images of '
             f'{len(strangers)} classes that {file} does not know, or not once, first '
-            f'{first_few(strangers[:1])}; its classes: {first_few(known)}; -class_names FILE gives '
-            f'those of the data set other names')
+            f'{first_few(strangers[:1], quoted=True)}; its classes: '
+            f'{first_few(known, quoted=True)}; -class_names FILE gives those of the data set other '
+            f'names')
     notes = []
     if any(found[label] != label for label in present):
         if config.DATA.REAL_LABELS:
@@ -204,7 +200,7 @@ def match_labels(dataset, known, file, config):
     missing = sorted(set(range(classes)) - set(images.labels.tolist()))
     if missing:
         notes.append(f'{len(missing)} of {classes} classes have no image here: '
-                     f'{first_few([known[label] for label in missing])}')
+                     f'{first_few([known[label] for label in missing], quoted=True)}')
     return notes
 
 
@@ -218,8 +214,9 @@ def check_same(names, known, file):
     check_class_names(known, len(names), file)
     for index, (now, before) in enumerate(zip(names, known, strict=True)):
         if normal(now) != normal(before):
-            raise InputError(f'-resume: {file}: class {index} was {first_few([before])} and is '
-                             f'{first_few([now])} in the training set; expected the same classes')
+            before, now = first_few([before], quoted=True), first_few([now], quoted=True)
+            raise InputError(f'-resume: {file}: class {index} was {before} and is {now} in the '
+                             f'training set; expected the same classes')
 
 
 def head_order(names, known):

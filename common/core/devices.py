@@ -7,7 +7,11 @@ from common.core.errors import InputError
 
 
 def pick_device(config):
-    """'gpu' or 'cpu', by DEVICE and by what this Paddle and machine have."""
+    """Picks 'gpu' or 'cpu', by DEVICE and by what this Paddle and machine have.
+
+    Raises:
+        InputError: DEVICE asks for a GPU, and there is none.
+    """
     has_gpu = paddle.is_compiled_with_cuda() and paddle.device.cuda.device_count() > 0
     if config.DEVICE == 'gpu' and not has_gpu:
         raise InputError(f'DEVICE: got gpu, but this machine or this Paddle has none '
@@ -16,7 +20,7 @@ def pick_device(config):
 
 
 def gpus_looked_for():
-    """Where Paddle has looked for GPUs, in words."""
+    """Says where Paddle has looked for GPUs."""
     if not paddle.is_compiled_with_cuda():
         return f'Paddle {paddle.__version__} is built for CPUs'
     visible = os.environ.get('CUDA_VISIBLE_DEVICES')

@@ -1,35 +1,66 @@
-"""Processes of one run: rank, world size, the one collective that is needed (a sum), and a store
-where they meet and agree."""
+"""The processes of one run: rank, world size, a sum over the ranks, and a store through which they
+wait for each other and agree."""
 import contextlib
 import json
+import os
 import time
 
 import paddle
 import paddle.distributed as paddle_dist
 
+from common.core.environment import BACKEND, TRAINER_ID, TRAINERS_NUM
 from common.core.signals import held_back
 
+POLL = 0.01  # seconds between two looks at whether the other ranks have arrived
 
-def rank():
+
+def rank() -> int:
     return paddle_dist.get_rank()
 
 
-def world_size():
+def world_size() -> int:
     return paddle_dist.get_world_size()
 
 
-def is_master():
+def is_master() -> bool:
     return rank() == 0
 
 
+# Before a process group exists
+
+def is_launched():
+    """Whether `paddle.distributed.launch` or a spawning process has started this one as a rank,
+    perhaps the only one."""
+    return TRAINER_ID in os.environ
+
+
+def launched_rank():
+    """The rank that the launcher has given to this process; 0 without a launcher."""
+    return int(os.environ.get(TRAINER_ID, '0'))
+
+
+def use_gloo():
+    """Has the collectives of this process, and of those it starts, run on CPUs."""
+    os.environ[BACKEND] = 'gloo'
+
+
+def join_group():
+    """Joins the process group, if this process is one of several ranks."""
+    if int(os.environ.get(TRAINERS_NUM, '1')) > 1:
+        with held_back():  # a signal would break its connections
+            paddle_dist.init_parallel_env()
+
+
+# In the process group
+
 def all_reduce_sum(values):
-    """The sum over all ranks of a float64 tensor of any shape, on every rank."""
+    """Sums a float64 tensor of any shape over all ranks, on every rank."""
     if world_size() > 1:
         paddle_dist.all_reduce(values)
     return values
 
 
-class Agreement:
+class AnyReduce:
     """Whether something holds on any rank: the same answer on all of them.
 
     On several GPUs the answer is that of the call before: no step then waits for the device.
@@ -47,11 +78,13 @@ class Agreement:
         values = all_reduce_sum(values)
         if self.delayed:
             values, self.pending = self.pending, values
-        return [False] * len(flags) if values is None else [value > 0 for value in values.tolist()]
+        if values is None:  # the first call
+            return [False] * len(flags)
+        return [value > 0 for value in values.tolist()]
 
 
 class Store:
-    """What several ranks know in common: numbers that are added to, and texts that are set; without
+    """A key-value store of all ranks: numbers that are added to, and texts that are set. It has not
     the time limit of gloo's collectives (30 s)."""
 
     def __init__(self):
@@ -74,23 +107,28 @@ class Store:
             return self.store.get(key).decode()
 
 
-def from_master(name, text):
-    """Rank 0's text (or None), on every rank."""
+def from_master(name, value):
+    """Rank 0's value, which JSON can write, on every rank.
+
+    Args:
+        name: names the value in the store; each name can be used once in a run.
+        value: the value; that of other ranks is ignored.
+    """
     if world_size() == 1:
-        return text
+        return value
     if is_master():
-        Store().set(name, json.dumps(text))
-        return text
+        Store().set(name, json.dumps(value))
+        return value
     return json.loads(Store().get(name))
 
 
-class Meeting:
+class Barrier:
     """A barrier at which the ranks also agree, for work that takes them different times, such as
     saving and evaluating: they wait for each other as long as they live (whoever started them ends
     all of them when one dies).
 
     Args:
-        name: the same on all ranks, and no other Meeting's.
+        name: the same on all ranks, and no other Barrier's.
     """
 
     def __init__(self, name):
@@ -104,7 +142,7 @@ class Meeting:
         if self.store is None:
             return list(flags)
         self.count += 1
-        # Keys are used again: the store forgets none. Another rank may be at the next meeting while
+        # Keys are used again: the store forgets none. Another rank may be at the next barrier while
         # this one still reads the flags of this one, but not at the one after it.
         keys = [f'{self.name}/{self.count % 2}/{index}' for index in range(len(flags))]
         for key, flag in zip(keys, flags, strict=True):
@@ -120,15 +158,20 @@ class Meeting:
             self.wait_for_all('left')
         return answers
 
-    def wait_for_all(self, gate):
-        while self.store.add(f'{self.name}/{gate}', 0) < self.count * world_size():
-            time.sleep(0.01)
+    def wait_for_all(self, counter):
+        """Waits until every rank has added to 'arrived' or 'left' as often as this one."""
+        while self.store.add(f'{self.name}/{counter}', 0) < self.count * world_size():
+            time.sleep(POLL)
 
-    def is_called(self, call):
-        """Whether a rank calls for a meeting before its time; `call`: whether this one does."""
+    def is_requested(self, request):
+        """Whether any rank asks the others to come to the barrier at once.
+
+        Args:
+            request: whether this rank asks for it.
+        """
         if self.store is None:
-            return call
-        return self.store.add(f'{self.name}/called', int(call)) > 0
+            return request
+        return self.store.add(f'{self.name}/called', int(request)) > 0
 
 
 def average(tensors):
@@ -146,12 +189,13 @@ def data_parallel(model):
     return paddle.DataParallel(model) if world_size() > 1 else model
 
 
-def no_sync(model, when):
-    """A context in which backward passes, if `when`, only add up on each rank."""
-    if when and isinstance(model, paddle.DataParallel):
+def no_sync(model, enabled):
+    """A context in which backward passes, if enabled, only add up on each rank."""
+    if enabled and isinstance(model, paddle.DataParallel):
         return model.no_sync()
     return contextlib.nullcontext()
 
 
 def unwrap(model):
+    """The model within a DataParallel; any other as it is."""
     return model._layers if isinstance(model, paddle.DataParallel) else model

@@ -14,6 +14,7 @@ UNPRINTABLE = re.compile('[\0-\x1f\x7f-\x9f\u2028-\u202e\u2066-\u2069\ud800-\udf
 # As shells count it: ended because nobody reads its output.
 OUTPUT_LOST = 128 + signal.SIGPIPE
 MAX_MESSAGE = 4000  # characters of an error's line
+MAX_FOREIGN = 300  # the same, of what another library says
 
 
 class InputError(ValueError):
@@ -29,29 +30,29 @@ class InputError(ValueError):
 
 
 class RunError(RuntimeError):
-    """What went wrong on the machine, in one line; the programs exit with code 3."""
+    """Something went wrong on the machine. The message is one line; programs exit with code 3."""
 
     def __init__(self, message):
         super().__init__(printable(message, MAX_MESSAGE))
 
 
 def one_line(error):
-    """What another library's exception says, on one line of at most 300 characters."""
+    """Shortens what another library's exception says to one line of MAX_FOREIGN characters."""
     text = ' '.join(str(getattr(error, 'problem', None) or error).split())
-    return printable(text[:300]) or type(error).__name__
+    return printable(text[:MAX_FOREIGN]) or type(error).__name__
 
 
 def printable(text, limit=None):
-    r"""Text with names of files or classes in it as it goes to a terminal, a file or a picture.
+    r"""Makes text with names of files or classes in it fit for a terminal, a file or a picture.
 
     It is one line of characters that UTF-8 can write. A byte of a name that is no UTF-8 stands as
     \xb2, and so does each byte of a control character (a line feed is \x0a); every other character
     stays, also a backslash, so that what is printable already is not changed.
 
     Args:
-        text: str, or what has one.
-        limit: how many characters of it at most, the last three '...' if it has more; None takes
-            all.
+        text: str, or anything that str() takes.
+        limit: how many characters of it are kept at most, the last three '...' if it has more; None
+            keeps all.
     """
     text = str(text)
     if limit is not None and len(text) > limit:
@@ -63,7 +64,7 @@ def printable(text, limit=None):
 
 
 def shown(value, length=100):
-    """A value that a file holds, for a message, in a bounded time.
+    """Shows a value that a file holds, for a message, in a bounded time.
 
     Texts and numbers are shown up to `length` characters; of a list, tuple or dictionary only its
     kind and size, since it may hold itself a billion times.
@@ -79,9 +80,27 @@ def shown(value, length=100):
     return f'a {type(value).__name__}{size}'
 
 
+def first_few(names, count=5, length=100, quoted=False):
+    """The first of many names, for a message: 'a, b, c, ...'.
+
+    Args:
+        names: list of str.
+        count: how many of them are shown at most.
+        length: how many characters of each; None is all.
+        quoted: whether each stands in quotes, as names with spaces in them need it.
+    """
+    if quoted:
+        texts = [repr(name[:length]) for name in names[:count]]
+    else:
+        texts = [printable(name, length) for name in names[:count]]
+    if len(names) > count:
+        texts.append('...')
+    return ', '.join(texts)
+
+
 @contextlib.contextmanager
 def opened(file):
-    """An input file, open to read bytes. Raises InputError when it cannot be read, as without the
+    """Opens an input file to read bytes. Raises InputError when it cannot be read, as without the
     permission."""
     try:
         with open(file, 'rb') as stream:
@@ -91,7 +110,7 @@ def opened(file):
 
 
 def set_up_output():
-    """What a terminal gets. For programs: it acts on the whole process.
+    """Prepares this process's output for any terminal. Programs call it, no import.
 
     - A character that the terminal lacks is shown by its number, \\u6d4b, and is no exception.
     - What a shell has closed (`>&-`) takes everything and keeps nothing; else the next file that is
@@ -108,7 +127,7 @@ def set_up_output():
 
 
 def drop_output():
-    """Nothing more is written to standard output, which takes no more; also not at the exit."""
+    """Stops writing to standard output, which takes no more; also at the exit."""
     with contextlib.suppress(OSError):
         nothing = os.open(os.devnull, os.O_WRONLY)
         os.dup2(nothing, sys.stdout.fileno())
@@ -124,7 +143,7 @@ def say(text):
 
 
 def complain(text):
-    """A line on standard error, if there is anybody to read it."""
+    """Prints a line on standard error, if there is anybody to read it."""
     with contextlib.suppress(OSError):
         print(printable(text), file=sys.stderr, flush=True)
 

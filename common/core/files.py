@@ -10,7 +10,7 @@ from common.core.errors import InputError
 
 @contextlib.contextmanager
 def replace_atomically(path):
-    """A temporary path beside `path`, to be written; takes its place at the end of the block.
+    """Gives a temporary path, to be written, which becomes `path` at the end of the block.
 
     An OSError in the block names `path`, not the temporary file that its user does not know.
     """
@@ -35,9 +35,10 @@ def replace_atomically(path):
         os.close(folder)
 
 
-
 # What this project's own files have behind the pickle, before their sha256.
 CHECKSUM_MARK = b'\nsha256:'
+SMALL = 1 << 16  # bytes
+BLOCK = 1 << 22  # bytes that are read at once
 
 
 class ChecksumFile(io.BytesIO):
@@ -55,7 +56,7 @@ class ChecksumFile(io.BytesIO):
         self.pool = ThreadPoolExecutor(1)
 
     def write(self, data):
-        if len(data) < 1 << 16:
+        if len(data) < SMALL:  # not worth a second thread
             self.digest.update(data)
             return self.file.write(data)
         updated = self.pool.submit(self.digest.update, data)
@@ -72,7 +73,19 @@ class ChecksumFile(io.BytesIO):
 
 
 def check_checksum(stream, size, file):
-    """The size of the content before a checksum, which is compared; the stream is at its start."""
+    """Compares a file with the checksum behind its content, if it has one.
+
+    Args:
+        stream: the file, open to read bytes, at its start; it is there again afterwards.
+        size: of the file in bytes.
+        file: its name for messages.
+
+    Returns:
+        The size of the content.
+
+    Raises:
+        InputError: the checksum is of another content.
+    """
     trailer = len(CHECKSUM_MARK) + hashlib.sha256().digest_size
     stream.seek(max(size - trailer, 0))
     end = stream.read()
@@ -86,10 +99,10 @@ def check_checksum(stream, size, file):
 
 
 def sha256(stream, size):
-    """The digest of the next `size` bytes of a stream."""
+    """Computes the sha256 of the next `size` bytes of a stream."""
     digest = hashlib.sha256()
     while size > 0:
-        block = stream.read(min(size, 1 << 22))
+        block = stream.read(min(size, BLOCK))
         size -= len(block)
         digest.update(block)
     return digest.digest()

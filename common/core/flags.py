@@ -1,11 +1,18 @@
-"""What the command lines of the programs and tools share."""
+"""Flags of command lines, and checks of their values."""
 import os
 
 from common.core.errors import InputError
 
 
 def add_flag(parser, flag, help_text, **options):
-    """A flag that may be written with one dash or two."""
+    """Adds a flag that may be written with one dash or two.
+
+    Args:
+        parser: argparse's.
+        flag: its name without dashes.
+        help_text: a line for -h.
+        options: what else add_argument takes.
+    """
     parser.add_argument(f'-{flag}', f'--{flag}', dest=flag, help=help_text, **options)
 
 
@@ -24,7 +31,8 @@ def check_output(flag, path, suffixes=('',)):
     A file that is there is not touched; the folder must exist.
 
     Args:
-        flag: that named the path.
+        flag: the name of the flag that gave the path.
+        path: the file's.
         suffixes: tuple of the endings that its name may have.
     """
     if not path:
@@ -46,13 +54,13 @@ def check_output(flag, path, suffixes=('',)):
 
 def check_not_read(flag, path, inputs):
     """Raises InputError if the file to be written is one that is read, whatever its name."""
-    if os.path.exists(path) and any(os.path.exists(one) and os.path.samefile(one, path)
-                                    for one in inputs):
+    if os.path.exists(path) and any(os.path.exists(file) and os.path.samefile(file, path)
+                                    for file in inputs):
         raise InputError(f'-{flag}: got {path}, which is read too; expected another file')
 
 
 def check_output_folder(flag, path):
-    """Raises InputError if `path` is no folder in which files can be made, nor can become one."""
+    """Raises InputError unless `path` is a folder in which files can be made, or can become one."""
     if not path:
         raise InputError(f'-{flag}: got nothing, expected the name of a folder')
     nearest = os.path.abspath(path)

@@ -1,4 +1,4 @@
-"""Modules by their files, one of each however it is imported."""
+"""Imports modules by their files: there is one of each, however it is imported."""
 import functools
 import importlib
 import importlib.util
@@ -9,22 +9,22 @@ import types
 
 @functools.cache
 def import_file(root, folder, name):
-    """The module of ROOT/FOLDER/NAME.py, under the name by which a program here imports it: so
-    there is one copy of each class, which `isinstance` and pickle know.
+    """Imports ROOT/FOLDER/NAME.py under the name by which a program here imports it, so that there
+    is one copy of each class, which `isinstance` and pickle know.
 
     Args:
         root: folder from which FOLDER.NAME may be imported, whether it is on sys.path or not.
         folder: a folder without __init__.py, whose scripts import the file as NAME.
-        name: of the file, without .py.
+        name: the name of the file, without .py.
     """
     path = os.path.join(root, folder, f'{name}.py')
     full = f'{folder}.{name}'
     if not is_importable(folder):  # the root is not among the places of imports
         sys.modules[folder] = package = types.ModuleType(folder)
         package.__path__ = [os.path.dirname(path)]
-    for own in (name, full):  # as in the folder's scripts; as from the root
-        if is_importable(own, path):
-            return importlib.import_module(own)
+    for known in (name, full):  # as in the folder's scripts; as from the root
+        if is_importable(known, path):
+            return importlib.import_module(known)
     spec = importlib.util.spec_from_file_location(full, path)  # FOLDER is something else here
     module = sys.modules[full] = importlib.util.module_from_spec(spec)
     spec.loader.exec_module(module)

@@ -1,4 +1,5 @@
-"""A run as processes of a machine: parents and children, locks, memory; signals.py has the rest."""
+"""What a run asks of the operating system: parents and children, locks, memory. What it does about
+signals is in signals.py."""
 import contextlib
 import ctypes
 import fcntl
@@ -15,6 +16,7 @@ PR_SET_PDEATHSIG, PR_SET_CHILD_SUBREAPER = 1, 36
 # Options of glibc's mallopt: from what size on a block is a mapping of its own, and how much free
 # memory at the heap's end goes back to the system.
 M_TRIM_THRESHOLD, M_MMAP_THRESHOLD = -1, -3
+GIB = 1 << 30
 CPU_INFO = '/proc/cpuinfo'
 # What MKL's kernels for AVX-512 need (Skylake's).
 AVX512 = {'avx512f', 'avx512cd', 'avx512bw', 'avx512dq', 'avx512vl'}
@@ -23,8 +25,8 @@ AVX512 = {'avx512f', 'avx512cd', 'avx512bw', 'avx512dq', 'avx512vl'}
 WRONG_INPUT, FAILED = 1, 3
 
 
-def set_up_cpu():
-    """What makes Paddle faster on a CPU. For programs: it acts on the whole process.
+def set_up_cpu() -> None:
+    """Makes Paddle faster on a CPU. It acts on the whole process, so programs call it, no import.
 
     - Strided views make a transpose some 30 times slower than a copy; a small ViT's training step
       takes 0.7 of the time without them.
@@ -37,12 +39,12 @@ def set_up_cpu():
     paddle.set_flags({'FLAGS_use_stride_kernel': False})
     set_up_mkl()
     with contextlib.suppress(AttributeError):  # a C library without mallopt
-        LIBC.mallopt(M_MMAP_THRESHOLD, 1 << 30)
-        LIBC.mallopt(M_TRIM_THRESHOLD, (1 << 31) - 1)
+        LIBC.mallopt(M_MMAP_THRESHOLD, GIB)
+        LIBC.mallopt(M_TRIM_THRESHOLD, 2 * GIB - 1)  # the largest int
 
 
-def set_up_mkl():
-    """Has MKL use an AMD processor's vector instructions; before the first product of matrices.
+def set_up_mkl() -> None:
+    """Makes MKL use an AMD processor's vector instructions, before the first product of matrices.
 
     Paddle's MKL of 2019 (2.6 and 3.x have it) looks at the maker's name, and at this variable: 5 is
     AVX2, 7 AVX-512. A value that the user has set stays.
@@ -53,16 +55,19 @@ def set_up_mkl():
 
 
 def cpu_info():
-    """The words that Linux says about the first processor, its flags among them."""
+    """The set of words that Linux says about the first processor, its flags among them."""
     with contextlib.suppress(OSError), open(CPU_INFO) as stream:
         return set(stream.read().partition('\n\n')[0].split())
     return set()
 
 
 def end_with_parent(number=signal.SIGKILL, parent=None):
-    """Has this process get a signal when the one that started it ends, in whatever way (Linux).
+    """Makes the system send this process a signal when its parent ends, in whatever way (Linux).
 
-    parent: its number, where this process may be the older one; None is who is it now.
+    Args:
+        number: the signal.
+        parent: the parent's process id, for where it may have ended already; None is the present
+            parent's.
     """
     if sys.platform == 'linux':
         parent = parent or os.getppid()
@@ -79,7 +84,7 @@ def adopt_orphans():
 
 
 def end_of(exitcode):
-    """How a process has ended: the name of the signal, or 'exit code N'."""
+    """Says how a process has ended: the name of the signal, or 'exit code N'."""
     if exitcode is not None and exitcode < 0:
         with contextlib.suppress(ValueError):
             return signal.Signals(-exitcode).name
@@ -87,6 +92,7 @@ def end_of(exitcode):
 
 
 def is_running(pid):
+    """Whether there is a process with this id, anybody's."""
     try:
         os.kill(pid, 0)
     except ProcessLookupError:
@@ -107,7 +113,8 @@ def sweep(folder, pattern):
     """Removes files of a folder that processes which are gone have left.
 
     Args:
-        pattern: regular expression of the whole name; its first group is the process's number.
+        folder: path.
+        pattern: regular expression of the whole name; its first group is the process's id.
     """
     with contextlib.suppress(OSError):
         for name in os.listdir(folder):

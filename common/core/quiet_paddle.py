@@ -1,5 +1,5 @@
-"""Imports Paddle without what it says then to developers: that it found no ccache (Paddle 3), and
-that OMP_NUM_THREADS is set. Anything else that is said meanwhile is shown.
+"""Imports Paddle without the remarks that it makes then for developers: that it found no ccache
+(Paddle 3), and that OMP_NUM_THREADS is set. Anything else that is said meanwhile is shown.
 
 Paddle is imported when a program needs it first, not here: programs begin without it.
 """
@@ -34,14 +34,14 @@ class QuietPaddle:
 
 
 def install():
-    """Has the next `import paddle` of this process be quiet, if there was none yet."""
+    """Makes the first `import paddle` of this process quiet, if there was none yet."""
     if 'paddle' not in sys.modules and QuietPaddle not in sys.meta_path:
         sys.meta_path.insert(0, QuietPaddle)
 
 
 @contextlib.contextmanager
 def without_remarks():
-    """A block whose remarks, see above, are not shown; the user's filters stay as they are."""
+    """Hides REMARKS and NO_CCACHE within a block; the user's filters stay as they are."""
     warnings.filterwarnings('ignore', NO_CCACHE, UserWarning)
     rule, said = warnings.filters[0], io.StringIO()
     try:

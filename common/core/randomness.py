@@ -7,19 +7,19 @@ evaluated, nor stopping and resuming changes a run, and no generator is kept in 
 import numpy as np
 import paddle
 
-# One number for each use, so that two uses with the same place never share a stream.
+# One number for each use, so that two uses with the same numbers never share a generator.
 ORDER, SAMPLE, STEP, BATCH, SUBSET = 0, 1, 2, 3, 4
 
 
-def stream(use, seed, epoch, position=0):
-    """A numpy Generator (Philox) of its own for one use at one place.
+def generator(use: int, seed: int, epoch: int, index: int = 0) -> np.random.Generator:
+    """A random generator (Philox) that no other use, seed, epoch or index has.
 
     Args:
         use: ORDER, SAMPLE, BATCH or SUBSET.
         seed, epoch: whole numbers in [0, 2^31).
-        position: index of the sample (of the first one of a batch), in [0, 2^61).
+        index: of the sample, or of the first one of a batch, in [0, 2^61).
     """
-    key = np.array([seed << 32 | epoch, position << 3 | use], dtype=np.uint64)
+    key = np.array([seed << 32 | epoch, index << 3 | use], dtype=np.uint64)
     return np.random.Generator(np.random.Philox(key=key))
 
 
@@ -33,5 +33,6 @@ def seed_batch(seed, epoch, first):
     seed_paddle(BATCH, seed, epoch, first)
 
 
-def seed_paddle(*place):
-    paddle.seed(int(np.random.SeedSequence(place).generate_state(1)[0]))
+def seed_paddle(*numbers):
+    """Seeds Paddle's generators by a hash of whole numbers."""
+    paddle.seed(int(np.random.SeedSequence(numbers).generate_state(1)[0]))

@@ -20,11 +20,12 @@ import os
 import signal
 import time
 
+from common.core.environment import SUPERVISED, TRAINER_ID
+
 STOP_SIGNALS = (signal.SIGTERM, signal.SIGINT, signal.SIGHUP)
 # Exit codes of a run that a signal has stopped, as shells count.
 STOPPED = {128 + number for number in STOP_SIGNALS}
-# Set for a process whose parent passes signals on: by this program, by Paddle's launcher.
-SUPERVISED, LAUNCHED = 'RUN_SUPERVISED', 'PADDLE_TRAINER_ID'
+POLL = 0.02  # seconds between two looks at whether children have ended
 
 
 class Stopped(SystemExit):
@@ -36,13 +37,13 @@ class Stopped(SystemExit):
 
 
 def taken_signals():
-    """Those of STOP_SIGNALS that a process takes."""
+    """Lists those of STOP_SIGNALS that a process takes."""
     return [number for number in STOP_SIGNALS
             if number != signal.SIGHUP or signal.getsignal(number) != signal.SIG_IGN]
 
 
 def end_on_signal():
-    """Has a signal end this process without a word, until a StopSignal takes over."""
+    """Makes a signal end this process without a word, until a StopSignal takes over."""
     for number in taken_signals():
         signal.signal(number, lambda number, frame: os._exit(128 + number))
     signal.pthread_sigmask(signal.SIG_UNBLOCK, STOP_SIGNALS)
@@ -50,8 +51,8 @@ def end_on_signal():
 
 @contextlib.contextmanager
 def held_back():
-    """The signals wait until the end of the block. For a process that is started within it, they
-    wait until it enters a StopSignal."""
+    """Holds the signals back until the end of the block. For a process that is started within it,
+    they wait until it enters a StopSignal."""
     before = signal.pthread_sigmask(signal.SIG_BLOCK, STOP_SIGNALS)
     try:
         yield
@@ -60,8 +61,9 @@ def held_back():
 
 
 def is_child():
-    """Whether this process's parent passes signals on to it."""
-    return SUPERVISED in os.environ or LAUNCHED in os.environ
+    """Whether this process's parent passes signals on to it: this program's supervisor, or Paddle's
+    launcher."""
+    return SUPERVISED in os.environ or TRAINER_ID in os.environ
 
 
 class StopSignal:
@@ -72,7 +74,8 @@ class StopSignal:
         child: whether the parent passes signals on, so that a second SIGINT is the same request.
 
     Attributes:
-        number: of the first signal that came, or None.
+        number: the number of the first signal that came, or None.
+        only_noted: whether a signal is noted only.
     """
 
     def __init__(self, child=False):
@@ -93,6 +96,7 @@ class StopSignal:
             signal.signal(number, signal.SIG_IGN if self.child else handler)
 
     def take(self, number, frame):
+        """The handler of the signals."""
         is_first = self.number is None
         self.number = self.number or number
         if is_first and not self.only_noted:
@@ -104,7 +108,7 @@ class StopSignal:
 
     @contextlib.contextmanager
     def noted(self):
-        """A block in which a signal is only noted: what runs there asks for `number`."""
+        """Opens a block in which a signal is only noted: what runs there asks for `number`."""
         if self.number is not None:  # its Stopped was lost, in a __del__ for example
             raise Stopped(self.number)
         self.only_noted = True
@@ -113,13 +117,13 @@ class StopSignal:
 
 
 def exit_code(returncode):
-    """The exit code of a process by its returncode, where -n is a death by signal n."""
+    """Turns a process's returncode, where -n is a death by signal n, into an exit code."""
     return 128 - returncode if -returncode in STOP_SIGNALS else returncode
 
 
 def children():
-    """The processes that this one has started, or adopted (Linux); but for Python's own that frees
-    the semaphores of the others, and ends when they have ended."""
+    """Lists the processes that this one has started or adopted (Linux). Python's own, which frees
+    the semaphores of the others and ends when they have ended, is left out."""
     found = []
     for file in glob.glob('/proc/self/task/*/children'):
         with contextlib.suppress(OSError), open(file) as stream:
@@ -128,14 +132,19 @@ def children():
 
 
 def command_of(process):
+    """The command line of a process as bytes; empty if it has ended (Linux)."""
     with contextlib.suppress(OSError), open(f'/proc/{process}/cmdline', 'rb') as stream:
         return stream.read()
     return b''
 
 
 def end_children(patience=0.0, limit=5.0):
-    """Waits until all children have ended; they get SIGKILL after `patience` seconds, and `limit`
-    more to end."""
+    """Waits until all children have ended.
+
+    Args:
+        patience: seconds after which they get SIGKILL.
+        limit: seconds that they then have to end.
+    """
     start = time.monotonic()
     while (left := children()) and (waited := time.monotonic() - start) < patience + limit:
         for child in left:
@@ -143,4 +152,4 @@ def end_children(patience=0.0, limit=5.0):
                 if waited >= patience:
                     os.kill(child, signal.SIGKILL)
                 os.waitpid(child, os.WNOHANG)
-        time.sleep(0.02)
+        time.sleep(POLL)

@@ -7,102 +7,13 @@ and then applies them (`replay`). The draws do not depend on the pixels.
 The meaning is timm 0.4.12's, with its order of draws. A level is a number in 0..10.
 """
 import re
-from collections.abc import Callable
-from functools import partial
-from typing import NamedTuple
-
-from PIL import Image, ImageEnhance, ImageOps
 
 from common.core.errors import InputError
 from common.core.sizes import to_pair
-from common.data.transforms import FILTERS
+from common.data.augment_ops import MAX_LEVEL, OPS, level_to_arg, replay
 
-MAX_LEVEL = 10
-BLACK = (0, 0, 0)
-
-
-class Op(NamedTuple):
-    """An operation, and its argument at a level: start +- span * level / 10.
-
-    apply: (image[, argument]) -> image; a geometric one also takes the filter and fill colour.
-    span: 0 for no argument, None for the transform's translate_const in pixels.
-    whole: the change from `start` is truncated to a whole number.
-    signed: the change is negated in half of the draws.
-    """
-    apply: Callable
-    start: float = 0.0
-    span: float | None = 0.0
-    whole: bool = False
-    signed: bool = False
-    geometric: bool = False
-
-
-def posterize(image, bits):
-    """Keeps the top `bits` bits of every value; 0 bits is black, which Pillow 13 refuses."""
-    if bits == 0:
-        return Image.new('RGB', image.size)
-    return image if bits >= 8 else ImageOps.posterize(image, bits)
-
-
-def solarize_add(image, amount):
-    """Adds `amount` to the values below 128."""
-    return image.point([min(255, value + amount) if value < 128 else value
-                        for value in range(256)] * 3)
-
-
-def enhance(kind, image, factor):
-    return kind(image).enhance(factor)
-
-
-def rotate(image, degrees, resample, fill):
-    return image.rotate(degrees, resample, fillcolor=fill)
-
-
-def affine(place, relative, image, value, resample, fill):
-    """The identity with `value` (relative: times width or height) at one place of (a, ..., f).
-
-    Pixel (x, y) of the result is (ax + by + c, dx + ey + f) of the source.
-    """
-    matrix = [1.0, 0.0, 0.0, 0.0, 1.0, 0.0]
-    matrix[place] = value * image.size[place // 3] if relative else value
-    return image.transform(image.size, Image.AFFINE, matrix, resample, fillcolor=fill)
-
-
-whole = partial(Op, whole=True)
-signed = partial(Op, signed=True)
-geometric = partial(Op, signed=True, geometric=True)
-color, contrast, brightness, sharpness = (partial(enhance, kind) for kind in (
-    ImageEnhance.Color, ImageEnhance.Contrast, ImageEnhance.Brightness, ImageEnhance.Sharpness))
-
-# An 'Increasing' op changes the image more at a higher level; its plain form does not.
-OPS = {
-    'AutoContrast': Op(ImageOps.autocontrast),
-    'Equalize': Op(ImageOps.equalize),
-    'Invert': Op(ImageOps.invert),
-    'Rotate': geometric(rotate, span=30.0),                            # degrees
-    'Posterize': whole(posterize, 0, 4),                               # bits kept
-    'PosterizeIncreasing': whole(posterize, 4, -4),
-    'PosterizeOriginal': whole(posterize, 4, 4),
-    'Solarize': whole(ImageOps.solarize, 0, 256),                      # smallest value inverted
-    'SolarizeIncreasing': whole(ImageOps.solarize, 256, -256),
-    'SolarizeAdd': whole(solarize_add, 0, 110),
-    'Color': Op(color, 0.1, 1.8),                                      # factor; 1 changes nothing
-    'ColorIncreasing': signed(color, 1.0, 0.9),
-    'Contrast': Op(contrast, 0.1, 1.8),
-    'ContrastIncreasing': signed(contrast, 1.0, 0.9),
-    'Brightness': Op(brightness, 0.1, 1.8),
-    'BrightnessIncreasing': signed(brightness, 1.0, 0.9),
-    'Sharpness': Op(sharpness, 0.1, 1.8),
-    'SharpnessIncreasing': signed(sharpness, 1.0, 0.9),
-    'ShearX': geometric(partial(affine, 1, False), span=0.3),
-    'ShearY': geometric(partial(affine, 3, False), span=0.3),
-    'TranslateX': geometric(partial(affine, 2, False), span=None),     # pixels
-    'TranslateY': geometric(partial(affine, 5, False), span=None),
-    'TranslateXRel': geometric(partial(affine, 2, True), span=0.45),   # share of the side
-    'TranslateYRel': geometric(partial(affine, 5, True), span=0.45),
-}
-
-# RandAugment's ops, and their weights, of 200, with -w0.
+# RandAugment's ops, and their weights with -w0, which sum to WEIGHTS_SUM.
+WEIGHTS_SUM = 200
 RAND_OPS = {'AutoContrast': 5, 'Equalize': 1, 'Invert': 0, 'Rotate': 60, 'Posterize': 0,
             'Solarize': 1, 'SolarizeAdd': 1, 'Color': 5, 'Contrast': 1, 'Brightness': 1,
             'Sharpness': 5, 'ShearX': 40, 'ShearY': 40, 'TranslateXRel': 20, 'TranslateYRel': 20}
@@ -134,7 +45,12 @@ V0 = """
 
 
 def read_policy(table, posterize):
-    """[[(op, probability, level), (op, probability, level)], ...], Posterize named `posterize`."""
+    """A list of pairs of (op, probability, level).
+
+    Args:
+        table: text as above.
+        posterize: name in OPS of what the table calls Posterize.
+    """
     steps = [step.split() for step in re.split(r'[,|\n]', table.strip())]
     steps = [(posterize if name == 'Posterize' else name, float(probability), int(level))
              for name, probability, level in steps]
@@ -151,43 +67,9 @@ POLICIES = {
 # The options of a text: type, least and greatest value.
 OPTIONS = {'m': (int, 0, MAX_LEVEL), 'n': (int, 1, 13), 'mstd': (float, 0, 10),
            'inc': (int, 0, 1), 'w': (int, 0, 0)}
+MAX_TRANSLATION = 0.45  # of the shorter side, by TranslateX and TranslateY at level 10
 EXPECTED = ("expected null, rand with options -m0..10 -n1..13 -mstd0..10 -inc1 -w0, as in "
             "'rand-m9-mstd0.5-inc1', or original, originalr, v0 or v0r, also with -mstd")
-
-
-def level_to_arg(name, level, sign=1, translate_const=0):
-    """The argument of op `name` at a level in 0..10; None for an op without one.
-
-    sign: 1 or -1, of a signed op. translate_const: pixels of TranslateX and Y at level 10.
-    """
-    op = OPS[name]
-    if op.span == 0.0:
-        return None
-    change = level / MAX_LEVEL * (translate_const if op.span is None else op.span)
-    if op.signed:
-        change *= sign
-    return op.start + (int(change) if op.whole else change)
-
-
-def apply_op(image, name, argument=None, interpolation=None, fill=BLACK):
-    """One op of OPS on a Pillow RGB image.
-
-    Args:
-        argument: final argument (see `level_to_arg`); None for an op without one.
-        interpolation: bilinear | bicubic, for a geometric op.
-        fill: colour (r, g, b) in 0..255 of what a geometric op uncovers.
-    """
-    op = OPS[name]
-    if op.geometric:
-        return op.apply(image, argument, FILTERS[interpolation], fill)
-    return op.apply(image) if argument is None else op.apply(image, argument)
-
-
-def replay(image, steps, fill=BLACK):
-    """Applies steps (op, argument, interpolation) one after another."""
-    for name, argument, interpolation in steps:
-        image = apply_op(image, name, argument, interpolation, fill)
-    return image
 
 
 class AutoAugment:
@@ -209,7 +91,7 @@ class AutoAugment:
     def __init__(self, text, size, mean, interpolation='random'):
         self.name, self.options = parse(text, self.families, self.known)
         self.magnitude_std = self.options.get('mstd', 0.0)
-        self.translate_const = int(0.45 * min(to_pair(size)))
+        self.translate_const = int(MAX_TRANSLATION * min(to_pair(size)))
         self.fill = tuple(min(255, round(255 * channel)) for channel in mean)
         self.interpolation = interpolation
 
@@ -218,8 +100,11 @@ class AutoAugment:
 
     def draw(self, random):
         """A list of steps (op, argument, interpolation); empty where no op fires."""
-        return [self.draw_step(name, level, random) for name, probability, level
-                in self.plan(random) if probability == 1.0 or random.random() <= probability]
+        steps = []
+        for name, probability, level in self.plan(random):
+            if probability == 1.0 or random.random() <= probability:
+                steps.append(self.draw_step(name, level, random))
+        return steps
 
     def plan(self, random):
         """The (op, probability, level) that may fire."""
@@ -227,6 +112,7 @@ class AutoAugment:
         return policy[int(random.integers(len(policy)))]
 
     def draw_step(self, name, level, random):
+        """The step of an op at a level: its noise, its direction and its interpolation."""
         if self.magnitude_std > 0.0:
             level = min(max(random.normal(level, self.magnitude_std), 0.0), MAX_LEVEL)
         op, interpolation = OPS[name], None
@@ -257,9 +143,10 @@ class RandAugment(AutoAugment):
         level = self.options.get('m', MAX_LEVEL)
         self.ops = [(name + ending if name + ending in OPS else name, 0.5, level)
                     for name in RAND_OPS]
-        self.weights = [weight / 200 for weight in RAND_OPS.values()]
+        self.weights = [weight / WEIGHTS_SUM for weight in RAND_OPS.values()]
 
     def plan(self, random):
+        """The (op, probability, level) of the drawn ops."""
         count = self.options.get('n', 2)
         if 'w' in self.options:
             drawn = random.choice(len(self.ops), count, replace=False, p=self.weights)
@@ -274,7 +161,7 @@ class ColorJitter:
     Each factor is drawn from U(max(0, 1 - s), 1 + s); s = 0 leaves its op out.
 
     Args:
-        brightness, contrast, saturation: s of each, at least 0; None is as brightness.
+        brightness, contrast, saturation: the s of each, at least 0; None is brightness's.
     """
 
     def __init__(self, brightness, contrast=None, saturation=None):
@@ -296,7 +183,19 @@ class ColorJitter:
 
 
 def parse(text, families, known):
-    """'family-key1-key2' -> (family, {key: number}); raises InputError."""
+    """Reads a text 'family-key1-key2', e.g. 'rand-m9-mstd0.5'.
+
+    Args:
+        text: AUG.AUTO_AUGMENT.
+        families: names that may come first.
+        known: keys of OPTIONS that may follow.
+
+    Returns:
+        (family, {key: number}).
+
+    Raises:
+        InputError: the text has another form, or a value is out of range.
+    """
     family, *parts = text.split('-')
     if family not in families:
         raise InputError(f'AUG.AUTO_AUGMENT: got {text!r}, {EXPECTED}')

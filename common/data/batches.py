@@ -1,5 +1,4 @@
 """Batches as tensors on the device."""
-import json
 from collections import deque
 
 import paddle
@@ -12,33 +11,42 @@ from common.core.randomness import seed_batch
 class Normalize:
     """uint8 [B, 3, H, W] in 0..255 -> float32, (x / 255 - mean) / std, on the batch's device.
 
-    By the operator for BatchNorm: on a CPU Paddle takes ten times as long to subtract and divide
-    by [1, 3, 1, 1]. Its smallest epsilon is 1e-9 of the variance, which float32 does not see.
+    BatchNorm's operator does it, with mean and std as its statistics: on a CPU Paddle takes ten
+    times as long to subtract and divide by [1, 3, 1, 1]. The operator adds its epsilon to the
+    variance, which is (0.2 * 255)^2 = 2,600 or more for the usual std. So it changes the result
+    by 2e-9 of it at most, which float32 (6e-8) cannot hold.
+
+    Args:
+        mean, std: three numbers each, in units of 0..1.
     """
+
+    EPSILON = 1e-5
 
     def __init__(self, mean, std):
         self.mean = paddle.to_tensor(mean, dtype='float32') * 255.0
         self.variance = (paddle.to_tensor(std, dtype='float32') * 255.0) ** 2
 
     def __call__(self, images):
-        return F.batch_norm(images.astype('float32'), self.mean, self.variance, epsilon=1e-5)
+        return F.batch_norm(images.astype('float32'), self.mean, self.variance,
+                            epsilon=self.EPSILON)
 
 
 class Batches:
-    """What the loops read: (images float [B, 3, H, W], target [B] or [B, K]) on the device.
+    """What the loops read: (images float32 [B, 3, H, W], target [B] or [B, K]) on the device.
 
     Args:
-        loader: of get_dataloader.
+        loader: Loader that gives a Batch (collate.py) at a time.
         normalize: Normalize.
-        erasing: common.data.erasing.RandomErasing or None.
-        seed: of the erased boxes' noise.
+        erasing: the RandomErasing that has drawn the data set's boxes, or None.
+        seed: seeds the noise in the erased boxes.
         max_bad: how many bad images (replaced by the data set) there may be in an epoch.
         remembered: how many of the last batches `recent_indices` tells the images of.
 
-    Iterating raises InputError at one bad image more.
+    Raises, when iterated:
+        InputError: there is one bad image more than `max_bad`.
 
     Attributes:
-        indices: of the batch that was given last, list of B.
+        indices: list of B, which images the batch has that was given last.
         bad: error texts of this epoch, on this rank.
     """
 
@@ -53,31 +61,47 @@ class Batches:
         self.bad = []
 
     def __iter__(self):
-        self.bad, last = [], None
-        for images, target, boxes, place, errors in self.loader:
-            epoch, first, *self.indices = place.tolist()
+        self.bad, last_epoch = [], None
+        for batch in self.loader:
+            epoch, self.indices = int(batch.epoch), batch.indices.tolist()
             self.recent.append(self.indices)
-            if epoch != last:
-                self.bad, last = [], epoch
-            errors = json.loads(errors.tobytes())
-            self.bad += errors
-            if len(self.bad) > self.max_bad:
-                more = f' (and {len(errors) - 1} more in this batch)' if len(errors) > 1 else ''
-                if self.max_bad:
-                    more += f'; more than DATA.MAX_BAD_IMAGES {self.max_bad}'
-                raise InputError(errors[0] + more)
-            images = self.normalize(on_device(images))
+            if epoch != last_epoch:
+                self.bad, last_epoch = [], epoch
+            self.count_bad(batch.errors.tolist())
+            images = self.normalize(on_device(batch.images))  # [B, 3, H, W]
             if self.erasing:
-                seed_batch(self.seed, epoch, first)
-                images = self.erasing.erase(images, boxes)
-            yield images, on_device(target)
+                seed_batch(self.seed, epoch, int(batch.first))
+                images = self.erasing.erase(images, batch.boxes)
+            yield images, on_device(batch.target)
+
+    def count_bad(self, errors):
+        """Counts the bad images of a batch by their error texts; raises InputError at too many."""
+        self.bad += errors
+        if len(self.bad) <= self.max_bad:
+            return
+        more = f' (and {len(errors) - 1} more in this batch)' if len(errors) > 1 else ''
+        if self.max_bad:
+            more += f'; more than DATA.MAX_BAD_IMAGES {self.max_bad}'
+        raise InputError(errors[0] + more)
 
     def recent_indices(self):
         """The indices of the last `remembered` batches, in one list."""
         return [index for indices in self.recent for index in indices]
 
     def name(self, index):
+        """The name of an image by its index, for messages."""
         return self.loader.dataset.images.name(index)
+
+
+def train_batches(config, loader):
+    """The Batches of a config's training: normalised, erased and with its limit of bad images."""
+    return Batches(loader, build_normalize(config), loader.dataset.erasing, config.SEED,
+                   config.DATA.MAX_BAD_IMAGES, remembered=config.TRAIN.ACCUM_ITER)
+
+
+def build_normalize(config):
+    """The Normalize of a config's images."""
+    return Normalize(config.DATA.IMAGENET_MEAN, config.DATA.IMAGENET_STD)
 
 
 def on_device(array):

@@ -14,7 +14,7 @@ from PIL import Image
 
 from common.core.bounds import Budget, Refused
 from common.core.errors import InputError, one_line
-from common.data.lists import ImageList
+from common.data.sources import ImageSource
 from common.weights.unpickle import DataUnpickler
 
 MAX_UNPACKED, MAX_MEMBERS = 1 << 28, 100  # of an archive; the real ones have 186 MB, 9 members
@@ -52,32 +52,28 @@ class BoundedStream:
             size -= len(block)
 
 
-class CifarImages:
+class CifarImages(ImageSource):
     """Images of one split, in memory.
 
     Attributes:
-        place, split: the folder or archive that they come from; train | test.
+        path: of the folder or archive that they come from.
+        split: train | test.
         pixels, labels: uint8 [n, 32, 32, 3], int64 [n].
     """
 
-    def __init__(self, place, split, pixels, labels):
-        self.place, self.split, self.pixels, self.labels = place, split, pixels, labels
-
-    def __len__(self):
-        return len(self.labels)
+    def __init__(self, path, split, pixels, labels):
+        self.path, self.split, self.pixels, self.labels = path, split, pixels, labels
 
     def name(self, index):
         """'train/00017': the batches in their order, counted from 0."""
         return f'{self.split}/{index:05d}'
 
     def where(self, index):
-        return f'{self.place}: {self.split} image {index}'
+        return f'{self.path}: {self.split} image {index}'
 
     def load(self, index):
         """A Pillow RGB image of 32 x 32 pixels."""
         return Image.fromarray(self.pixels[index])
-
-    check_labels = ImageList.check_labels
 
 
 def read_cifar(data_path, name, is_train=True):
@@ -96,10 +92,10 @@ def read_cifar(data_path, name, is_train=True):
         InputError: a file is missing, damaged, not of this layout, or asks for more than data.
     """
     layout = layout_of(name)
-    place = find(data_path, layout)
+    path = find(data_path, layout)
     files = layout.train if is_train else layout.test
     batches, class_names = {}, None
-    for file, where, stream, size in open_files(place, layout, [*files, layout.meta]):
+    for file, where, stream, size in open_files(path, layout, [*files, layout.meta]):
         content = read_content(stream, size, where)
         if file == layout.meta:
             class_names = names_of(content, layout, where)
@@ -107,7 +103,7 @@ def read_cifar(data_path, name, is_train=True):
             batches[file] = batch_of(content, layout, where)
     pixels, labels = zip(*(batches[file] for file in files), strict=True)
     split = 'train' if is_train else 'test'
-    return CifarImages(place, split, np.concatenate(pixels), np.concatenate(labels)), class_names
+    return CifarImages(path, split, np.concatenate(pixels), np.concatenate(labels)), class_names
 
 
 def layout_of(name):
@@ -119,9 +115,9 @@ def layout_of(name):
 def find(data_path, layout):
     """The unpacked folder or the archive that a data path means."""
     archive = os.path.join(data_path, layout.archive)
-    for place in (data_path, os.path.join(data_path, layout.folder), archive):
-        if os.path.isfile(place) or os.path.isfile(os.path.join(place, layout.meta)):
-            return place
+    for path in (data_path, os.path.join(data_path, layout.folder), archive):
+        if os.path.isfile(path) or os.path.isfile(os.path.join(path, layout.meta)):
+            return path
     found = some(os.listdir(data_path)) if os.path.isdir(data_path) else 'no such folder'
     raise InputError(f'{data_path}: expected {layout.folder}/ with {layout.meta} in it, or '
                      f'{layout.archive}; found {found}')
@@ -133,22 +129,26 @@ def some(names):
     return one_line(', '.join(names[:5] + ['...'] * (len(names) > 5)) or 'nothing')
 
 
-def open_files(place, layout, wanted):
-    """Yields (file, name for messages, stream, size) of the wanted files, in any order."""
-    if os.path.isfile(place):
-        yield from open_members(place, layout, wanted)
+def open_files(folder, layout, files):
+    """Yields (file, name for messages, stream, size) of some files, in any order.
+
+    Args:
+        folder: what `find` gives: the unpacked folder, or the archive.
+    """
+    if os.path.isfile(folder):
+        yield from open_members(folder, layout, files)
         return
-    for file in wanted:
-        path = os.path.join(place, file)
+    for file in files:
+        path = os.path.join(folder, file)
         if not os.path.isfile(path):
-            raise InputError(f'{path}: no such file; found {some(os.listdir(place))}')
+            raise InputError(f'{path}: no such file; found {some(os.listdir(folder))}')
         with open(path, 'rb') as stream:
             yield file, path, stream, os.path.getsize(path)
 
 
-def open_members(archive, layout, wanted):
+def open_members(archive, layout, files):
     """The same for an archive; gzip's checksum is compared at the end."""
-    paths = {f'{layout.folder}/{file}': file for file in wanted}
+    paths = {f'{layout.folder}/{file}': file for file in files}
     seen = []
     try:
         with gzip.open(archive) as unpacked:

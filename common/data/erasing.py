@@ -1,4 +1,10 @@
-"""Random erasing of boxes of a normalised batch (arXiv 1708.04896), as timm 0.4.12."""
+"""Random erasing of boxes of normalised images (arXiv 1708.04896), as timm 0.4.12.
+
+It has two steps. The boxes of an image are drawn where the image is augmented (image_dataset.py),
+with the generator of that image. They travel beside the pixels, which are uint8 up to then, and
+are filled where the batch has been normalised on the device (batches.py): the noise has the
+variance of normalised values, and a worker would need four times the memory for floats.
+"""
 import math
 
 import numpy as np
@@ -7,6 +13,7 @@ import paddle
 from common.core.errors import InputError
 
 MODES = ('pixel', 'rand', 'const')
+TRIES = 10  # draws of one box, as in timm
 
 
 class RandomErasing:
@@ -16,7 +23,7 @@ class RandomErasing:
         probability: that an image is erased.
         mode: pixel: N(0, 1) for each value; rand: N(0, 1) for each channel of a box; const: 0.
         count: most boxes of an image; how many is drawn from 1..count.
-        area: range of all boxes' area as a share of the image's; each has an equal part of it.
+        area: range of all boxes' area as a fraction of the image's; each has an equal part of it.
         aspect: range of height / width, drawn evenly in its logarithm.
 
     Raises:
@@ -42,14 +49,14 @@ class RandomErasing:
 
         Returns:
             int64 [count, 4]: (top, left, bottom, right); zeros where nothing is erased. Boxes
-            may overlap. One that does not fit is drawn again, ten times at most.
+            may overlap. One that does not fit is drawn again, TRIES times at most.
         """
         boxes = np.zeros((self.count, 4), np.int64)
         if random.random() >= self.probability:
             return boxes
         count = 1 if self.count == 1 else int(random.integers(1, self.count + 1))
         for index in range(count):
-            for _ in range(10):
+            for _ in range(TRIES):
                 area = random.uniform(*self.area) * height * width / count
                 aspect = math.exp(random.uniform(*self.log_aspect))
                 h, w = round(math.sqrt(area * aspect)), round(math.sqrt(area / aspect))
@@ -73,15 +80,31 @@ class RandomErasing:
         Returns:
             `images`.
         """
-        channels = images.shape[1]
-        for index, own in enumerate(np.asarray(boxes).tolist()):
-            for top, left, bottom, right in own:
+        for index, boxes_of_image in enumerate(np.asarray(boxes).tolist()):
+            for top, left, bottom, right in boxes_of_image:
                 if bottom > top:
-                    shape = {'pixel': [channels, bottom - top, right - left],
-                             'rand': [channels, 1, 1]}
+                    shape = self.noise_shape(images.shape[1], bottom - top, right - left)
                     images[index, :, top:bottom, left:right] = 0.0 if self.mode == 'const' \
-                        else paddle.randn(shape[self.mode], dtype=images.dtype)
+                        else paddle.randn(shape, dtype=images.dtype)
         return images
+
+    def erase_image(self, pixels, boxes, random):
+        """The same for one image as a numpy array, with a numpy Generator.
+
+        Args:
+            pixels: float32 [3, H, W], normalised; changed in place.
+            boxes: int64 [count, 4]; see `boxes`.
+            random: numpy Generator.
+        """
+        for top, left, bottom, right in boxes.tolist():
+            if bottom > top:
+                shape = self.noise_shape(len(pixels), bottom - top, right - left)
+                pixels[:, top:bottom, left:right] = 0.0 if self.mode == 'const' \
+                    else random.standard_normal(shape, pixels.dtype)
+
+    def noise_shape(self, channels, height, width):
+        """The shape of the noise for a box: one value for each pixel, or for each channel."""
+        return [channels, 1, 1] if self.mode == 'rand' else [channels, height, width]
 
 
 def build_erasing(config):

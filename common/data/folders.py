@@ -9,7 +9,6 @@ from array import array
 
 import numpy as np
 
-from common.core.class_names import check_count, class_names  # noqa: F401 - where they were
 from common.core.errors import InputError
 from common.data.image_names import EXPECTED, EXTENSIONS, PassedOver, is_hidden, is_image
 from common.data.images import open_regular
@@ -25,7 +24,7 @@ class FolderImages(ImageList):
         return self.path(index)
 
 
-def read_folder(data_path, is_train=True):
+def read_folder(data_path: str, is_train: bool = True):
     """One split of a data set in the ImageFolder layout.
 
     Every file with an image's extension counts, in folders below the class folder too, in the
@@ -173,23 +172,23 @@ def label_words(file, names):
             raise InputError(f'{file}: got {len(rows)} labels, expected one for each of the '
                              f'{len(names)} images in val/')
         return [(line, row[0].split()[0]) for line, row in rows]
-    places = {}
-    for place, name in enumerate(os.path.basename(name.decode()) for name in names):
-        places[os.path.splitext(name)[0]] = places[name] = place
+    indices = {}  # of the names with and without their extension
+    for index, name in enumerate(os.path.basename(name.decode()) for name in names):
+        indices[os.path.splitext(name)[0]] = indices[name] = index
     found = {}
     for line, row in rows:
-        place = places.get(os.path.basename(row[0].strip()))
-        if place is None and line == rows[0][0]:
+        index = indices.get(os.path.basename(row[0].strip()))
+        if index is None and line == rows[0][0]:
             continue  # the header
-        if place is None or place in found or len(row) < 2 or not row[1].strip():
+        if index is None or index in found or len(row) < 2 or not row[1].strip():
             raise InputError(f'{file}:{line}: got {",".join(row)[:120]!r}, expected the name of an '
                              f'image in val/ that is not labelled yet, and its label')
-        found[place] = line, row[1].split()[0]
-    missing = [name.decode() for place, name in enumerate(names) if place not in found]
-    if missing:
-        raise InputError(f'{file}: got no label for {len(missing)} of {len(names)} images, first '
-                         f'{missing[0]}')
-    return [found[place] for place in range(len(names))]
+        found[index] = line, row[1].split()[0]
+    unlabelled = [name.decode() for index, name in enumerate(names) if index not in found]
+    if unlabelled:
+        raise InputError(f'{file}: got no label for {len(unlabelled)} of {len(names)} images, '
+                         f'first {unlabelled[0]}')
+    return [found[index] for index in range(len(names))]
 
 
 def rows_of(file):

@@ -146,15 +146,15 @@ def is_plain_jpeg(content):
     """
     if content[:2] != b'\xff\xd8' or content.rstrip(b'\0')[-2:] != b'\xff\xd9':
         return False
-    place = 2
-    while place + 9 < len(content) and content[place] == 0xFF:
-        marker = content[place + 1]
+    offset = 2
+    while offset + 9 < len(content) and content[offset] == 0xFF:
+        marker = content[offset + 1]
         if marker in FRAMES:
-            height = int.from_bytes(content[place + 5:place + 7], 'big')
-            width = int.from_bytes(content[place + 7:place + 9], 'big')
-            return content[place + 9] in (1, 3) and 0 < width * height <= MAX_PIXELS
+            height = int.from_bytes(content[offset + 5:offset + 7], 'big')
+            width = int.from_bytes(content[offset + 7:offset + 9], 'big')
+            return content[offset + 9] in (1, 3) and 0 < width * height <= MAX_PIXELS
         if marker == 0xFF:  # fill byte
-            place += 1
+            offset += 1
         else:
-            place += 2 + int.from_bytes(content[place + 2:place + 4], 'big')
+            offset += 2 + int.from_bytes(content[offset + 2:offset + 4], 'big')
     return False

@@ -11,7 +11,9 @@ import numpy as np
 
 from common.core.errors import InputError, opened
 from common.data.images import load_image
+from common.data.sources import ImageSource
 
+SPLITS = ('train', 'val')  # a folder and a list file, train_list.txt, of each
 BOM = b'\xef\xbb\xbf'
 UTF_16 = '; iconv -f UTF-16 -t UTF-8 converts a file in UTF-16'
 # What a path has that leaves the folder, or that comes from another layout of lists.
@@ -25,14 +27,14 @@ LABELS = [(re.compile(pattern, re.S), text) for pattern, text in (
 )]
 
 
-class ImageList:
+class ImageList(ImageSource):
     """Paths and labels of a list file.
 
     Attributes:
         file: the list file, for messages.
         root: the folder that the paths are relative to.
         labels: int64 [n].
-        backend: of common.data.images.load_image.
+        backend: the decoder of common.data.images.load_image, pillow or cv2.
     """
 
     backend = 'pillow'
@@ -44,9 +46,6 @@ class ImageList:
         self.ends = ends              # int64 [n], where each path ends in `names`
         self.labels = labels          # int64 [n]
         self.lines = lines            # int32 [n], line numbers from 1
-
-    def __len__(self):
-        return len(self.labels)
 
     def name(self, index):
         """The path of an entry, relative to the root."""
@@ -64,19 +63,8 @@ class ImageList:
         """'FILE:LINE' of an entry."""
         return f'{self.file}:{self.lines[index]}'
 
-    def check_labels(self, num_classes):
-        """Raises InputError at the first label that is not in [0, num_classes)."""
-        bad = np.flatnonzero(self.labels >= num_classes)
-        if len(bad):
-            least = self.labels.min()
-            raise InputError(
-                f'{self.where(bad[0])}: label: got {self.labels[bad[0]]}, expected 0 to '
-                f'{num_classes - 1} (MODEL.NUM_CLASSES {num_classes}); {len(bad)} of {len(self)} '
-                f'entries are out of range'
-                + (f'; labels count from 0, and the least here is {least}' if least else ''))
 
-
-def read_list(file, root=None):
+def read_list(file: str, root: str | None = None) -> ImageList:
     """Reads a list file.
 
     The label is the last field, so a path may hold spaces. A byte order mark, CRLF, tabs, blank
@@ -132,12 +120,12 @@ def check_name(name, root, file, number):
         here = name.startswith(b'/') and not inside.startswith('..')
         raise InputError(f"{where} a path inside the data folder, relative to it and without '..'"
                          + (f'; here it is {inside!r}' if here else ''))
-    for is_so, wanted in (
+    for is_strange, expected in (
             (b'\r' in name, "one entry a line (tr '\\r' '\\n' puts in line ends for CR)"),
             (b'\\' in name, "'/' between folders"), (name.startswith(b'#'), 'no comment'),
             (name.endswith(b','), 'no comma before the label')):
-        if is_so and not os.path.exists(os.path.join(os.fsencode(root), name)):
-            raise InputError(f'{where} {wanted}; there is no such file')
+        if is_strange and not os.path.exists(os.path.join(os.fsencode(root), name)):
+            raise InputError(f'{where} {expected}; there is no such file')
 
 
 def advice(fields):
@@ -166,5 +154,6 @@ def check_utf8(name, file, number):
 
 
 def shown(raw):
+    """The first 120 bytes of a line, quoted, for a message."""
     text = raw.strip()[:120].decode('utf-8', 'backslashreplace')
     return repr(text)

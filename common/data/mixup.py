@@ -1,8 +1,12 @@
 """Mixup and CutMix of a batch of uint8 images, and the soft targets of both.
 
-Image i of B is mixed with image B - 1 - i. What is drawn is a share lam of the image's own, in
-[0, 1], for each image, and a box (top, left, bottom, right) for CutMix; zeros are Mixup. The box's
-pixels come from the partner, and lam becomes the share of the pixels outside.
+Image i of B is mixed with its partner, image B - 1 - i. For each image there is lam, the weight in
+[0, 1] that the image itself keeps, and for CutMix a box (top, left, bottom, right), which is zeros
+where Mixup was drawn. In CutMix the pixels inside the box are the partner's, and lam is then the
+fraction of pixels outside it.
+
+Label smoothing comes in here, before the targets are mixed, as in timm. Where nothing is mixed, the
+target stays a label, and the loss smooths it (train/losses.py): so it is done once in either case.
 """
 import math
 
@@ -19,13 +23,13 @@ class Mixup:
     As FastCollateMixup of timm 0.4.12: float32 arithmetic, rounded to the nearest even number.
 
     Args:
-        mixup_alpha, cutmix_alpha: lam ~ Beta(alpha, alpha); 0 switches one of them off.
+        mixup_alpha, cutmix_alpha: lam ~ Beta(alpha, alpha); 0 switches this one off.
         prob: probability that a batch (batch), a pair (pair) or an image (elem) is mixed.
         switch_prob: probability of CutMix, where both are on.
         mode: batch: one draw for all images; pair: one for images i and B - 1 - i;
             elem: one for each image.
-        label_smoothing: share of the target that is spread over all classes.
-        num_classes: K.
+        label_smoothing: fraction of the target that is spread over all classes.
+        num_classes: number of classes K.
 
     Raises:
         InputError: a wrong value.
@@ -82,8 +86,8 @@ class Mixup:
             lam[index] = self.stored(random.beta(alpha, alpha))
             if cutmix:
                 center = int(random.integers(height)), int(random.integers(width))
-                boxes[index], share = cutmix_box(height, width, lam[index], *center)
-                lam[index] = self.stored(share)
+                boxes[index], outside = cutmix_box(height, width, lam[index], *center)
+                lam[index] = self.stored(outside)
         if self.mode == 'batch':
             return lam.repeat(batch_size), boxes.repeat(batch_size, axis=0)
         if self.mode == 'pair':
@@ -96,18 +100,19 @@ class Mixup:
 
 
 def check_even(batch_size):
+    """Raises InputError for an odd batch, whose middle image would have no partner."""
     if batch_size % 2:
         raise InputError(f'DATA.BATCH_SIZE: got {batch_size}, expected an even number with Mixup '
                          f'or CutMix')
 
 
 def cutmix_box(height, width, lam, center_y, center_x):
-    """The box of a share 1 - lam around a centre, cut off at the edges.
+    """A box with the fraction 1 - lam of an image's area around a centre, cut off at the edges.
 
     As timm 0.4.12, where a box of odd size n is n - 1 pixels wide (1.0 fixed that).
 
     Returns:
-        (top, left, bottom, right), and lam of what is left: 1 - area / (height * width).
+        (top, left, bottom, right), and the fraction of the area outside: the new lam.
     """
     ratio = math.sqrt(1.0 - lam)
     half_y, half_x = int(height * ratio) // 2, int(width * ratio) // 2
@@ -133,8 +138,8 @@ def mix_images(images, lam, boxes):
 
 def mix_targets(target, lam):
     """target * lam + its partner's * (1 - lam), float32 [B, K]; lam is [B]."""
-    share = lam[:, np.newaxis]
-    return target * share.astype(np.float32) + target[::-1] * (1.0 - share).astype(np.float32)
+    lam = lam[:, np.newaxis]  # [B, 1]
+    return target * lam.astype(np.float32) + target[::-1] * (1.0 - lam).astype(np.float32)
 
 
 def smooth_one_hot(labels, num_classes, smoothing):

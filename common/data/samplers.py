@@ -2,7 +2,7 @@
 import numpy as np
 
 from common.core.errors import InputError
-from common.core.randomness import ORDER, stream
+from common.core.randomness import ORDER, generator
 
 
 class TrainSampler:
@@ -56,7 +56,7 @@ class TrainSampler:
             yield from self.batches_of(epoch, self.first_step if epoch == self.epoch else 0)
 
     def batches_of(self, epoch, first_step):
-        order = stream(ORDER, self.seed, epoch).permutation(self.num_samples)
+        order = generator(ORDER, self.seed, epoch).permutation(self.num_samples)
         if self.repeats > 1:
             again = np.arange(self.repeats) * self.num_samples
             order = (order[:, None] + again).reshape(-1)[:self.num_samples]

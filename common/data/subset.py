@@ -2,10 +2,11 @@
 import numpy as np
 
 from common.core.errors import InputError
-from common.core.randomness import SUBSET, stream
+from common.core.randomness import SUBSET, generator
+from common.data.sources import ImageSource
 
 
-def take_fraction(labels, fraction, seed=0):
+def take_fraction(labels: np.ndarray, fraction: float, seed: int = 0) -> np.ndarray:
     """Which samples make a random part of each class.
 
     Class k with n samples gives max(1, round(fraction * n)) of them (half rounds up), chosen by
@@ -16,8 +17,8 @@ def take_fraction(labels, fraction, seed=0):
 
     Args:
         labels: int64 [n].
-        fraction: in (0, 1].
-        seed: whole number in [0, 2^31).
+        fraction: how much of each class is taken, in (0, 1].
+        seed: seeds the choice; a whole number in [0, 2^31).
 
     Returns:
         int64 [m], sorted.
@@ -35,17 +36,17 @@ def take_fraction(labels, fraction, seed=0):
     for number, start, end in zip(classes.tolist(), starts, ends, strict=True):
         members = order[start:end]
         count = max(1, int(fraction * len(members) + 0.5))
-        random = stream(SUBSET, seed, 0, number)
+        random = generator(SUBSET, seed, 0, number)
         taken.append(members[random.permutation(len(members))[:count]])
     return np.sort(np.concatenate(taken))
 
 
-class Subset:
-    """Some images of a source, e.g. of a common.data.lists.ImageList; a source itself.
+class Subset(ImageSource):
+    """Some images of a source.
 
     Args:
-        images: what has len, labels, name, where, load and check_labels.
-        indices: int64 [m], e.g. of take_fraction.
+        images: ImageSource.
+        indices: int64 [m], which of its images, e.g. those of `take_fraction`.
 
     Attributes:
         labels: int64 [m].
@@ -55,9 +56,6 @@ class Subset:
         self.images = images
         self.indices = np.asarray(indices, np.int64)
         self.labels = images.labels[self.indices]
-
-    def __len__(self):
-        return len(self.indices)
 
     def name(self, index):
         return self.images.name(int(self.indices[index]))
@@ -69,5 +67,5 @@ class Subset:
         return self.images.load(int(self.indices[index]))
 
     def check_labels(self, num_classes):
-        """Raises InputError at a label that is not in [0, num_classes), of the whole source."""
+        """Raises InputError if a label of the whole source is not in [0, num_classes)."""
         self.images.check_labels(num_classes)

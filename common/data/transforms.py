@@ -2,7 +2,7 @@
 
 Training: random resized crop, left-right flip, and an augmentation. Evaluation: resize of the
 short side and centre crop, as timm does (Pillow's antialiased filters). Both end in uint8
-[H, W, 3]; the rest (float, mean, std, erasing) happens on the whole batch, see loader.py.
+[H, W, 3]; the rest (float, mean, std, erasing) happens on the whole batch, see batches.py.
 """
 import math
 
@@ -13,7 +13,9 @@ from PIL import Image
 from common.core.sizes import to_pair
 
 FILTERS = {'bicubic': Image.BICUBIC, 'bilinear': Image.BILINEAR}
-REACH = {'bicubic': 2, 'bilinear': 1}  # of the filter, in pixels of the coarser of the two images
+# How far a filter reaches, in pixels of the coarser of the two images.
+REACH = {'bicubic': 2, 'bilinear': 1}
+CROP_TRIES = 10  # draws of a crop, as in torchvision and timm
 # A larger whole than this is not made to cut the centre out of it: 64 MiB in Pillow's RGB.
 MAX_RESIZED = 1 << 24
 
@@ -23,7 +25,7 @@ class TrainTransform:
 
     Args:
         size: int or (height, width) of the result in pixels.
-        scale: range of the crop's area as a share of the image's.
+        scale: range of the crop's area as a fraction of the image's.
         ratio: range of the crop's width / height; drawn evenly in its logarithm.
         interpolation: bicubic | bilinear | random.
         hflip: probability of a left-right flip.
@@ -88,12 +90,12 @@ def resize_by_cv2(pixels, size):
 def random_crop_box(image_width, image_height, scale, ratio, random):
     """(left, top, width, height) of a random resized crop, as torchvision and timm draw it.
 
-    Ten tries with area ~ U(scale) and log(aspect) ~ U(log ratio); a box that does not fit is
-    drawn again. After that the centre, with the aspect ratio clamped into the range.
+    It is drawn with area ~ U(scale) and log(aspect) ~ U(log ratio); a box that does not fit is
+    drawn again. After CROP_TRIES it is the centre, with the aspect ratio clamped into the range.
     """
     area = image_width * image_height
     log_ratio = math.log(ratio[0]), math.log(ratio[1])
-    for _ in range(10):
+    for _ in range(CROP_TRIES):
         target = random.uniform(*scale) * area
         aspect = math.exp(random.uniform(*log_ratio))
         width = round(math.sqrt(target * aspect))
@@ -115,6 +117,11 @@ class EvalTransform:
 
     For a size that is not square, the resize keeps the aspect ratio and covers
     (floor(height / crop_pct), floor(width / crop_pct)).
+
+    Args:
+        size: int or (height, width) of the result in pixels.
+        crop_pct: fraction of the resized image's side that the crop has, in (0, 1].
+        interpolation: bicubic | bilinear.
     """
 
     def __init__(self, size, crop_pct, interpolation='bicubic'):

@@ -21,7 +21,7 @@ from multiprocessing.util import Finalize
 import cv2
 import numpy as np
 
-from common.core.errors import RunError, one_line
+from common.core.errors import InputError, RunError, one_line
 from common.core.processes import end_of, end_with_parent
 from common.core.signals import STOP_SIGNALS
 
@@ -30,15 +30,16 @@ from common.core.signals import STOP_SIGNALS
 CRASHES = (signal.SIGSEGV, signal.SIGBUS, signal.SIGFPE, signal.SIGILL, signal.SIGABRT)
 
 AHEAD = 2  # batches that each worker makes ahead
-ALIGNMENT = 64
+ALIGNMENT = 64  # bytes: each array starts on a cache line
+NO_TASK = object()
 
 
 class Workers:
     """Processes that run a function, until this object is closed or goes.
 
     Args:
-        function: task -> tuple of numpy arrays.
-        count: of processes.
+        function: function of a task that gives a tuple, or NamedTuple, of numpy arrays.
+        count: number of processes.
         timeout: seconds without a result after which a worker counts as stuck.
 
     Raises:
@@ -65,20 +66,26 @@ class Workers:
         Leaving off before the last result closes the workers.
 
         Raises:
-            RunError: a worker has died, is stuck, or the function has raised an error.
+            InputError: the function has raised it.
+            RunError: a worker has died, is stuck, or the function has raised another error.
         """
         tasks = iter(tasks)
-        waiting = deque()  # the workers that have tasks, in the tasks' order
-        try:
-            for worker, task in zip(AHEAD * self.workers, tasks, strict=False):
+        busy = deque()  # the workers that have tasks, in the tasks' order
+
+        def send_next_task(worker):
+            task = next(tasks, NO_TASK)
+            if task is not NO_TASK:
                 worker.send(task)
-                waiting.append(worker)
-            while waiting:
-                worker = waiting.popleft()
+                busy.append(worker)
+
+        try:
+            for _ in range(AHEAD):
+                for worker in self.workers:
+                    send_next_task(worker)
+            while busy:
+                worker = busy.popleft()
                 result = worker.receive(self.timeout)
-                for task in itertools.islice(tasks, 1):
-                    worker.send(task)
-                    waiting.append(worker)
+                send_next_task(worker)
                 yield result
         except BaseException:
             self.close()
@@ -132,10 +139,12 @@ class Worker:
         Finalize(self, end, args=(self.process,), exitpriority=0)
 
     def send(self, task):
+        """Gives the process a task."""
         with contextlib.suppress(OSError):  # it has died; `receive` says so
             self.connection.send(task)
 
     def receive(self, timeout):
+        """The result of the oldest task, or its error."""
         try:
             # Second by second: a process that was stopped meanwhile has waited for one of them.
             if not any(self.connection.poll(min(1.0, timeout)) for _ in range(math.ceil(timeout))):
@@ -147,12 +156,15 @@ class Worker:
             raise RunError(f'loader: a worker has died ({end_of(self.process.exitcode)}); too '
                            f'little memory does that; -o DATA.NUM_WORKERS=0 works without '
                            f'workers') from None
+        if isinstance(answer, InputError):
+            raise answer
         if isinstance(answer, str):
             print(answer, file=sys.stderr, end='')
             raise RunError(f'loader: an error in a worker: {answer.splitlines()[-1]}')
         return next(self.next_slot).read(answer)
 
     def close(self):
+        """Ends the process and gives its memory back."""
         if self.process:
             end(self.process)
         self.connection.close()
@@ -161,12 +173,13 @@ class Worker:
 
 
 def end(process):
+    """Ends a process and waits for it."""
     process.kill()  # it has nothing to lose
     process.join()
 
 
 def serve(function, connection, slots):
-    """What a worker does."""
+    """What a worker does: it answers each task with where its result lies, or with an error."""
     end_with_parent()
     for number in STOP_SIGNALS:  # to all of a group: the run ends its workers when it has stopped
         signal.signal(number, signal.SIG_IGN)
@@ -176,20 +189,26 @@ def serve(function, connection, slots):
         task = connection.recv()
         try:
             answer = slot.write(function(task))
+        except InputError as error:
+            answer = error
         except Exception:  # noqa: BLE001 - the parent raises it
             answer = traceback.format_exc()
         connection.send(answer)
 
 
 class Slot:
-    """Memory that two processes share, each with a mapping of its own; it grows when it must."""
+    """Memory for one result, which two processes share, each with a mapping of its own.
+
+    It grows when it must. The arrays lie in it one after another; `write` packs them, and what it
+    returns tells `read` in the other process how to unpack them.
+    """
 
     def __init__(self):
         self.file = os.memfd_create('batch')
         self.memory = None
 
     def map(self, kinds):
-        """Where arrays of these kinds, (type, shape), lie in the memory, which is made to fit."""
+        """Arrays of some kinds, (type, shape), that lie in the memory, which is made to fit."""
         sizes = [math.prod(shape) * np.dtype(dtype).itemsize for dtype, shape in kinds]
         *starts, end = itertools.accumulate((-(-size // ALIGNMENT) * ALIGNMENT for size in sizes),
                                             initial=0)
@@ -202,16 +221,23 @@ class Slot:
                 for (dtype, shape), start in zip(kinds, starts, strict=True)]
 
     def write(self, arrays):
-        """Copies the arrays, and returns their kinds."""
-        kinds = [(array.dtype.str, array.shape) for array in arrays]
-        for place, array in zip(self.map(kinds), arrays, strict=True):
-            place[...] = array
-        return kinds
+        """Copies a tuple of arrays into the memory.
 
-    def read(self, kinds):
-        """The arrays that the other process has written."""
-        return tuple(self.map(kinds))
+        Returns:
+            The tuple's class and the arrays' kinds, for `read`.
+        """
+        kinds = [(array.dtype.str, array.shape) for array in arrays]
+        for shared, array in zip(self.map(kinds), arrays, strict=True):
+            shared[...] = array
+        return type(arrays), kinds
+
+    def read(self, written):
+        """The tuple that the other process has written; its arrays lie in the memory."""
+        kind, kinds = written
+        arrays = self.map(kinds)
+        return kind._make(arrays) if hasattr(kind, '_make') else kind(arrays)
 
     def close(self):
+        """Gives the memory back; arrays that lie in it keep it until they go."""
         os.close(self.file)
         self.memory = None  # unmapped when the last array in it goes

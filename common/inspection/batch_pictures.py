@@ -2,10 +2,9 @@
 import numpy as np
 
 from common.core.figures import literal
-from common.data.batches import Batches, Normalize
+from common.data.batches import train_batches
 from common.data.datasets import get_dataset
-from common.data.erasing import build_erasing
-from common.data.loader import get_dataloader
+from common.data.loader import build_loader
 from common.inspection.drawing import panels, show
 
 MOST_COLUMNS = 8
@@ -36,12 +35,11 @@ def training_batch(config, dataset, epoch):
     Returns:
         uint8 [B, H, W, 3], and the target, int [B] or float [B, K].
     """
-    loader = get_dataloader(config, dataset)
+    loader = build_loader(config, dataset)
     loader.num_workers = 0  # for one batch
     loader.batch_sampler.set_epoch(epoch)
     mean, std = config.DATA.IMAGENET_MEAN, config.DATA.IMAGENET_STD
-    images, target = next(iter(Batches(loader, Normalize(mean, std), build_erasing(config),
-                                       config.SEED, config.DATA.MAX_BAD_IMAGES)))
+    images, target = next(iter(train_batches(config, loader)))
     images = images.numpy().transpose(0, 2, 3, 1) * std + mean             # [B, H, W, 3] in 0..1
     return np.rint(images.clip(0, 1) * 255).astype(np.uint8), target.numpy()
 

@@ -67,18 +67,17 @@ class Attention(nn.Layer):
     """Multi-head self-attention; one linear makes q, k and v, in this order.
 
     Args:
-        dim: channels C.
+        dim: channels C of the input.
         num_heads: n.
-        qkv_bias: whether q, k and v have one.
-        dropout: after the output projection.
-        attention_dropout: on the attention weights.
-        head_dim: d, if it is not channels out / n.
-        out_dim: channels out, if they are not C.
-        out_name: name of the output projection, which checkpoints fix.
+        qkv_bias: whether q, k and v have a bias.
+        dropout: after the output projection, in [0, 1).
+        attention_dropout: on the attention weights, in [0, 1).
+        head_dim: d, if it is not out_dim / n.
+        out_dim: channels of the output, if they are not C.
     """
 
     def __init__(self, dim, num_heads, qkv_bias=True, dropout=0.0, attention_dropout=0.0,
-                 head_dim=None, out_dim=None, out_name='proj'):
+                 head_dim=None, out_dim=None):
         super().__init__()
         out_dim = out_dim or dim
         inner = num_heads * head_dim if head_dim else out_dim
@@ -88,35 +87,19 @@ class Attention(nn.Layer):
         self.num_heads = num_heads
         self.head_dim = inner // num_heads
         self.qkv = Linear(dim, inner * 3, bias_attr=None if qkv_bias else False)
-        self.out_name = out_name
-        setattr(self, out_name, Linear(inner, out_dim))
+        self.proj = Linear(inner, out_dim)
         self.attn_dropout = Dropout(attention_dropout)
         self.proj_dropout = Dropout(dropout)
-
-    def scores_and_values(self, qkv):
-        """[B, N, 3 * n * d] -> q k^T / sqrt(d) [B, n, N, N] and v [B, n, N, d]."""
-        q, k, v = split_heads(qkv, self.num_heads)
-        return paddle.matmul(q * self.head_dim ** -0.5, k, transpose_y=True), v
-
-    def weights_and_values(self, x):
-        """[B, N, C] -> softmax of the scores [B, n, N, N] and v [B, n, N, d]."""
-        scores, v = self.scores_and_values(self.qkv(x))
-        return F.softmax(scores, axis=-1), v
 
     def forward(self, x, return_weights=False):
         """[B, N, C] -> [B, N, channels out]; with return_weights also [B, n, N, N]."""
         q, k, v = split_heads(self.qkv(x), self.num_heads)                 # each [B, n, N, d]
-        mixed = attend(q, k, v, self.head_dim ** -0.5, self.attn_dropout,
-                       return_weights=return_weights)
-        if not return_weights:
-            return self.project(merge_heads(mixed))
-        mixed, weights = mixed
-        return self.project(merge_heads(mixed)), weights
-
-    def mix(self, weights, v):
-        """[B, n, N, N] and [B, n, N, d] -> [B, N, C]"""
-        return self.project(merge_heads(paddle.matmul(self.attn_dropout(weights), v)))
+        x = attend(q, k, v, self.head_dim ** -0.5, self.attn_dropout,
+                   return_weights=return_weights)                          # [B, n, N, d]
+        x, weights = x if return_weights else (x, None)
+        x = self.project(merge_heads(x))                                   # [B, N, channels out]
+        return (x, weights) if return_weights else x
 
     def project(self, x):
-        """[B, N, n * d] -> [B, N, C]"""
-        return self.proj_dropout(getattr(self, self.out_name)(x))
+        """[B, N, n * d] -> [B, N, channels out]"""
+        return self.proj_dropout(self.proj(x))

@@ -49,15 +49,18 @@ def init_linear(layer):
 
 
 def init_layers(model):
-    """Starts the layers that every staged model has: linear ones (`init_linear`), convolutions
-    (`torch_conv_`), norms (1 and 0). A layer with an `init_weights` of its own is left to it."""
+    """Starts the linear layers of a model (`init_linear`), its convolutions (`torch_conv_`) and
+    norms (1 and 0)."""
     for layer in model.sublayers():
-        if hasattr(layer, 'init_weights'):
-            layer.init_weights()
-        elif isinstance(layer, nn.Linear):
-            init_linear(layer)
-        elif isinstance(layer, nn.Conv2D):
-            torch_conv_(layer)
-        elif isinstance(layer, (nn.LayerNorm, nn.BatchNorm2D)):
-            ones_(layer.weight)
-            zeros_(layer.bias)
+        init_layer(layer)
+
+
+def init_layer(layer):
+    """Starts a layer of a kind that `init_layers` names; others are left as they are."""
+    if isinstance(layer, nn.Linear):
+        init_linear(layer)
+    elif isinstance(layer, nn.Conv2D):
+        torch_conv_(layer)
+    elif isinstance(layer, (nn.LayerNorm, nn.BatchNorm2D)):
+        ones_(layer.weight)
+        zeros_(layer.bias)

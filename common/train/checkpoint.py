@@ -13,15 +13,16 @@ import paddle
 from common.core.errors import InputError, shown
 from common.core.files import ChecksumFile, replace_atomically
 from common.train.optim import optimizer_state, prepare_optimizer_state
-from common.weights.load import BEST, LAST, assign, check_state, state_dict_of  # noqa: F401
+from common.weights.load import LAST, assign, check_state, state_dict_of
 from common.weights.unpickle import load_pickle
 
-# 2: a position within an epoch (step, sums). 1 is read too: there the step is 0.
+# 2: also within an epoch (step, sums). 1 is read too: there the step is 0.
 FORMAT_VERSION = 2
 PREVIOUS = 'previous.pdparams'
 
 
-# What a run writes beside the arrays. Another's file, or a damaged one, may hold anything there.
+# What a run writes beside the arrays is checked: a file that is damaged, or that no run has
+# written, may hold anything there.
 
 def is_count(value):
     return type(value) is int and 0 <= value < 1 << 53
@@ -31,29 +32,30 @@ def is_float(value):
     return type(value) is float
 
 
-def is_share(value):
+def is_fraction(value):
     return type(value) is float and 0 <= value <= 1
 
 
-RESULT = {'epoch': is_count, 'loss': is_float, 'acc1': is_share, 'acc5': is_share,
-          'seen': is_count, 'real_acc1': is_share, 'real_seen': is_count}
+RESULT = {'epoch': is_count, 'loss': is_float, 'acc1': is_fraction, 'acc5': is_fraction,
+          'seen': is_count, 'real_acc1': is_fraction, 'real_seen': is_count}
 
 
 def is_result(value):
-    """Whether it is what common.train.engine.evaluate gives, and the epoch."""
+    """Whether a value is what common.train.engine.evaluate gives, and the epoch."""
     return isinstance(value, dict) \
         and {'epoch', 'loss', 'acc1', 'acc5', 'seen'} <= value.keys() <= RESULT.keys() \
         and all(RESULT[key](number) for key, number in value.items())
 
 
 def is_config(value):
-    """Whether all keys are texts, and DATA and MODEL, if there, have keys below them."""
+    """Whether a value is a config: all keys are texts, and DATA and MODEL, if there, have keys
+    below them."""
     return isinstance(value, dict) and all(
         isinstance(key, str) and (key not in ('DATA', 'MODEL') or isinstance(item, dict))
         and (not isinstance(item, dict) or is_config(item)) for key, item in value.items())
 
 
-FACTS = {
+METADATA = {
     'epoch': is_count, 'step': is_count, 'bad_images': is_count,
     'sums': lambda value: isinstance(value, list) and len(value) == 3 and all(map(is_float, value)),
     'best': lambda value: value is None or is_result(value),
@@ -70,7 +72,8 @@ ALWAYS = 'best', 'amp_grad_scaler', 'config'  # the others came later
 
 
 def write_atomically(content, path):
-    """paddle.save with a checksum behind it: the old file or the new one, never half of one.
+    """Writes a file as paddle.save does, with a checksum behind it: there is the old file or the
+    new one, never half of one.
 
     Paddle itself ignores what follows the pickle, so that paddle.load reads the file too.
     """
@@ -102,9 +105,12 @@ def check_finite(model):
 
 
 def read_checkpoint(path):
-    """(content, file, a sentence or None) of a checkpoint file or of a run's folder.
+    """Reads a checkpoint file, or that of a run's folder.
 
     A `last.pdparams` that is damaged or missing gives the one before it, and the sentence says so.
+
+    Returns:
+        (content, file, a sentence or None).
 
     Raises:
         InputError: none can be read.
@@ -122,24 +128,31 @@ def read_checkpoint(path):
         return load_pickle(previous), previous, f'{error}; {previous} is read instead'
 
 
-def save_weights(path, model, facts):
-    """Weights with some facts about them (epoch, accuracy, config).
+def save_weights(path, model, metadata):
+    """Writes weights with some metadata (epoch, accuracy, config).
 
     Args:
         path: file to write.
         model: a Layer.
-        facts: dict of numbers, strings and dicts of them.
+        metadata: dict of numbers, strings and dicts of them.
     """
     check_finite(model)
-    write_atomically({'model': model.state_dict(), 'format_version': FORMAT_VERSION, **facts}, path)
+    write_atomically({'model': model.state_dict(), 'format_version': FORMAT_VERSION, **metadata},
+                     path)
 
 
-def save_checkpoint(path, model, optimizer, scaler, facts, ema=None, resumed=None):
-    """Everything that a run needs to go on: weights, their moving average, optimiser, loss
-    scaling, and the facts. The file that was there becomes PREVIOUS.
+def save_checkpoint(path, model, optimizer, scaler, metadata, ema=None, resumed=None):
+    """Writes everything that a run needs to go on. The file that was there becomes PREVIOUS.
 
-    resumed: the optimiser's state of the checkpoint that this run has gone on with; Paddle 2.6
-        gives none before the first step.
+    Args:
+        path: file to write.
+        model: a Layer.
+        optimizer: made by common.train.optim.build_optimizer.
+        scaler: GradScaler or None.
+        metadata: dict with epoch, step, best and what METADATA lists.
+        ema: common.train.ema.Ema or None.
+        resumed: the optimiser's state of the checkpoint that this run has gone on with; Paddle 2.6
+            gives none before the first step.
     """
     check_finite(model)
     keep_previous(path)
@@ -149,13 +162,13 @@ def save_checkpoint(path, model, optimizer, scaler, facts, ema=None, resumed=Non
         'amp_grad_scaler': scaler.state_dict() if scaler else {},
         'format_version': FORMAT_VERSION,
         **({'ema': ema.state()} if ema else {}),
-        **facts,
+        **metadata,
     }, path)
 
 
-def check_facts(content, scaler, file):
-    """Raises InputError for a checkpoint whose facts no run has written."""
-    for key, is_right in FACTS.items():
+def check_metadata(content, scaler, file):
+    """Raises InputError for a checkpoint whose metadata no run has written."""
+    for key, is_right in METADATA.items():
         is_there = key in content or key in ALWAYS
         if is_there and not is_right(content.get(key, ...)):
             raise InputError(f'{file}: {key}: got {shown(content.get(key))}, which no run writes')
@@ -177,7 +190,8 @@ def resume(path, model, optimizer, scaler, ema=None, check=None):
         check: called with the checkpoint's dict before anything is loaded, or None.
 
     Returns:
-        The checkpoint's dict, with the facts; 'file' is what was read, 'note' a sentence or None.
+        The checkpoint's dict, with its metadata; 'file' is what was read, 'note' a sentence or
+        None.
 
     Raises:
         InputError: not a checkpoint of a run, of a newer format, or for another model.
@@ -192,7 +206,7 @@ def resume(path, model, optimizer, scaler, ema=None, check=None):
                          f'{FORMAT_VERSION} or 1')
     content = {'step': 0, 'sums': [0.0, 0.0, 0.0], 'unsaved': None, **content, 'file': path,
                'note': note}
-    check_facts(content, scaler, path)
+    check_metadata(content, scaler, path)
     if check is not None:
         check(content)
     state = state_dict_of(content.get('model'), path)

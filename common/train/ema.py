@@ -37,6 +37,7 @@ class Ema:
 
     @paddle.no_grad()
     def update(self):
+        """Moves the average towards the present weights."""
         self.updates += 1
         decay = self.decay
         if self.warmup:
@@ -46,7 +47,7 @@ class Ema:
 
     @contextlib.contextmanager
     def in_place(self):
-        """The model has the average's values within the block."""
+        """Gives the model the average's values within a block."""
         kept = {name: value.clone() for name, value in self.weights.items()}
         try:
             self.assign(self.average)
@@ -56,11 +57,12 @@ class Ema:
 
     @paddle.no_grad()
     def assign(self, values):
+        """Gives the model values, a dict as `average`."""
         for name, value in self.weights.items():
             value.set_value(values[name].astype(value.dtype))
 
     def state(self):
-        """What a checkpoint keeps."""
+        """A dict of what a checkpoint keeps."""
         return {'average': self.average, 'updates': self.updates}
 
     def load(self, state, file):
@@ -92,7 +94,7 @@ def at_least_float32(value):
 
 
 def decay_of(ema, global_batch):
-    """The decay of one update, by a config's TRAIN.EMA node.
+    """Computes the decay of one update, by a config's TRAIN.EMA node.
 
     DECAY is meant for BASE_BATCH samples: twice as many between two updates square it. Upstream
     takes whole multiples only (WHOLE_BATCHES), so that a batch below BASE_BATCH gives a decay of
@@ -105,6 +107,6 @@ def decay_of(ema, global_batch):
 
 
 def build_ema(config, model, global_batch):
-    """The Ema of a config, or None."""
+    """Builds the Ema of a config, or None if it has none."""
     ema = config.TRAIN.EMA
     return None if ema.DECAY is None else Ema(model, decay_of(ema, global_batch), ema.WARMUP)

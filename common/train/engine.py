@@ -11,87 +11,98 @@ import paddle.nn.functional as F
 from common.core import dist
 from common.core.errors import InputError
 from common.core.randomness import seed_step
+from common.train.state import Callbacks, EpochSteps, LoopOptions, Meter, TrainState
+
+CLIP_EPSILON = 1e-6  # PyTorch's, of clip_grad_norm_
+TOP = 5  # the k of acc5
 
 
-def train_one_epoch(model, batches, criterion, optimizer, schedule, precision, *, epoch,
-                    steps_per_epoch, first_step=0, last_step=None, accum_iter=1, grad_clip=None,
-                    ema=None, seed=0, report_freq=20, max_skipped=0, sums=None, on_update=None,
-                    on_step=None, on_report=None):
+def train_one_epoch(state: TrainState, batches, options: LoopOptions, steps: EpochSteps,
+                    callbacks: Callbacks, sums=None):
     """Trains over the batches of one epoch.
 
     Args:
-        model: a Layer or its DataParallel.
-        batches: iterator of (images [B, 3, H, W], target [B] or [B, K]); `accum_iter` of them make
-            one optimiser step.
-        criterion: (logits, target) -> mean loss.
-        optimizer: made by common.train.optim.build_optimizer.
-        schedule: step of the whole run, from 0 -> learning rate.
-        precision: common.train.precision.Precision.
-        epoch: from 1.
-        steps_per_epoch: optimiser steps.
-        first_step: optimiser steps of this epoch that are already done.
-        last_step: where in the epoch to stop; None is its end.
-        grad_clip: largest global gradient norm, or None.
-        ema: common.train.ema.Ema, updated after each optimiser step, or None.
-        seed: of dropout and drop path.
-        report_freq: optimiser steps between two reports.
-        max_skipped: how many steps in a row may be left out because a gradient is not finite.
-        sums: [loss, correct, seen] since the last report before `first_step`, or None.
-        on_update: called with (step, sums) after each optimiser step, before a report; it may
-            raise. The step is counted from 1 in the epoch.
-        on_step: the same, after the report.
-        on_report: called with a dict of the report's figures, equal on all ranks.
+        state: model, optimiser and what belongs to them.
+        batches: iterator of (images [B, 3, H, W], target [B] or [B, K]); `options.accum_iter` of
+            them make one optimiser step.
+        options: see LoopOptions.
+        steps: the steps that are to be done.
+        callbacks: called at each step; may end the epoch by raising.
+        sums: [loss, correct, seen] since the last report before `steps.first`, or None.
 
     Raises:
         InputError: the loss is not finite, on all ranks at the same step; or too many gradients.
     """
-    model.train()
-    parameters = [p for p in model.parameters() if not p.stop_gradient]
-    sums = paddle.zeros([3], 'float64') if sums is None else paddle.to_tensor(sums, 'float64')
-    skipped = 0
-    batches = iter(batches)
-    data_time, start = 0.0, time.perf_counter()
-    last_step = steps_per_epoch if last_step is None else last_step
-    for step in range(first_step, last_step):
-        lr = schedule((epoch - 1) * steps_per_epoch + step)
-        optimizer.set_lr(lr)
-        for micro in range(accum_iter):
-            fetch = time.perf_counter()
-            images, target = next(batches)
-            data_time += time.perf_counter() - fetch
-            seed_step(seed, epoch, step * accum_iter + micro, dist.rank())
-            last = micro == accum_iter - 1
-            with dist.no_sync(model, when=not last):
-                new = backward(model, images, target, criterion, precision, accum_iter)
-            # a step that will be left out has no part in the report
-            sums += paddle.where(paddle.isfinite(new[0]), new, paddle.zeros_like(new)) \
-                if max_skipped else new
-        if max_skipped and not precision.scaler and not gradients_are_finite(parameters):
+    state.model.train()
+    meter, batches, skipped = Meter(sums), iter(batches), 0
+    for step in range(steps.first, steps.end):
+        lr = state.schedule(steps.step_of_run(step))
+        state.optimizer.set_lr(lr)
+        accumulate_gradients(state, batches, options, steps.epoch, step, meter)
+        if options.max_skipped and not state.precision.scaler \
+                and not gradients_are_finite(state.parameters):
             skipped += 1
-            if skipped > max_skipped:
-                raise InputError(f'epoch {epoch}, step {step + 1}: got {skipped} steps in a row '
-                                 f'with a gradient that is not finite, expected at most '
-                                 f'TRAIN.MAX_SKIPPED {max_skipped}')
-            optimizer.clear_grad(set_to_zero=False)
+            if skipped > options.max_skipped:
+                raise InputError(f'epoch {steps.epoch}, step {step + 1}: got {skipped} steps in a '
+                                 f'row with a gradient that is not finite, expected at most '
+                                 f'TRAIN.MAX_SKIPPED {options.max_skipped}')
+            state.optimizer.clear_grad(set_to_zero=False)
         else:
             skipped = 0
-            update(optimizer, parameters, grad_clip, precision)
-            if ema:
-                ema.update()
-        if on_update:
-            on_update(step + 1, sums)
-        if (step + 1) % report_freq == 0 or step + 1 == last_step:
-            loss, acc1, seen = reduce_means(sums)
-            if not loss < float('inf'):  # also False for NaN
-                raise InputError(f'epoch {epoch}, step {step + 1}: the training loss is {loss}; '
-                                 f'a lower TRAIN.BASE_LR or a TRAIN.GRAD_CLIP may help')
-            elapsed = time.perf_counter() - start
-            if on_report:
-                on_report({'epoch': epoch, 'step': step + 1, 'loss': loss, 'acc1': acc1, 'lr': lr,
-                           'images_per_s': seen / elapsed, 'data_share': data_time / elapsed})
-            sums, data_time, start = paddle.zeros([3], 'float64'), 0.0, time.perf_counter()
-        if on_step:
-            on_step(step + 1, sums)
+            update(state.optimizer, state.parameters, options.grad_clip, state.precision)
+            if state.ema:
+                state.ema.update()
+        callbacks.after_update(step + 1, meter.sums)
+        if (step + 1) % options.report_freq == 0 or step + 1 == steps.end:
+            callbacks.report(figures_of(meter, steps.epoch, step + 1, lr))
+            meter.reset()
+        callbacks.after_step(step + 1, meter.sums)
+
+
+def accumulate_gradients(state, batches, options, epoch, step, meter):
+    """Forward and backward passes of all micro-batches of one optimiser step."""
+    for micro in range(options.accum_iter):
+        images, target = meter.next(batches)
+        seed_step(options.seed, epoch, step * options.accum_iter + micro, dist.rank())
+        is_last = micro == options.accum_iter - 1
+        with dist.no_sync(state.model, enabled=not is_last):
+            sums = backward(state, images, target, options.accum_iter)
+        if options.max_skipped:  # a step that will be left out has no part in the report
+            sums = paddle.where(paddle.isfinite(sums[0]), sums, paddle.zeros_like(sums))
+        meter.sums += sums
+
+
+def backward(state, images, target, accum_iter):
+    """Forward and backward of one micro-batch; returns [loss * B, correct, B] on the device."""
+    precision = state.precision
+    with precision.autocast():
+        logits = state.model(images)                                # [B, K]
+        loss = state.criterion(logits, target)
+    scaled = loss / accum_iter if accum_iter > 1 else loss
+    if precision.scaler:
+        scaled = precision.scaler.scale(scaled)
+    scaled.backward()
+    with paddle.no_grad():
+        labels = target if target.ndim == 1 else target.argmax(axis=-1)
+        correct = (logits.argmax(axis=-1) == labels).astype('float64').sum()
+        B = images.shape[0]
+        return paddle.stack([loss.detach().astype('float64') * B, correct,
+                             paddle.full([], B, 'float64')])
+
+
+def figures_of(meter, epoch, step, lr):
+    """The figures of a report: means over all ranks since the last one.
+
+    Raises:
+        InputError: the loss is not finite.
+    """
+    loss, acc1, seen = reduce_means(meter.sums)
+    if not loss < float('inf'):  # also False for NaN
+        raise InputError(f'epoch {epoch}, step {step}: the training loss is {loss}; a lower '
+                         f'TRAIN.BASE_LR or a TRAIN.GRAD_CLIP may help')
+    elapsed = time.perf_counter() - meter.start
+    return {'epoch': epoch, 'step': step, 'loss': loss, 'acc1': acc1, 'lr': lr,
+            'images_per_s': seen / elapsed, 'data_share': meter.data_time / elapsed}
 
 
 @paddle.no_grad()
@@ -99,21 +110,6 @@ def gradients_are_finite(parameters):
     """Gradients are means over the ranks, so that all ranks get the same answer."""
     finite = [paddle.isfinite(p.grad).all() for p in parameters if p.grad is not None]
     return bool(paddle.stack(finite).all())
-
-
-def backward(model, images, target, criterion, precision, accum_iter):
-    """Forward and backward of one micro-batch; returns [loss * B, correct, B] on the device."""
-    with precision.autocast():
-        logits = model(images)                                      # [B, K]
-        loss = criterion(logits, target)
-    scaled = loss / accum_iter if accum_iter > 1 else loss
-    (precision.scaler.scale(scaled) if precision.scaler else scaled).backward()
-    with paddle.no_grad():
-        labels = target if target.ndim == 1 else target.argmax(axis=-1)
-        correct = (logits.argmax(axis=-1) == labels).astype('float64').sum()
-        B = images.shape[0]
-        return paddle.stack([loss.detach().astype('float64') * B, correct,
-                             paddle.full([], B, 'float64')])
 
 
 def update(optimizer, parameters, grad_clip, precision):
@@ -133,14 +129,14 @@ def update(optimizer, parameters, grad_clip, precision):
 
 @paddle.no_grad()
 def clip_by_global_norm(parameters, max_norm):
-    """g * min(1, max_norm / (norm + 1e-6)) with the L2 norm of all gradients, as PyTorch does it.
+    """g * min(1, max_norm / (norm + CLIP_EPSILON)) with the L2 norm of all gradients, as PyTorch.
 
     The norm is computed in float32 at least; at O2 gradients are of several types.
     """
     gradients = [p.grad for p in parameters if p.grad is not None]
     wide = paddle.float64 if any(g.dtype == paddle.float64 for g in gradients) else paddle.float32
     norm = paddle.stack([(g.astype(wide) ** 2).sum() for g in gradients]).sum().sqrt()
-    scale = paddle.clip(max_norm / (norm + 1e-6), max=1.0)
+    scale = paddle.clip(max_norm / (norm + CLIP_EPSILON), max=1.0)
     for gradient in gradients:
         gradient.multiply_(scale.astype(gradient.dtype))
 
@@ -170,8 +166,8 @@ def evaluate(model, batches, precision, real_mask=None):
             of each image by the ReaL labels; or None.
 
     Returns:
-        dict: loss (mean cross entropy), acc1, acc5 (among the top min(5, K)), as shares of 1,
-        and seen, the number of images; with real_mask also real_acc1 and real_seen, the number
+        dict: loss (mean cross entropy), acc1, acc5 (among the top min(5, K)), as fractions of
+        1, and seen, the number of images; with real_mask also real_acc1 and real_seen, the number
         of images that have such a label.
     """
     model.eval()
@@ -181,7 +177,7 @@ def evaluate(model, batches, precision, real_mask=None):
             logits = model(images)                                       # [B, K]
         logits = logits.astype('float32')
         loss = F.cross_entropy(logits, labels, reduction='none').astype('float64').sum()
-        top = logits.topk(min(5, logits.shape[1]), axis=1)[1]            # [B, min(5, K)]
+        top = logits.topk(min(TOP, logits.shape[1]), axis=1)[1]            # [B, min(5, K)]
         hit = top == labels.unsqueeze(1)
         counts = [loss, hit[:, 0].sum(), hit.sum(), paddle.full([], images.shape[0], 'float64')]
         mask = paddle.to_tensor(real_mask()) if real_mask else paddle.zeros(logits.shape, 'bool')

@@ -1,5 +1,5 @@
-"""The processes above a run: one that starts it again after a crash, and one that starts a process
-for each device. What they do about signals is in signals.py."""
+"""The processes of a run: one that starts it again after a crash, one that starts a process for
+each device, and those. What they do about signals is in signals.py."""
 import contextlib
 import errno
 import os
@@ -12,23 +12,25 @@ import traceback
 import warnings
 from multiprocessing import connection, parent_process, resource_tracker
 
+import paddle
 import paddle.distributed as paddle_dist
 
 from common.core import dist, processes
+from common.core.devices import pick_device
+from common.core.environment import DEBUG, RUN_FOLDER, SUPERVISED
 from common.core.errors import InputError, RunError, complain, one_line, set_up_output
 from common.core.processes import FAILED, WRONG_INPUT
 from common.core.signals import (
     STOPPED,
-    SUPERVISED,
     Stopped,
     StopSignal,
     end_children,
     exit_code,
     held_back,
 )
-from common.train.run_folder import OWN_FOLDER, choose_folder, discard
+from common.train.run_folder import choose_folder, discard, find_resumed
+from common.train.worker import Run, worker
 
-DEBUG = 'RUN_DEBUG'  # environment variable: whether errors show where they came up
 NO_SPACE = (errno.ENOSPC, errno.EDQUOT, errno.EFBIG)
 # Seconds that the other ranks have to end by themselves when one has ended.
 GRACE = 8.0
@@ -37,6 +39,8 @@ STUCK = 30.0
 POLL = 0.2  # seconds between two looks at the ranks
 # Seconds that what is left of a crashed run has to write its checkpoint before the next start.
 PATIENCE = 60.0
+PAUSE = 1.0  # seconds between a crash and the next start
+CHILD_POLL = 0.05  # seconds between two looks at whether the child of a supervisor has ended
 
 
 @contextlib.contextmanager
@@ -67,10 +71,19 @@ def errors_in_one_line(signals):
 
 def supervise(config, max_restarts, signals):
     """Runs this command in a process of its own, again after a crash and then in the same run's
-    folder; its exit code."""
+    folder.
+
+    Args:
+        config: the run's config.
+        max_restarts: how often it is started again at most.
+        signals: StopSignal.
+
+    Returns:
+        The exit code.
+    """
     processes.adopt_orphans()
     folder = choose_folder(config)
-    environment = {**os.environ, SUPERVISED: str(os.getpid()), OWN_FOLDER: folder or ''}
+    environment = {**os.environ, SUPERVISED: str(os.getpid()), RUN_FOLDER: folder or ''}
     with signals.noted():
         for restart in range(max_restarts + 1):
             code = run_child(command_of_child(), environment, signals)
@@ -81,7 +94,7 @@ def supervise(config, max_restarts, signals):
                 break
             end_children(PATIENCE)  # ranks whose launcher has died
             complain(f'the run has ended with code {code}; restart {restart + 1} of {max_restarts}')
-            time.sleep(1.0)
+            time.sleep(PAUSE)
             if signals.number is not None:
                 raise Stopped(signals.number)
     end_children(PATIENCE)
@@ -91,7 +104,12 @@ def supervise(config, max_restarts, signals):
 
 
 def discard_unused(folder, code):
-    """For a process that has ended, with this exit code, before it could do so itself."""
+    """Removes the folder of a run whose process has ended before it could do so itself.
+
+    Args:
+        folder: the run's, or None.
+        code: the process's exit code.
+    """
     if folder and (code in STOPPED or not os.path.exists(os.path.join(folder, 'log.txt'))):
         discard(folder)
 
@@ -116,34 +134,83 @@ def run_child(command, environment, signals):
         if signals.number is not None and not passed_on:
             child.send_signal(signals.number)
             passed_on = True
-        time.sleep(0.05)
+        time.sleep(CHILD_POLL)
     return exit_code(child.returncode)
 
 
-def spawn(worker, nprocs, arguments, device, signals):
-    """Runs worker(*arguments, signals of its own) in a process for each device; the exit code."""
-    options = {'backend': 'gloo'} if device == 'cpu' else {}
+def launch(config, nprocs, build_model, get_dataset, signals):
+    """Runs `worker` here (one process, or one of a launcher's), or spawns one for each device.
+
+    Args:
+        config: the run's config.
+        nprocs: the number of processes that the command line asks for, or None.
+        build_model: config -> Layer.
+        get_dataset: (config, is_train) -> data set.
+        signals: StopSignal.
+    """
+    device = pick_device(config)
+    nprocs = count_processes(nprocs, device)
+    train_set = None if config.EVAL else get_dataset(config, is_train=True)
+    val_set = get_dataset(config, is_train=False)
+    if device == 'cpu':
+        dist.use_gloo()
+    folder = choose_folder(config)
+    config, note = find_resumed(config, folder)
+    run = Run(config, device, folder, note, build_model, train_set, val_set)
+    if dist.is_launched() or nprocs == 1:
+        worker(run, signals)
+        return
+    code = spawn(run, nprocs, signals)
+    discard_unused(folder, code)
+    if code:
+        sys.exit(code)
+
+
+def count_processes(nprocs, device):
+    """How many processes this one starts, if it is not one of a launcher's itself.
+
+    Raises:
+        InputError: -nprocs asks for what cannot be.
+    """
+    if dist.is_launched() and nprocs is not None:
+        raise InputError('-nprocs: got it under paddle.distributed.launch, which decides it itself')
+    if nprocs is not None and nprocs < 1:
+        raise InputError(f'-nprocs: got {nprocs}, expected at least 1')
+    visible = paddle.device.cuda.device_count() if device == 'gpu' else None
+    if visible and nprocs and nprocs > visible:
+        raise InputError(f'-nprocs: got {nprocs}, expected at most the {visible} visible GPUs')
+    return nprocs or visible or 1
+
+
+def spawn(run, nprocs, signals):
+    """Runs `worker` in a process for each device; the exit code."""
+    options = {'backend': 'gloo'} if run.device == 'cpu' else {}
     with signals.noted():
         with held_back():  # Python's own process ignores SIGTERM and SIGINT; it never gets SIGHUP
             resource_tracker.ensure_running()  # it lets the other two in
         with held_back(), warnings.catch_warnings():
             # what this run's own log says, too: that it computes on the CPU
             warnings.filterwarnings('ignore', 'Your model will be trained under CPUONLY mode')
-            context = paddle_dist.spawn(spawned, args=(worker, *arguments), nprocs=nprocs,
-                                        join=False, **options)
+            context = paddle_dist.spawn(spawned_worker, args=(run,), nprocs=nprocs, join=False,
+                                        **options)
         return wait_for(context.processes, signals)
 
 
-def spawned(worker, *arguments):
+def spawned_worker(run):
+    """Runs `worker` as the whole of a process."""
     with StopSignal(child=True) as signals, errors_in_one_line(signals):
         processes.end_with_parent(signal.SIGTERM, parent_process().pid)
-        worker(*arguments, signals)
+        worker(run, signals)
 
 
 def wait_for(ranks, signals):
     """Waits for the processes of a run, and passes on to all of them the signal that this process
-    or one of them has got. The exit code: 0, or that of the first one that ended with another; the
-    others then have GRACE seconds. (They have agreed on a stop in training and evaluation.)"""
+    or one of them has got.
+
+    Returns:
+        The exit code: 0, or that of the first one that ended with another; the others then have
+        GRACE seconds. (They have agreed on a stop in training and evaluation.)
+    """
     code, deadline, passed_on = 0, None, False
     stopped_for = dict.fromkeys(ranks, 0.0)
     while running := [rank for rank in ranks if rank.is_alive()]:
@@ -167,8 +234,11 @@ def end_stuck(ranks, running, stopped_for):
     """Kills a rank that has been stopped for STUCK seconds while another one runs, which would wait
     for it for ever.
 
-    stopped_for: {rank: seconds}, which are counted here: by looks, not by a clock, since this
-        process may be stopped with all of them (ctrl-Z).
+    Args:
+        ranks: all processes of the run.
+        running: those that have not ended.
+        stopped_for: {rank: seconds}, which are counted here: by looks, not by a clock, since this
+            process may be stopped with all of them (ctrl-Z).
     """
     are_stopped = {rank: processes.is_stopped(rank.pid) for rank in running}
     for rank, is_stopped in are_stopped.items():
@@ -184,10 +254,11 @@ def first_code(ranks):
     """The exit code other than 0 of a process that has ended, or 0. One that was stopped comes
     first, then one that was killed: the others may have failed for the want of it."""
     ended = {index: exit_code(rank.exitcode) for index, rank in enumerate(ranks) if rank.exitcode}
-    index = min(ended, default=None,
-                key=lambda index: (ended[index] not in STOPPED, ended[index] > 0, index))
-    if index is None:
+    if not ended:
         return 0
+    stopped = [index for index, code in ended.items() if code in STOPPED]
+    killed = [index for index, code in ended.items() if code < 0]
+    index = [*stopped, *killed, *ended][0]
     if ended[index] < 0:
         complain(f'error: process {index} was ended by {processes.end_of(ended[index])}')
         return FAILED

@@ -12,9 +12,11 @@ from tqdm import tqdm
 from common.core.errors import InputError, complain, drop_output, printable
 from common.core.files import replace_atomically
 
+CURVES_INTERVAL = 60.0  # seconds between two pictures of the curves
+
 
 class TqdmHandler(logging.Handler):
-    """Lines to standard output that do not tear a progress bar.
+    """Writes lines to standard output that do not tear a progress bar.
 
     A run outlives its terminal (`| head`, a connection that ends): from then on it is silent.
 
@@ -28,6 +30,7 @@ class TqdmHandler(logging.Handler):
         self.lost = False
 
     def emit(self, record):
+        """Writes one line, unless nobody reads."""
         if self.lost:
             return
         try:
@@ -76,7 +79,7 @@ class RunLog:
             self.logger.addHandler(handler)
 
     def open_files(self, visualdl):
-        """Those of the figures; the handler of log.txt."""
+        """Opens the files of the figures, and gives the handler of log.txt."""
         handler = logging.FileHandler(os.path.join(self.folder, 'log.txt'), encoding='utf-8')
         self.metrics = open(os.path.join(self.folder, 'metrics.jsonl'), 'a')  # noqa: SIM115
         if visualdl:
@@ -85,6 +88,7 @@ class RunLog:
         return handler
 
     def info(self, text):
+        """Writes a line to the terminal and log.txt."""
         if self.active:
             self.logger.info(printable(text))
 
@@ -92,9 +96,13 @@ class RunLog:
         self.info(f'WARNING: {text}')
 
     def metric(self, kind, at, **figures):
-        """One line of metrics.jsonl: {"kind": ..., figures}; floats keep 6 significant digits.
+        """Writes one line of metrics.jsonl: {"kind": ..., figures}; floats keep 6 significant
+        digits.
 
-        at: place on VisualDL's axis, a whole number.
+        Args:
+            kind: train, eval, eval_ema, best or bad_images.
+            at: the step or epoch on VisualDL's axis, a whole number.
+            figures: numbers by their names.
         """
         if self.metrics:
             rounded = {name: float(f'{value:.6g}') if isinstance(value, float) else value
@@ -119,7 +127,7 @@ class RunLog:
         self.warning(f'standard output cannot be written ({error.strerror}); the run goes on')
 
     def progress(self, total, text, initial=0):
-        """A progress bar over `total` steps; only on a terminal."""
+        """Makes a progress bar over `total` steps, which shows only on a terminal."""
         return tqdm(total=total, desc=text, initial=initial, leave=False, dynamic_ncols=True,
                     disable=not (self.active and sys.stderr.isatty()))
 
@@ -137,23 +145,27 @@ class RunLog:
         self.metrics = open(file, 'a')  # noqa: SIM115
 
     def draw_curves(self, force=False):
-        """Draws curves.png from metrics.jsonl, at most once a minute unless forced."""
-        if self.metrics and (force or time.monotonic() - self.last_curves > 60):
-            from common.train.plot import draw  # matplotlib takes half a second to import
-            try:
-                draw(self.folder)
-            except (OSError, InputError) as error:
-                self.lose(error)
-            self.last_curves = time.monotonic()
+        """Draws curves.png from metrics.jsonl, at most every CURVES_INTERVAL unless forced."""
+        is_due = force or time.monotonic() - self.last_curves > CURVES_INTERVAL
+        if not self.metrics or not is_due:
+            return
+        from common.train.plot import draw  # matplotlib takes half a second to import
+        try:
+            draw(self.folder)
+        except (OSError, InputError) as error:
+            self.lose(error)
+        self.last_curves = time.monotonic()
 
     def close(self):
+        """Closes all files; the log is not used afterwards."""
         for stream in filter(None, [self.metrics, self.scalars, *self.logger.handlers]):
             with contextlib.suppress(OSError):  # what could not be written is still tried
                 stream.close()
 
 
 def is_before(line, epoch, step):
-    """Whether a line of metrics.jsonl is whole and not after a position."""
+    """Whether a line of metrics.jsonl is whole, and not after `step` of the epoch that follows
+    `epoch`."""
     try:
         figures = json.loads(line)
         return figures['epoch'] <= epoch or (

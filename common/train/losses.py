@@ -14,7 +14,7 @@ def soft_target_cross_entropy(logits, target):
 
 
 class LabelSmoothingCrossEntropy:
-    """Cross entropy with the share `smoothing` of the target spread evenly over all classes.
+    """Cross entropy with the fraction s, `smoothing`, of the target spread evenly over all classes.
 
     (1 - s) * -log p[label] + s * mean over k of -log p[k] (arXiv 1512.00567, as timm).
     A target that is already a distribution [B, K] is used as it is.
@@ -34,12 +34,12 @@ class LabelSmoothingCrossEntropy:
 
 
 class BinaryCrossEntropy:
-    """Mean over all classes of the cross entropy of K yes-or-no questions (arXiv 2110.00476).
+    """The mean over all classes of the cross entropy of K yes-or-no questions (arXiv 2110.00476).
 
     Args:
-        smoothing: of a label's target: on = 1 - s + s / K, off = s / K.
+        smoothing: s, which makes a label the target on = 1 - s + s / K, off = s / K.
         threshold: a soft target above it counts as 1, else as 0; None leaves it as it is.
-        sum_classes: the sum over the classes instead of the mean, as in DeiT III.
+        sum_classes: whether to sum over the classes instead of averaging, as in DeiT III.
 
     Source: BinaryCrossEntropy of timm 1.0.
     """
@@ -62,7 +62,7 @@ class BinaryCrossEntropy:
 
 
 def build_loss(train):
-    """The loss of a config's TRAIN node."""
+    """Builds the loss that a config's TRAIN node names."""
     if train.LOSS == 'bce':
         return BinaryCrossEntropy(train.LABEL_SMOOTHING, train.BCE_THRESHOLD,
                                   train.BCE_SUM_CLASSES)

@@ -6,13 +6,16 @@ from common.core.errors import InputError, printable
 
 
 def decayed_parameters(model, rule='matrices'):
-    """The names of the parameters that weight decay acts on.
+    """Finds the parameters that weight decay acts on.
 
     Args:
         model: an ImageClassifier; `model.no_weight_decay()` names more parameters to leave out.
         rule: 'matrices': all but vectors and scalars (biases, norms) and the named ones;
             'all_matrices': the named ones too, as timm 0.4.12 in effect does for models whose
             embeddings lie in a sublayer; 'all': every parameter, as PaddleViT does.
+
+    Returns:
+        Set of names.
     """
     if rule == 'all':
         return {name for name, _ in trainable_parameters(model)}
@@ -49,10 +52,13 @@ def freeze(model, names):
 
 
 def layer_indices(model):
-    """For layer-wise learning rates: {parameter name: index}, and the largest index.
+    """Numbers the layers of a model for layer-wise learning rates.
 
     Of L blocks (`model.cells()`) block i has index i + 1; what lies before the first block 0; what
     lies between two blocks the index of the second; what follows the last L + 1.
+
+    Returns:
+        {parameter name: index}, and the largest index.
     """
     blocks = {id(cell): index for index, cell in enumerate(model.cells(), 1)}
     inside = {f'{name}.{path}': blocks[id(layer)] for name, layer in model.named_sublayers()
@@ -75,14 +81,22 @@ def set_layer_decay(model, decay):
 
 
 def trainable_parameters(model):
+    """List of (name, parameter) of those that training changes."""
     return [(name, parameter) for name, parameter in model.named_parameters()
             if not parameter.stop_gradient]
 
 
 def build_optimizer(train, model):
-    """The optimiser of a config's TRAIN node over the trainable parameters of a model.
+    """Builds the optimiser over the trainable parameters of a model.
 
-    The rate is set at each step by the training loop. Clipping is the loop's work too.
+    The training loop sets the rate at each step, and clips the gradients.
+
+    Args:
+        train: the TRAIN node of a config.
+        model: a Layer; the parameters that TRAIN.FREEZE names are frozen.
+
+    Returns:
+        AdamW or Momentum.
     """
     freeze(model, train.FREEZE)
     parameters = trainable_parameters(model)
@@ -115,7 +129,7 @@ def build_optimizer(train, model):
 
 
 def optimizer_state(optimizer, model):
-    """The optimiser's tensors as {parameter path: {slot: tensor}}.
+    """Collects the optimiser's tensors as {parameter path: {slot: tensor}}.
 
     Paddle keys them by names that depend on what else was built in the process; a path does not.
     """
@@ -132,6 +146,7 @@ def optimizer_state(optimizer, model):
 
 
 def longest_prefix(key, names):
+    """The longest of some parameters' names that a key of Paddle's begins with."""
     return max((name for name in names if key.startswith(name + '_')), key=len)
 
 
@@ -141,35 +156,23 @@ def plain_slot(slot):
 
 
 def prepare_optimizer_state(optimizer, model, state, file):
-    """What `optimizer_state` gave, checked and under this process's names, for set_state_dict.
+    """Checks what `optimizer_state` gave, and puts it under this process's names.
+
+    Args:
+        optimizer: what `build_optimizer` gave.
+        model: a Layer.
+        state: the dict of a checkpoint.
+        file: names the checkpoint in messages.
+
+    Returns:
+        dict for the optimiser's set_state_dict.
 
     Raises:
         InputError: paths that are missing or unexpected, a value of another shape or kind, or the
             state of another optimiser or precision.
     """
-    if not isinstance(state, dict):
-        raise InputError(f'{file}: optimizer state: got {type(state).__name__}, expected a dict')
+    check_optimizer_state(optimizer, model, state, file)
     parameters = dict(trainable_parameters(model))
-    missing, unexpected = parameters.keys() - state.keys(), state.keys() - parameters.keys()
-    if missing or unexpected:
-        raise InputError(f'{file}: optimizer state: {len(missing)} missing '
-                         f'{sorted(missing)[:3]}, {len(unexpected)} unexpected '
-                         f'{sorted(unexpected)[:3]}, expected the parameters of this model')
-    # at O2 the norms stay in float32 and have no master weight
-    slot_names = {frozenset(plain_slot(slot) for slot in slots
-                            if slot != 'master_weight') if isinstance(slots, dict) else None
-                  for slots in state.values()}
-    if len(slot_names) != 1 or not all(slot_names):
-        raise InputError(f'{file}: optimizer state: got other slots for some parameters than for '
-                         f'the rest, or none; expected the same for all')
-    if not SLOTS[type(optimizer).__name__] <= next(iter(slot_names)):
-        raise InputError(f'{file}: optimizer state: got {sorted(next(iter(slot_names)))}, expected '
-                         f'that of {type(optimizer).__name__}; TRAIN.OPTIMIZER.NAME has changed')
-    has_master = any('master_weight' in slots for slots in state.values())
-    if has_master != any('float16' in str(p.dtype) for p in parameters.values()):
-        got = 'master weights' if has_master else 'no master weights'
-        raise InputError(f'{file}: optimizer state: got {got}; AMP_LEVEL O2 must be on or off as '
-                         f'it was before')
     flat, master = {}, {}
     for path, slots in state.items():
         parameter = parameters[path]
@@ -190,3 +193,37 @@ def prepare_optimizer_state(optimizer, model, state, file):
     if master:
         flat['master_weights'] = master
     return flat
+
+
+def check_optimizer_state(optimizer, model, state, file):
+    """Raises InputError unless a state is for this optimiser, model and precision; its arrays are
+    not looked at."""
+    if not isinstance(state, dict):
+        raise InputError(f'{file}: optimizer state: got {type(state).__name__}, expected a dict')
+    parameters = dict(trainable_parameters(model))
+    missing, unexpected = parameters.keys() - state.keys(), state.keys() - parameters.keys()
+    if missing or unexpected:
+        raise InputError(f'{file}: optimizer state: {len(missing)} missing '
+                         f'{sorted(missing)[:3]}, {len(unexpected)} unexpected '
+                         f'{sorted(unexpected)[:3]}, expected the parameters of this model')
+    kinds = {slot_names(slots) for slots in state.values()}
+    if len(kinds) != 1 or not all(kinds):
+        raise InputError(f'{file}: optimizer state: got other slots for some parameters than for '
+                         f'the rest, or none; expected the same for all')
+    kind, = kinds
+    if not SLOTS[type(optimizer).__name__] <= kind:
+        raise InputError(f'{file}: optimizer state: got {sorted(kind)}, expected that of '
+                         f'{type(optimizer).__name__}; TRAIN.OPTIMIZER.NAME has changed')
+    has_master = any('master_weight' in slots for slots in state.values())
+    if has_master != any('float16' in str(p.dtype) for p in parameters.values()):
+        got = 'master weights' if has_master else 'no master weights'
+        raise InputError(f'{file}: optimizer state: got {got}; AMP_LEVEL O2 must be on or off as '
+                         f'it was before')
+
+
+def slot_names(slots):
+    """The names of one parameter's slots without the master weight, which at O2 the norms have not,
+    since they stay in float32; None if it is no dict."""
+    if not isinstance(slots, dict):
+        return None
+    return frozenset(plain_slot(slot) for slot in slots if slot != 'master_weight')

@@ -13,10 +13,11 @@ METRICS, PICTURE = 'metrics.jsonl', 'curves.png'  # in a run's folder
 FIGURES = {'train': ('epoch', 'epoch_share', 'loss', 'acc1', 'lr'),
            'eval': ('epoch', 'loss', 'acc1', 'acc5'), 'eval_ema': ('epoch', 'acc1'),
            'best': ('epoch', 'acc1')}
+LARGEST = 1e300  # of an integer, so that it can be drawn
 
 
 def read_metrics(file):
-    """The figures of a run, and which of its evaluations the saved weights are of.
+    """Reads the figures of a run, and which of its evaluations the saved weights are of.
 
     A line that cannot be read is left out: a run that was killed leaves half a line.
 
@@ -63,12 +64,16 @@ def figures_of(text):
 
 
 def is_figure(value):
-    """Whether it is a number, and not an integer that no float can hold."""
-    return isinstance(value, float) or isinstance(value, int) and abs(value) < 1e300
+    """Whether a value is a number, and not an integer that no float can hold."""
+    return isinstance(value, float) or isinstance(value, int) and abs(value) < LARGEST
 
 
 def best_by_config(lines, config_file):
-    """[a line of the kind 'best'] as the run would have written it last; [] if it has none."""
+    """Makes a line of the kind 'best', as the run would have written it last.
+
+    Returns:
+        A list of that line; an empty one if there was no evaluation.
+    """
     chosen = [line for line in lines if line['kind'] == 'eval']
     averaged = [line for line in lines if line['kind'] == 'eval_ema']
     if averaged and os.path.isfile(config_file):
@@ -81,10 +86,13 @@ def best_by_config(lines, config_file):
 
 
 def run_figure(lines):
-    """The figure of one run.
+    """Draws one run.
 
     Args:
-        lines: of read_metrics.
+        lines: what `read_metrics` gave.
+
+    Returns:
+        A figure of matplotlib: losses, accuracies, learning rate.
     """
     train = [line for line in lines if line['kind'] == 'train']
     evaluations = [line for line in lines if line['kind'] == 'eval']
@@ -131,7 +139,7 @@ def draw(folder):
 
 
 def columns(lines, x, y, scale=1):
-    """Two lists of the lines of metrics.jsonl: their x, and their y times `scale`."""
+    """Two lists for a curve: the x of each line of metrics.jsonl, and its y times `scale`."""
     return [line[x] for line in lines], [line[y] * scale for line in lines]
 
 
@@ -141,10 +149,10 @@ def best_of(lines):
 
 
 def runs_figure(runs):
-    """Accuracies and training losses of several runs in one picture.
+    """Draws accuracies and training losses of several runs in one figure.
 
     Args:
-        runs: {name: dicts of metrics.jsonl, see common.curves.read_metrics}.
+        runs: {name: what `read_metrics` gave}.
     """
     figure = Figure(figsize=(13, 4.8), layout='constrained')
     accuracy, loss = figure.subplots(1, 2)

@@ -5,6 +5,8 @@ import paddle
 
 from common.core.errors import InputError
 
+FIRST_LOSS_SCALE = 2.0 ** 16  # PyTorch's
+
 
 class Precision:
     """The precision of a run.
@@ -32,11 +34,11 @@ class Precision:
             self.enabled = self.dtype is not None
         self.scaler = None
         if self.enabled and self.dtype == 'float16':
-            self.scaler = paddle.amp.GradScaler(init_loss_scaling=2.0 ** 16)
+            self.scaler = paddle.amp.GradScaler(init_loss_scaling=FIRST_LOSS_SCALE)
 
     @staticmethod
     def pick_dtype(dtype):
-        """What this GPU computes in: bfloat16 if it can, which needs no scaler; or None."""
+        """Picks what this GPU computes in: bfloat16 if it can, which needs no scaler; or None."""
         supported = {'bfloat16': paddle.amp.is_bfloat16_supported(),
                      'float16': paddle.amp.is_float16_supported()}
         if dtype == 'auto':
@@ -46,7 +48,11 @@ class Precision:
         return dtype
 
     def decorate(self, model, optimizer=None):
-        """At O2 casts the model and gives the optimiser float32 master weights."""
+        """Casts the model, at O2, and gives the optimiser float32 master weights.
+
+        Returns:
+            The model and the optimiser.
+        """
         if not (self.enabled and self.level == 'O2'):
             return model, optimizer
         if optimizer is None:
@@ -55,6 +61,7 @@ class Precision:
                                    dtype=self.dtype, master_weight=True)
 
     def autocast(self):
+        """A context in which forward passes compute in this precision."""
         if not self.enabled:
             return contextlib.nullcontext()
         return paddle.amp.auto_cast(level=self.level, dtype=self.dtype)

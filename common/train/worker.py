@@ -1,109 +1,143 @@
 """A run in one process: from a config to trained or evaluated weights."""
 import os
+from collections.abc import Callable
+from dataclasses import dataclass, replace
 from functools import partial
+from typing import Any
 
 import paddle
-import paddle.distributed as paddle_dist
 
 from common.config import plain_config
 from common.core import dist, processes
 from common.core.class_names import check_same, match_labels
-from common.core.devices import gpus_looked_for
 from common.core.errors import InputError
-from common.core.signals import LAUNCHED, Stopped, held_back
-from common.data.batches import Batches, Normalize
-from common.data.loader import get_dataloader
+from common.core.signals import Stopped
+from common.data.batches import build_normalize, train_batches
+from common.data.loader import build_loader
 from common.data.subset import Subset
-from common.layers.macs import count_parameters
 from common.layers.recompute import recompute_cells
 from common.train.checkpoint import resume
+from common.train.describe import describe, describe_training
 from common.train.ema import Ema, build_ema
+from common.train.evaluation import Evaluation, write_final_result
 from common.train.log import RunLog
-from common.train.optim import build_optimizer, decayed_parameters, trainable_parameters
+from common.train.losses import build_loss
+from common.train.optim import build_optimizer
 from common.train.precision import Precision
 from common.train.run_folder import (
-    check_same_run,
     discard,
-    facts_of_data,
-    go_on,
     has_result,
-    own_folder,
     remove_result,
+    supervised_folder,
     with_resume,
     write_text,
 )
+from common.train.same_run import check_same_run, continue_run, data_fingerprints
+from common.train.saver import CheckpointSaver
 from common.train.schedule import build_schedule
-from common.train.trainer import Evaluation, Keeper, Trainer, finish
+from common.train.state import TrainState
+from common.train.trainer import Trainer
 from common.weights.load import load_pretrained, read_weights
 from common.zoo import known_as
 
 
-def worker(config, device, folder, note, build_model, train_set, val_set, signals):
-    """One rank of the run; `folder` is the run's on rank 0, and at once also on those that are
-    spawned. A run that is refused or stopped before it trains leaves no folder."""
+@dataclass
+class Run:
+    """What each process of a run gets.
+
+    Attributes:
+        config: the frozen config.
+        device: 'cpu' or 'gpu'.
+        folder: the run's folder on rank 0, and at once also on ranks that are spawned; None on
+            others, and for a run without one.
+        note: a sentence for the log, or None.
+        build_model: config -> Layer.
+        train_set: None in an evaluation.
+        val_set: the validation set.
+    """
+    config: Any
+    device: str
+    folder: str | None
+    note: str | None
+    build_model: Callable
+    train_set: Any
+    val_set: Any
+
+
+def worker(run, signals):
+    """Trains or evaluates as one rank of a run.
+
+    A run that is refused or stopped before it trains leaves no folder.
+
+    Args:
+        run: Run.
+        signals: StopSignal of this process.
+    """
     try:
-        if folder is not None and int(os.environ.get(LAUNCHED, '0')) == 0:
-            held = processes.lock(folder)  # noqa: F841 - as long as this process lives
-        trainer, position = prepare(config, device, folder, note, build_model, train_set, val_set,
-                                    signals)
+        if run.folder is not None and dist.launched_rank() == 0:
+            held = processes.lock(run.folder)  # noqa: F841 - as long as this process lives
+        trainer, start = prepare(run, signals)
     except (InputError, Stopped):
-        if folder is not None and dist.is_master():
-            discard(folder)
+        if run.folder is not None and dist.is_master():
+            discard(run.folder)
         raise
     if trainer:
         with signals.noted():
-            trainer.run(position)
+            trainer.run(start)
 
 
-def prepare(config, device, folder, note, build_model, train_set, val_set, signals):
-    """(Trainer, position) for a training that is to come; (None, None) after an evaluation, or when
-    nothing is left to train."""
+def prepare(run, signals):
+    """Does all that comes before the first step of a training, or a whole evaluation.
+
+    Returns:
+        (Trainer, where it starts), or (None, None) if there is nothing to train.
+    """
     # STEP 1: process group and log
-    paddle.set_device(device)
-    if device == 'cpu':
-        processes.set_up_cpu()
-    if int(os.environ.get('PADDLE_TRAINERS_NUM', '1')) > 1:
-        with held_back():  # a signal would break its connections
-            paddle_dist.init_parallel_env()
-    folder = dist.from_master('folder', folder)
-    config = with_resume(config, dist.from_master('resume', config.MODEL.RESUME))
-    log = RunLog(folder, active=dist.is_master(), visualdl=config.VISUALDL)
-    if note:
-        log.info(note)
+    run = join_group(run)
+    config = run.config
+    log = RunLog(run.folder, active=dist.is_master(), visualdl=config.VISUALDL)
+    if run.note:
+        log.info(run.note)
     paddle.seed(config.SEED)
 
     # STEP 2: model and weights
-    precision = Precision(config.AMP, config.AMP_DTYPE, config.AMP_LEVEL, device)
-    model = build_model(config)
-    describe(log, config, model, precision, device, folder)
-    said = {}  # by the weights' file
+    precision = Precision(config.AMP, config.AMP_DTYPE, config.AMP_LEVEL, run.device)
+    model = run.build_model(config)
+    describe(log, config, model, precision, run.device, run.folder)
+    metadata = {}
     if config.MODEL.PRETRAINED and not config.MODEL.RESUME:  # a resumed run has its own weights
-        said = load_weights(config, model, train_set, log)
+        metadata = load_weights(config, model, run.train_set, log)
 
     # STEP 3: evaluation alone, or what training needs
     if config.EVAL:
-        if config.MODEL.RESUME:
-            said = resume(config.MODEL.RESUME, model, None, None)
-            log.info(f'weights: {said["file"]} loaded')
-        for line in match_labels(val_set, said.get('class_names'),
-                                 config.MODEL.RESUME or config.MODEL.PRETRAINED, config):
-            log.warning(line)
-    normalize = Normalize(config.DATA.IMAGENET_MEAN, config.DATA.IMAGENET_STD)
-    evaluation = Evaluation(config, val_set, normalize, precision, log, signals)
-    if config.EVAL:
-        with signals.noted():
-            result = evaluate_weights(config, model, evaluation, said.get('ema'))
-            finish(log, folder, result, 'evaluation')
+        evaluate_weights(run, model, metadata, precision, log, signals)
         return None, None
-    facts = {'seed': config.SEED, 'config': plain_config(config),
-             'class_names': train_set.class_names, 'data_sets': facts_of_data(train_set, val_set)}
-    return prepare_training(config, folder, model, evaluation, train_set, facts, signals)
+    evaluation = Evaluation(config, run.val_set, build_normalize(config), precision, log, signals)
+    return prepare_training(run, model, evaluation)
+
+
+def join_group(run):
+    """Sets up this process's device and its process group; the Run as rank 0 has it."""
+    paddle.set_device(run.device)
+    if run.device == 'cpu':
+        processes.set_up_cpu()
+    dist.join_group()
+    folder = dist.from_master('folder', run.folder)
+    resumed = dist.from_master('resume', run.config.MODEL.RESUME)
+    return replace(run, folder=folder, config=with_resume(run.config, resumed))
 
 
 def load_weights(config, model, train_set, log):
-    """Puts MODEL.PRETRAINED into the model and says what came with it; the file's facts.
+    """Puts MODEL.PRETRAINED into the model and says what came with it.
 
-    train_set: None in an evaluation, which takes the classifier as it is.
+    Args:
+        config: the run's config.
+        model: a Layer.
+        train_set: None in an evaluation, which takes the classifier as it is.
+        log: RunLog.
+
+    Returns:
+        dict: the metadata of the file.
     """
     file = config.MODEL.PRETRAINED
     weights = read_weights(file)
@@ -112,65 +146,71 @@ def load_weights(config, model, train_set, log):
     log.info(f'weights: {file} loaded')
     for note in notes:
         log.info(f'  {note}')
-    return weights[3]
+    return weights.metadata
 
 
-def evaluate_weights(config, model, evaluation, averaged):
-    """The result of -eval, of the moving average too if the checkpoint has one."""
-    model, _ = evaluation.precision.decorate(model)
-    result = evaluation.run(model, 0)
-    if averaged:
-        ema = Ema(model, decay=1.0)
-        ema.load(averaged, config.MODEL.RESUME)
-        with ema.in_place():
-            result['averaged'] = evaluation.run(model, 0, averaged=True)
-    return result
+def evaluate_weights(run, model, metadata, precision, log, signals):
+    """Does the work of -eval: evaluates the model, and its moving average if it has one.
+
+    Args:
+        metadata: of the file that MODEL.PRETRAINED names; {} if MODEL.RESUME names it.
+    """
+    config = run.config
+    if config.MODEL.RESUME:
+        metadata = resume(config.MODEL.RESUME, model, None, None)
+        log.info(f'weights: {metadata["file"]} loaded')
+    for line in match_labels(run.val_set, metadata.get('class_names'),
+                             config.MODEL.RESUME or config.MODEL.PRETRAINED, config):
+        log.warning(line)
+    evaluation = Evaluation(config, run.val_set, build_normalize(config), precision, log, signals)
+    with signals.noted():
+        model, _ = precision.decorate(model)
+        result = evaluation.run(model, 0)
+        if metadata.get('ema'):
+            ema = Ema(model, decay=1.0)
+            ema.load(metadata['ema'], config.MODEL.RESUME)
+            with ema.in_place():
+                result['averaged'] = evaluation.run(model, 0, averaged=True)
+        write_final_result(log, run.folder, result, 'evaluation')
 
 
-def prepare_training(config, folder, model, evaluation, train_set, facts, signals):
-    """As `prepare`; `facts` is what the checkpoints keep, but for the order of the samples."""
+def prepare_training(run, model, evaluation):
+    """Does the rest of `prepare` for a training, and returns the same."""
     # STEP 4: optimiser and schedule
-    log, precision = evaluation.log, evaluation.precision
-    train_loader = get_dataloader(config, train_set, is_train=True)
-    sampler = train_loader.batch_sampler
+    config, log = run.config, evaluation.log
+    loader = build_loader(config, run.train_set, is_train=True)
+    sampler = loader.batch_sampler
+    state = build_state(config, model, sampler, evaluation.precision)
+    describe_training(log, config, state, sampler)
+
+    # STEP 5: where the run starts
+    metadata = {
+        'seed': config.SEED, 'config': plain_config(config),
+        'class_names': run.train_set.class_names,
+        'data_sets': data_fingerprints(run.train_set, run.val_set),
+        'data': {'images': sampler.num_samples, 'global_batch': sampler.global_batch,
+                 'repeats': sampler.repeats}}
+    start = find_start(run, state, metadata, log)
+    if is_finished(run, start['epoch'], state.schedule.num_epochs, log):
+        return None, None
+    if run.folder is not None and isinstance(run.train_set.images, Subset):
+        write_names(os.path.join(run.folder, 'train_subset.txt'), run.train_set.images, log)
+
+    # STEP 6: the loop
+    batches = train_batches(config, loader)
+    state.model = dist.data_parallel(state.model)
+    saver = CheckpointSaver(run.folder, metadata, log)
+    return Trainer(config, state, batches, evaluation, saver, log, evaluation.signals), start
+
+
+def build_state(config, model, sampler, precision):
+    """The TrainState of a config: model, loss, optimiser, schedule and moving average."""
     schedule = build_schedule(config.TRAIN, sampler.steps_per_epoch, sampler.global_batch)
     optimizer = build_optimizer(config.TRAIN, model)
     model, optimizer = precision.decorate(model, optimizer)
     model = with_training_options(config, model, precision)
     ema = build_ema(config, model, sampler.global_batch)
-    describe_training(log, config, model, sampler, schedule, ema)
-
-    # STEP 5: where the run goes on
-    position = {'epoch': config.TRAIN.LAST_EPOCH, 'step': 0, 'sums': None, 'best': None,
-                'optimizer': None}
-    facts['data'] = {'images': sampler.num_samples, 'global_batch': sampler.global_batch,
-                     'repeats': sampler.repeats}
-    if config.MODEL.RESUME:
-        check = partial(check_same_run, facts, schedule.num_epochs, folder, log) \
-            if folder == config.MODEL.RESUME else None
-        position = resume(config.MODEL.RESUME, model, optimizer, precision.scaler, ema, check)
-        check_same(train_set.class_names, position.get('class_names'), position['file'])
-        facts['class_names'] = train_set.class_names or position.get('class_names')
-        go_on(position, folder, facts, log)
-    elif folder and own_folder() and dist.is_master():
-        log.cut(position['epoch'], 0)  # a start before this one died before its first checkpoint
-    if position['epoch'] >= schedule.num_epochs:
-        text = f'nothing to train: {position["epoch"]} of {schedule.num_epochs} epochs are done'
-        if folder != config.MODEL.RESUME:
-            raise InputError(text)
-        if any(dist.Meeting('end')(dist.is_master() and has_result(folder))):
-            log.info(text)  # -resume=auto of a finished run
-            return None, None
-        log.info(f'{text}; what follows the last one is missing, and is done now')
-    elif folder is not None and dist.is_master():
-        remove_result(folder)
-
-    if folder is not None and isinstance(train_set.images, Subset):
-        write_names(os.path.join(folder, 'train_subset.txt'), train_set.images, log)
-    batches = Batches(train_loader, evaluation.batches.normalize, train_set.erasing, config.SEED,
-                      config.DATA.MAX_BAD_IMAGES, remembered=config.TRAIN.ACCUM_ITER)
-    return Trainer(config, dist.data_parallel(model), optimizer, schedule, precision, ema, batches,
-                   evaluation, Keeper(folder, facts, log), log, signals), position
+    return TrainState(model, build_loss(config.TRAIN), optimizer, schedule, precision, ema)
 
 
 def with_training_options(config, model, precision):
@@ -186,49 +226,58 @@ def with_training_options(config, model, precision):
     return model
 
 
+def find_start(run, state, metadata, log):
+    """Loads the checkpoint that the run goes on with, if there is one.
+
+    Returns:
+        dict: what `resume` gave, or the same keys for a run from the start.
+    """
+    config, folder = run.config, run.folder
+    if config.MODEL.RESUME:
+        check = None
+        if folder == config.MODEL.RESUME:
+            check = partial(check_same_run, metadata, state.schedule.num_epochs, folder, log)
+        start = resume(config.MODEL.RESUME, state.model, state.optimizer, state.precision.scaler,
+                       state.ema, check)
+        known = start.get('class_names')
+        check_same(run.train_set.class_names, known, start['file'])
+        metadata['class_names'] = run.train_set.class_names or known
+        continue_run(start, folder, metadata, log)
+        return start
+    if folder and supervised_folder() and dist.is_master():
+        # a start before this one died before its first checkpoint
+        log.cut(config.TRAIN.LAST_EPOCH, 0)
+    return {'epoch': config.TRAIN.LAST_EPOCH, 'step': 0, 'sums': None, 'best': None,
+            'optimizer': None}
+
+
+def is_finished(run, epoch, num_epochs, log):
+    """Whether nothing is left to train, nor to do after it.
+
+    Args:
+        epoch: how many epochs are done.
+        num_epochs: of the whole run.
+
+    Raises:
+        InputError: nothing is left, and the command did not ask for that run.
+    """
+    if epoch < num_epochs:
+        if run.folder is not None and dist.is_master():
+            remove_result(run.folder)
+        return False
+    text = f'nothing to train: {epoch} of {num_epochs} epochs are done'
+    if run.folder != run.config.MODEL.RESUME:
+        raise InputError(text)
+    if any(dist.Barrier('end')(dist.is_master() and has_result(run.folder))):
+        log.info(text)  # -resume=auto of a finished run
+        return True
+    log.info(f'{text}; what follows the last one is missing, and is done now')
+    return False
+
+
 def write_names(file, images, log):
-    """The images of a part of the training set and their labels, one a line, on rank 0."""
+    """Lists the images of a part of the training set and their labels, one a line, on rank 0."""
     if dist.is_master():
         write_text(file, ''.join(f'{images.name(index)} {label}\n'
                                  for index, label in enumerate(images.labels)))
     log.info(f'{len(images)} training images, listed in {file}')
-
-
-def describe(log, config, model, precision, device, folder):
-    """What runs, on what, in which precision, on which preprocessing."""
-    data, count = config.DATA, count_parameters(model)
-    log.info(f'{config.MODEL.NAME}: {count:,} parameters, {config.MODEL.NUM_CLASSES} classes; '
-             f'output in {folder}')
-    log.info(f'device: {dist.world_size()} x {device}, precision {precision}, '
-             f'Paddle {paddle.__version__}')
-    if device == 'cpu' and config.DEVICE != 'cpu' and paddle.is_compiled_with_cuda():
-        log.warning(f'this Paddle is built for GPUs and found none: the run is on the CPU, many '
-                    f'times slower ({gpus_looked_for()}; nvidia-smi shows what there is). '
-                    f'-o DEVICE=gpu stops instead, -o DEVICE=cpu says that it is meant')
-    log.info(f'evaluation images: {data.IMAGE_SIZE} px, crop {data.CROP_PCT}, '
-             f'{data.INTERPOLATION}, mean {data.IMAGENET_MEAN}, std {data.IMAGENET_STD}')
-
-
-def describe_training(log, config, model, sampler, schedule, ema):
-    """The arithmetic of batch, steps and learning rate."""
-    train = config.TRAIN
-    log.info(f'batch: {sampler.batch_size} x {sampler.world_size} processes x '
-             f'{sampler.accum_iter} accumulated = {sampler.global_batch}; {sampler.num_samples} '
-             f'images make {sampler.steps_per_epoch} steps an epoch, {schedule.num_steps} in all')
-    scaled = f'BASE_LR {train.BASE_LR:g}'
-    if train.LR_BASE_BATCH:
-        scaled += f' x {sampler.global_batch} / {train.LR_BASE_BATCH}'
-    log.info(f'lr: {scaled} = {schedule.base_lr:g}, {train.LR_SCHEDULER.NAME} by '
-             f'{train.LR_SCHEDULER.UNIT}, warm-up {schedule.warmup} '
-             f'{train.LR_SCHEDULER.UNIT}s from {train.WARMUP_START_LR:g}, end {train.END_LR:g}')
-    decayed = decayed_parameters(model, train.OPTIMIZER.DECAY)
-    log.info(f'{train.OPTIMIZER.NAME}: weight decay {train.WEIGHT_DECAY:g} on {len(decayed)} of '
-             f'{len(trainable_parameters(model))} parameters, clip {train.GRAD_CLIP}')
-    if ema:
-        log.info(f'moving average of the weights: decay {ema.decay:.10g} a step'
-                 + ', less at first' * ema.warmup)
-        rest = 0.0 if ema.warmup else ema.decay ** schedule.num_steps
-        if rest > 0.1:
-            log.warning(f'{rest:.0%} of the average will still be the first weights at the end; '
-                        f'-o TRAIN.EMA.DECAY=null, a smaller one, or -o TRAIN.EMA.WARMUP=True '
-                        f'helps')

@@ -1,7 +1,6 @@
 """What happens to the classifier of a file whose classes are not those of the model."""
 from common.core.class_names import check_class_names, head_order
-from common.core.errors import InputError
-from common.weights.dialects import first
+from common.core.errors import InputError, first_few
 
 
 def order_head(model, state, known, names, file):
@@ -77,7 +76,7 @@ def check_representation(model, state, model_state, file):
     if names:
         width = ''.join(map(str, state[names[-1]].shape[-1:]))
         raise InputError(
-            f'{file}: got a layer before the classifier ({first(names)}), as weights '
+            f'{file}: got a layer before the classifier ({first_few(names, 3)}), as weights '
             f'trained on ImageNet-21k have; nothing was loaded; expected '
             f'-o MODEL.REPRESENTATION_SIZE={width}, or fine-tuning with a new classifier, which '
             f'leaves both out')

@@ -13,45 +13,48 @@ MAX_DEPTH = 3  # of dictionaries in each other
 
 
 def find_state(content):
-    """The weights of a file's content.
+    """Finds the weights in a file's content.
 
     Args:
         content: dict, with arrays or other dicts under its keys.
 
     Returns:
-        the dict with the arrays, or what comes nearest; and notes that say which was taken, where
+        The dict with the arrays, or what comes nearest; and notes that say which was taken, where
         it is not plain.
     """
     if 'format_version' in content and isinstance(content.get('model'), dict):
         return content['model'], []  # this project's own; its average goes on in training only
-    found = {}
-    collect(content, (), found)
-    if not found:
-        named = [key for key in KEYS if isinstance(content.get(key), dict)]
-        return (content[named[0]] if named else content), []
-    place = min(found, key=lambda place: (rank(place), -len(found[place])))
-    others = [dotted(other) for other in found if other != place and rank(other) < len(KEYS)]
+    candidates = {}
+    collect(content, (), candidates)
+    if not candidates:
+        known = [key for key in KEYS if isinstance(content.get(key), dict)]
+        return (content[known[0]] if known else content), []
+    best = min(candidates, key=lambda path: (rank(path), -len(candidates[path])))
+    others = [dotted(path) for path in candidates if path != best and rank(path) < len(KEYS)]
     notes = []
     if others:
-        notes = [f'weights of {dotted(place)}; the file also has {", ".join(others[:5])}']
-    elif len(place) > 1 or place and rank(place) == len(KEYS):
-        notes = [f'weights of {dotted(place)}']
-    return found[place], notes
+        notes = [f'weights of {dotted(best)}; the file also has {", ".join(others[:5])}']
+    elif len(best) > 1 or best and rank(best) == len(KEYS):
+        notes = [f'weights of {dotted(best)}']
+    return candidates[best], notes
 
 
-def collect(node, place, found):
-    """Puts the dicts in `node` that hold an array into `found`, {keys that lead there: dict}."""
+def collect(node, path, candidates):
+    """Puts the dicts in `node` that hold an array into `candidates`, {path: dict}; a path is the
+    tuple of the keys that lead there."""
     if any(isinstance(value, np.ndarray) for value in node.values()):
-        found[place] = node
-    if len(place) < MAX_DEPTH:
+        candidates[path] = node
+    if len(path) < MAX_DEPTH:
         for key, value in node.items():
             if isinstance(value, dict) and isinstance(key, str) and not OTHER.search(key):
-                collect(value, (*place, key), found)
+                collect(value, (*path, key), candidates)
 
 
-def rank(place):
-    return min((KEYS.index(key) for key in place if key in KEYS), default=len(KEYS))
+def rank(path):
+    """How early in KEYS the best of a path's keys comes; len(KEYS) if none is there."""
+    return min((KEYS.index(key) for key in path if key in KEYS), default=len(KEYS))
 
 
-def dotted(place):
-    return repr('.'.join(place)[:80]) if place else 'its first level'
+def dotted(path):
+    """A path as text, for a message."""
+    return repr('.'.join(path)[:80]) if path else 'its first level'

@@ -1,7 +1,8 @@
 """Weights under other codes' names and layouts -> a model's own.
 
-A model lists the dialects that it understands (`model.dialects()`), its own names among them; this
-file applies them, after the prefix that wrappers put before all names (`module.`, `_orig_mod.`, a
+A dialect is the map from the names of one code (timm, Flax, upstream) to the model's own. A model
+lists those that it understands (`model.dialects()`), its own names among them; this file applies
+them, after the prefix that wrappers put before all names (`module.`, `_orig_mod.`, a
 Lightning module's `model.`), whatever it is. Arrays are transposed by the type of the layer that
 they are for, never by their number of dimensions: a bias table is a matrix too, and stays.
 """
@@ -11,19 +12,21 @@ from dataclasses import dataclass
 import numpy as np
 from paddle import nn
 
+from common.core.errors import first_few
+
 
 @dataclass(frozen=True)
 class Dialect:
     """How one code names the weights of a model.
 
     Attributes:
-        name: of the code, for the log.
+        name: what the code is called in the log.
         marker: regular expression, from '^' on, that one of the file's names matches behind their
-            common prefix, and no other dialect's.
+            common prefix, and no name of another dialect.
         names: (pattern, replacement) pairs for re.sub, all applied, in order.
         fused: (pattern, parts, replacement): names that match the pattern, whose group 'part' is
             one of `parts`, are joined in the order of `parts` under the replacement.
-        dropped: patterns of names that no model here has a place for.
+        dropped: patterns of names that no model here has.
     """
 
     name: str
@@ -36,41 +39,42 @@ class Dialect:
 # Of several copies of a model in one file that one is taken with which the most weights agree, and
 # of equal ones the average: published accuracies are mostly that one's.
 AVERAGE = re.compile(r'(^|[._])(ema|teacher)([._]|$)')
-MOST_COPIES, MOST_STAGES = 16, 16  # that are looked for: a file may hold any number of names
+MAX_COPIES, MAX_STAGES = 16, 16  # that are looked for: a file may hold any number of names
 
 
-def translate(model, state, kind):
-    """A file's weights with the model's names and layouts.
+def translate(model, state, layout):
+    """Gives a file's weights the names and layouts of a model.
 
     Args:
-        model: an ImageClassifier.
+        model: a Layer; may have `dialects()`.
         state: {name: array} of the file.
-        kind: paddle | torch | flax, the layout of the arrays.
+        layout: paddle | torch | flax, how the arrays are laid out.
 
     Returns:
         {name: array}, and notes for the log.
     """
     dialects = model.dialects()
-    wanted = model.state_dict()
-    state, outside, notes = own_names(dialects, state, kind, wanted)
-    beside = [name for name in outside if name not in wanted]
+    model_state = model.state_dict()
+    inside, outside, notes = own_names(dialects, state, layout, model_state)
+    beside = [name for name in outside if name not in model_state]
     if beside:
-        notes.append(f'{len(beside)} arrays beside the model are left out: {first(beside)}')
-    state = {**{name: value for name, value in outside.items() if name in wanted}, **state}
-    if kind == 'torch':
-        linear = {f'{name}.weight' for name, layer in model.named_sublayers()
-                  if isinstance(layer, nn.Linear)}
+        notes.append(f'{len(beside)} arrays beside the model are left out: {first_few(beside, 3)}')
+    state = {**{name: value for name, value in outside.items() if name in model_state}, **inside}
+    if layout == 'torch':
+        linear = {f'{name}.weight' for name, sublayer in model.named_sublayers()
+                  if isinstance(sublayer, nn.Linear)}
         state = {name: from_torch_linear(value) if name in linear else value
                  for name, value in state.items()}
     return state, notes
 
 
-def own_names(dialects, state, kind, wanted=None):
-    """A file's weights with a model's names; PyTorch's linear layers are not transposed yet.
+def own_names(dialects, state, layout, model_state=None):
+    """Gives a file's weights a model's names; PyTorch's linear layers are not transposed yet.
 
     Args:
-        dialects, state, kind: see `translate`.
-        wanted: {name: tensor} of the model, to choose among several copies; None takes the first.
+        dialects, state, layout: see `translate`.
+        model_state: {name: tensor} of the model, to choose among several copies; None takes the
+            first.
 
     Returns:
         {name: array} of what stands behind the model's prefix, the same of the rest (a wrapper's
@@ -79,19 +83,19 @@ def own_names(dialects, state, kind, wanted=None):
     notes = []
     prefixes = find_prefixes(dialects, state) or ['']
     prefix = prefixes[0]
-    if wanted and len(prefixes) > 1:  # a teacher may be a larger model than its student
+    if model_state and len(prefixes) > 1:  # a teacher may be a larger model than its student
         prefix = max(prefixes, key=lambda prefix: agreement(
-            dialects, split(state, prefix, prefixes)[0], kind, wanted))
+            dialects, split(state, prefix, prefixes)[0], layout, model_state))
     inside, outside = split(state, prefix, prefixes)
     if prefix:
         notes.append(f'names behind the prefix {prefix[:80]!r}')
     dialect = dialect_of(dialects, inside)
     if dialect is None:
-        return *(to_layout(part, kind) for part in (inside, outside)), notes
-    own = apply(dialect, inside, kind, notes)
-    if own.keys() != inside.keys():
+        return to_layout(inside, layout), to_layout(outside, layout), notes
+    renamed = apply(dialect, inside, layout, notes)
+    if renamed.keys() != inside.keys():
         notes.insert(0, f'names of {dialect.name}')
-    return own, apply(dialect, outside, kind, []), notes
+    return renamed, apply(dialect, outside, layout, []), notes
 
 
 def split(state, prefix, prefixes):
@@ -107,40 +111,36 @@ def split(state, prefix, prefixes):
 
 
 def dialect_of(dialects, state):
+    """The dialect in which some names are, or None."""
     return next((dialect for dialect in dialects
                  if any(re.search(dialect.marker, name) for name in state)), None)
 
 
-def agreement(dialects, state, kind, wanted):
+def agreement(dialects, state, layout, model_state):
     """How many of a copy's weights a model has, by name and number of values."""
     dialect = dialect_of(dialects, state)
-    own = apply(dialect, state, kind, []) if dialect else {}
-    return sum(name in wanted and value.size == wanted[name].size for name, value in own.items())
+    renamed = apply(dialect, state, layout, []) if dialect else {}
+    return sum(name in model_state and value.size == model_state[name].size
+               for name, value in renamed.items())
 
 
-def to_layout(state, kind):
+def to_layout(state, layout):
     """Flax's layouts -> Paddle's; the others' are handled by the type of the layer."""
-    if kind != 'flax':
+    if layout != 'flax':
         return state
     return {name: from_flax(name, value) for name, value in state.items()}
 
 
-def apply(dialect, state, kind, notes):
-    """The state under a model's names; what the dialect drops is noted."""
+def apply(dialect, state, layout, notes):
+    """Weights under a model's names; what the dialect drops is added to `notes`."""
     dropped = {name for name in state
                if any(re.search(pattern, name) for pattern in dialect.dropped)}
     if dropped:
         names = [name for name in state if name in dropped]
-        notes.append(f'{len(names)} arrays have no place here: {first(names)}')
-    state = to_layout({name: value for name, value in state.items() if name not in dropped}, kind)
-    state = fuse(state, dialect.fused, axis=1 if kind == 'flax' else 0)
+        notes.append(f'{len(names)} arrays have no place here: {first_few(names, 3)}')
+    state = to_layout({name: value for name, value in state.items() if name not in dropped}, layout)
+    state = fuse(state, dialect.fused, axis=1 if layout == 'flax' else 0)
     return {rename(name, dialect.names): value for name, value in state.items()}
-
-
-def first(names, count=3):
-    """Some of a file's names, for a message; each on one line, and cut."""
-    more = ', ...' if len(names) > count else ''
-    return ', '.join(ascii(name[:100])[1:-1] for name in names[:count]) + more
 
 
 def find_prefixes(dialects, state):
@@ -149,12 +149,15 @@ def find_prefixes(dialects, state):
     Returns:
         list of '' or e.g. 'module.model.', averages first; empty if no dialect knows a name.
     """
-    found = {}
+    prefixes = {}  # a dict keeps the order of the file
     for dialect in dialects:
         marker = re.compile(rf'(?:^|(?<=[./])){dialect.marker.removeprefix("^")}')
-        for match in filter(None, map(marker.search, state)):
-            found[match.string[:match.start()]] = None
-    return sorted(found, key=lambda prefix: (not AVERAGE.search(prefix), len(prefix)))[:MOST_COPIES]
+        for name in state:
+            match = marker.search(name)
+            if match:
+                prefixes[name[:match.start()]] = None
+    averages_first = sorted(prefixes, key=lambda prefix: (not AVERAGE.search(prefix), len(prefix)))
+    return averages_first[:MAX_COPIES]
 
 
 def from_torch_linear(value):
@@ -165,13 +168,24 @@ def from_torch_linear(value):
 
 
 def rename(name, names):
+    """A name after all (pattern, replacement) pairs."""
     for pattern, replacement in names:
         name = re.sub(pattern, replacement, name)
     return name
 
 
 def fuse(state, fused, axis):
-    """Joins separate q, k and v; a weight along `axis`, a bias along its only one."""
+    """Joins arrays that a model here keeps as one, such as q, k and v.
+
+    Args:
+        state: {name: array}.
+        fused: see `Dialect`.
+        axis: along which matrices are joined; biases have one axis only.
+
+    Returns:
+        {name: array}. Where a part is missing or has another number of axes the parts stay under
+        their own names, which the comparison with the model will name.
+    """
     for pattern, parts, replacement in fused:
         groups, result = {}, {}
         for name, value in state.items():
@@ -182,20 +196,20 @@ def fuse(state, fused, axis):
                 groups.setdefault(target, {})[match.group('part')] = (name, value)
             else:
                 result[name] = value
-        for target, found in groups.items():
-            if len(found) == len(parts):
-                values = [found[part][1] for part in parts]
-                if len({value.ndim for value in values}) == 1:
-                    result[target] = np.concatenate(values, min(axis, values[0].ndim - 1))
-                    continue
-            del result[target]  # incomplete: the comparison with the model names what is there
-            result.update(found.values())
+        for target, group in groups.items():
+            values = [group[part][1] for part in parts if part in group]
+            if len(values) == len(parts) and len({value.ndim for value in values}) == 1:
+                result[target] = np.concatenate(values, min(axis, values[0].ndim - 1))
+            else:
+                del result[target]
+                result.update(group.values())
         state = result
     return state
 
 
 def from_flax(name, value):
-    """Flax's layouts -> Paddle's: HWIO convolutions, heads on an axis of their own, norms."""
+    """An array in Flax's layout -> Paddle's: HWIO convolutions, heads on an axis of their own,
+    norms with axes of size 1."""
     if name.endswith('/kernel'):
         if value.ndim == 4:
             return value.transpose(3, 2, 0, 1)                       # HWIO -> OIHW
@@ -217,6 +231,6 @@ def count_of(pattern, names):
 def stage_counts(pattern, names):
     """The `count_of` of stage 0, 1, ... of a pattern with {} for the stage, to the first 0."""
     counts = []
-    while len(counts) < MOST_STAGES and (count := count_of(pattern.format(len(counts)), names)):
+    while len(counts) < MAX_STAGES and (count := count_of(pattern.format(len(counts)), names)):
         counts.append(count)
     return counts

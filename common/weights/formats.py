@@ -1,6 +1,6 @@
 """Reads weight files of every format into numpy arrays; the format is found in the file's bytes.
 
-| file         | kind                                 | what                   | first bytes |
+| file         | layout                               | what                   | first bytes |
 |--------------|--------------------------------------|------------------------|-------------|
 | .pdparams    | paddle                               | a pickle               | 0x80        |
 | .pth         | torch                                | a zip with a pickle    | PK          |
@@ -30,7 +30,7 @@ def read_file(file):
         file: path.
 
     Returns:
-        (kind, content): kind is paddle | torch | flax, by the layout of the arrays; content is a
+        (layout, content): the layout of the arrays is paddle | torch | flax; the content is a
         nested dict of numpy arrays (views of what was read), numbers, strings and lists.
 
     Raises:
@@ -50,7 +50,7 @@ def read_file(file):
 
 
 def read_zip(stream, size):
-    """Reads an opened .pth or .npz; returns (kind, content) as read_file does."""
+    """Reads an opened .pth or .npz; returns (layout, content) as read_file does."""
     check_directory(stream)
     budget = Budget(size)
     with zipfile.ZipFile(stream) as archive:

@@ -9,7 +9,7 @@ import numpy as np
 import paddle
 from paddle import nn
 
-from common.core.errors import InputError, shown
+from common.core.errors import InputError, first_few, shown
 from common.layers.position import resize_position_embedding
 from common.weights.arrays import from_bfloat16
 from common.weights.classifier_head import (
@@ -19,7 +19,7 @@ from common.weights.classifier_head import (
     other_classes,
 )
 from common.weights.containers import find_state
-from common.weights.dialects import first, translate
+from common.weights.dialects import translate
 from common.weights.formats import read_file
 
 # Paddle's own entry in a saved state dict; it holds no weights.
@@ -62,8 +62,8 @@ def read_weights(file: str | os.PathLike) -> Weights:
     Raises:
         InputError: the file is missing, of no known format, damaged, or asks for more than data.
 
-    Source: this project; the rules of reading are those of the safetensors format and of
-    `torch.load(weights_only=True)`, see common/core/bounds.py.
+    Source: this project; the rules are those of safetensors, and of the weights-only loading of
+    PyTorch, at a bounded cost; see common/core/bounds.py.
 
     Example:
         >>> import paddle
@@ -246,8 +246,8 @@ def check_state(state, model_state, kept, file, known_as=lambda: ''):
     if missing or unexpected or mismatched:
         raise InputError(
             f'{file}: these weights are not for this model; nothing was loaded: '
-            f'{first_ten("missing", missing)}; {first_ten("unexpected", unexpected)}; '
-            f'{first_ten("of another shape", mismatched)}{known_as()}')
+            f'{count_names(missing, "missing")}; {count_names(unexpected, "unexpected")}; '
+            f'{count_names(mismatched, "of another shape")}{known_as()}')
     values, casts = {}, {}
     for name, value in state.items():
         dtype = dtype_name(model_state[name])
@@ -274,5 +274,6 @@ def dtype_name(tensor):
     return 'float32' if name == 'bfloat16' else name
 
 
-def first_ten(what, names):
-    return f'{len(names)} {what}' + (f' ({first(names, 10)})' if names else '')
+def count_names(names, what):
+    """'3 missing (a, b, c)', for a message."""
+    return f'{len(names)} {what}' + (f' ({first_few(names, 10)})' if names else '')

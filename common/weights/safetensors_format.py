@@ -13,7 +13,7 @@ SAFETENSORS_TYPES = {
 
 
 def read_safetensors(stream, size):
-    """(kind, content) of a .safetensors file."""
+    """Reads an opened .safetensors file; returns (layout, content) as formats.read_file does."""
     budget = Budget(size)
     length, = struct.unpack('<Q', stream.read(8))
     if length > min(MAX_HEADER, size - 8):

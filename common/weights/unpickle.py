@@ -60,8 +60,8 @@ class DataUnpickler(pickle._Unpickler):  # the pure Python one: its memo is a di
     """Unpickles records.
 
     Args:
-        stream: binary, at the start of the pickle; left at its end.
-        size: of the file in bytes; no more is read at a time.
+        stream: binary file, at the start of the pickle; it is left at the end of it.
+        size: bytes in the file; no more is read at a time.
         budget: see bounds.py.
         names: {'module.name': Name} that the pickle may mention.
         persistent: persistent id -> object, or None if there may be none.
@@ -214,16 +214,16 @@ class DataUnpickler(pickle._Unpickler):  # the pure Python one: its memo is a di
 
 def operations():
     """{opcode: (function, cost)}: pickle's own function, but where one is written above."""
-    own = {name: function for name, function in vars(DataUnpickler).items()
-           if name.startswith('load_')}
-    own['load_newobj'] = own['load_reduce']
+    overridden = {name: function for name, function in vars(DataUnpickler).items()
+                  if name.startswith('load_')}
+    overridden['load_newobj'] = overridden['load_reduce']
     table = {}
     for cost, names in COSTS.items():
         for name in names.split():
             code = getattr(pickle, name)
             function = pickle._Unpickler.dispatch[code[0]]
-            if function.__name__ in own:
-                function = own[function.__name__]
+            if function.__name__ in overridden:
+                function = overridden[function.__name__]
             elif name in ('STRING', 'BINSTRING', 'SHORT_BINSTRING', 'UNICODE', 'SHORT_BINUNICODE'):
                 function = paid(function)
             table[code] = (function, cost)
@@ -234,7 +234,13 @@ OPERATIONS = operations()
 
 
 def load_pickle(file):
-    """The content of a .pdparams file: nested dicts, lists, numbers, strings and numpy arrays.
+    """Reads a .pdparams file as data.
+
+    Args:
+        file: path.
+
+    Returns:
+        Nested dicts, lists, numbers, strings and numpy arrays.
 
     Raises:
         InputError: the file is missing, not such a pickle, damaged, or asks for more than data.
@@ -244,7 +250,13 @@ def load_pickle(file):
 
 
 def read_pickle(stream, whole, file):
-    """The content of an opened .pdparams file of `whole` bytes."""
+    """Reads an opened .pdparams file; see `load_pickle`.
+
+    Args:
+        stream: the file.
+        whole: its bytes, with a checksum at the end if it has one.
+        file: its path, for messages.
+    """
     size, budget = check_checksum(stream, whole, file), Budget(whole)
     content = DataUnpickler(stream, size, budget).load_operations()
     if stream.tell() != size:

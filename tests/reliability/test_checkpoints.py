@@ -16,12 +16,12 @@ import pytest
 
 from common.config import base_config
 from common.core.errors import InputError
-from common.train import checkpoint
-from common.train import trainer as training
-from common.train.checkpoint import BEST, LAST, PREVIOUS, read_checkpoint, resume, save_checkpoint
+from common.train import checkpoint, evaluation
+from common.train.checkpoint import PREVIOUS, read_checkpoint, resume, save_checkpoint
 from common.train.engine import evaluate
 from common.train.optim import build_optimizer
 from common.train.trainer import Trainer
+from common.weights.load import BEST, LAST
 from common.zoo import create_model
 from tests.conftest import write_image_list
 from tests.reliability.runs import content_of, cut, digest, run_folder, start
@@ -219,7 +219,7 @@ def disk_full(monkeypatch, *names):
 def accuracies(monkeypatch, *values):
     """Has the evaluations, two an epoch, give these."""
     given = iter(values)
-    monkeypatch.setattr(training, 'evaluate',
+    monkeypatch.setattr(evaluation, 'evaluate',
                         lambda *args: {**evaluate(*args), 'acc1': next(given)})
 
 

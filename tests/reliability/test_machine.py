@@ -14,6 +14,7 @@ import weakref
 import numpy as np
 import pytest
 
+from common.train import evaluation
 from common.train import trainer as training
 from common.train.checkpoint import write_atomically
 from common.train.engine import evaluate
@@ -249,9 +250,9 @@ def killed_in(monkeypatch, module, name):
 
 @pytest.mark.parametrize('name', ['evaluate', 'save_checkpoint', 'save_weights'])
 def test_signal_in_evaluation_or_saving_R4(name, data, tmp_path, monkeypatch):
-    assert evaluate is training.evaluate
+    assert evaluate is evaluation.evaluate
     assert cut('vit', data, tmp_path / 'whole', '-o', 'SAVE_STEPS=5') == 0
-    calls = killed_in(monkeypatch, training, name)
+    calls = killed_in(monkeypatch, evaluation if name == 'evaluate' else training, name)
     assert cut('vit', data, tmp_path / 'cut', '-o', 'SAVE_STEPS=5') == 143
     assert calls
     monkeypatch.undo()

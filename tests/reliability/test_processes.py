@@ -139,14 +139,14 @@ def test_dead_or_stuck_rank_ends_all_P1(number, data, tmp_path):
 STUCK = '''
 import os, signal
 import common.train.launcher as launcher
-import common.train.trainer as training
+from common.train import evaluation
 launcher.STUCK = 2.0
-evaluate = training.evaluate
+evaluate = evaluation.evaluate
 def stopped(*args):
     if os.environ['PADDLE_TRAINER_ID'] == '1':
         os.kill(os.getpid(), signal.SIGSTOP)
     return evaluate(*args)
-training.evaluate = stopped
+evaluation.evaluate = stopped
 '''
 
 
@@ -181,12 +181,12 @@ def test_ranks_stop_together_and_go_on_R4_P2(data, tmp_path):
 
 SLOW = '''
 import time
-import common.train.trainer as training
-save = training.Keeper.save
+import common.train.saver as saver
+save = saver.CheckpointSaver.save
 def slow(self, *args, **state):
     save(self, *args, **state)
     time.sleep(35)
-training.Keeper.save = slow
+saver.CheckpointSaver.save = slow
 import runpy; runpy.run_path("main_multi_gpu.py", run_name="__main__")
 '''
 
@@ -198,8 +198,8 @@ def test_slow_saving_does_not_trip_the_other_rank_P3(data, tmp_path):
     script = tmp_path / 'slow.py'
     script.write_text('import os\\nif os.environ["PADDLE_TRAINER_ID"] == "0":\\n    pass\\n')
     source = SLOW.replace('import time\n', 'import os, time\n').replace(
-        'training.Keeper.save = slow\n',
-        'if os.environ["PADDLE_TRAINER_ID"] == "0": training.Keeper.save = slow\n')
+        'saver.CheckpointSaver.save = slow\n',
+        'if os.environ["PADDLE_TRAINER_ID"] == "0": saver.CheckpointSaver.save = slow\n')
     script.write_text(source)
     code, out, err = run_script(
         ['-m', 'paddle.distributed.launch', '--nproc_per_node=2', f'--log_dir={tmp_path / "log"}',

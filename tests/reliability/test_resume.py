@@ -6,11 +6,13 @@ import signal
 import pytest
 
 from common.config import base_config
+from common.train import evaluation
 from common.train import run_folder as run_folders
 from common.train import trainer as training
-from common.train.checkpoint import BEST, LAST, PREVIOUS, write_atomically
+from common.train.checkpoint import PREVIOUS, write_atomically
 from common.train.log import RunLog
 from common.train.run_folder import RESULT
+from common.weights.load import BEST, LAST
 from common.weights.unpickle import load_pickle
 from tests.conftest import write_image_list
 from tests.reliability.runs import STEPS, content_of, cut, digest, run_folder, train
@@ -171,7 +173,7 @@ def test_run_that_is_removed_meanwhile_is_passed_over_R8(tmp_path, monkeypatch):
 
 
 @pytest.mark.parametrize('owner, name', [
-    (training.Trainer, 'end_run'), (training, 'write_result')])
+    (training.Trainer, 'end_run'), (evaluation, 'write_result')])
 def test_killed_after_the_last_checkpoint_R9(owner, name, data, whole, tmp_path, monkeypatch,
                                              capsys):
     """-resume=auto does what is missing, and only then is there nothing to train."""

@@ -9,10 +9,10 @@ import time
 
 import pytest
 
-from common import runner
-from common.train import trainer as training
-from common.train.checkpoint import LAST, PREVIOUS
-from common.train.run_folder import OWN_FOLDER
+from common.core.environment import RUN_FOLDER
+from common.train import evaluation, worker
+from common.train.checkpoint import PREVIOUS
+from common.weights.load import LAST
 from common.weights.unpickle import load_pickle
 from tests.conftest import ROOT, write_image_list
 from tests.reliability.runs import (
@@ -173,11 +173,11 @@ def signal_in(monkeypatch, module, name):
 
 
 @pytest.mark.parametrize('module, name', [
-    (runner, 'build_optimizer'), (runner, 'facts_of_data'), (training, 'evaluate')])
+    (worker, 'build_optimizer'), (worker, 'data_fingerprints'), (evaluation, 'evaluate')])
 def test_signal_before_a_run_trains_S2(module, name, data, tmp_path, monkeypatch):
     """It ends with the signal's code, and leaves nothing; -eval too, in its evaluation."""
     flags = []
-    if module is training:
+    if module is evaluation:
         assert cut('vit', data, tmp_path / 'trained', stop_at=1) == 143
         flags = ['-eval', f'-resume={run_folder(tmp_path / "trained")}']
     signal_in(monkeypatch, module, name)
@@ -188,8 +188,8 @@ def test_signal_before_a_run_trains_S2(module, name, data, tmp_path, monkeypatch
 # Comes before the program: rank 1 takes a second for each batch of an evaluation; there are four.
 SLOW = '''
 import os, time
-import common.train.trainer as training
-evaluate = training.evaluate
+import common.train.evaluation as evaluation
+evaluate = evaluation.evaluate
 def slow(model, batches, *args):
     def held():
         for batch in batches:
@@ -197,7 +197,7 @@ def slow(model, batches, *args):
             time.sleep(int(os.environ['PADDLE_TRAINER_ID']))
             yield batch
     return evaluate(model, held(), *args)
-training.evaluate = slow
+evaluation.evaluate = slow
 '''
 
 
@@ -256,7 +256,7 @@ def test_only_a_supervisor_chooses_the_folder_S4(data, tmp_path, monkeypatch):
     """A variable of the user's own that happens to have the same name means nothing."""
     mine = tmp_path / 'mine'
     mine.mkdir()
-    monkeypatch.setenv(OWN_FOLDER, str(mine))
+    monkeypatch.setenv(RUN_FOLDER, str(mine))
     assert cut('vit', data, tmp_path / 'out', stop_at=1) == 143
     assert not list(mine.iterdir()) and content_of(tmp_path / 'out')
 

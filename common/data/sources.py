@@ -1,0 +1,42 @@
+"""What every source of images offers, wherever its images lie."""
+import numpy as np
+
+from common.core.errors import InputError
+
+
+class ImageSource:
+    """Images with labels, by their index: the base of lists, folders, CIFAR and the digits.
+
+    A subclass sets `labels` and says what an image is called and how it is loaded.
+
+    Attributes:
+        labels: int64 [n].
+    """
+
+    labels: np.ndarray
+
+    def __len__(self):
+        return len(self.labels)
+
+    def name(self, index: int) -> str:
+        """The image's name within the data set, e.g. 'train/3/0123.png'."""
+        raise NotImplementedError
+
+    def where(self, index: int) -> str:
+        """Where the image and its label come from, for messages."""
+        raise NotImplementedError
+
+    def load(self, index: int):
+        """The image as a Pillow RGB image, or uint8 [H, W, 3]; raises what its reader raises."""
+        raise NotImplementedError
+
+    def check_labels(self, num_classes: int):
+        """Raises InputError at the first label that is not in [0, num_classes)."""
+        bad = np.flatnonzero(self.labels >= num_classes)
+        if len(bad):
+            least = self.labels.min()
+            raise InputError(
+                f'{self.where(bad[0])}: label: got {self.labels[bad[0]]}, expected 0 to '
+                f'{num_classes - 1} (MODEL.NUM_CLASSES {num_classes}); {len(bad)} of {len(self)} '
+                f'entries are out of range'
+                + (f'; labels count from 0, and the least here is {least}' if least else ''))

@@ -1,0 +1,63 @@
+"""The first lines of a run's log: what runs, on what, and the arithmetic of batch and rate."""
+import paddle
+
+from common.core import dist
+from common.core.devices import gpus_looked_for
+from common.layers.macs import count_parameters
+from common.train.optim import decayed_parameters, trainable_parameters
+
+# The share of the first weights in a moving average at the end of a run, above which a warning says
+# so.
+SHARE_OF_FIRST_WEIGHTS = 0.1
+
+
+def describe(log, config, model, precision, device, folder):
+    """Says what runs, on what, in which precision, and on which preprocessing."""
+    data, count = config.DATA, count_parameters(model)
+    log.info(f'{config.MODEL.NAME}: {count:,} parameters, {config.MODEL.NUM_CLASSES} classes; '
+             f'output in {folder}')
+    log.info(f'device: {dist.world_size()} x {device}, precision {precision}, '
+             f'Paddle {paddle.__version__}')
+    if device == 'cpu' and config.DEVICE != 'cpu' and paddle.is_compiled_with_cuda():
+        log.warning(f'this Paddle is built for GPUs and found none: the run is on the CPU, many '
+                    f'times slower ({gpus_looked_for()}; nvidia-smi shows what there is). '
+                    f'-o DEVICE=gpu stops instead, -o DEVICE=cpu says that it is meant')
+    log.info(f'evaluation images: {data.IMAGE_SIZE} px, crop {data.CROP_PCT}, '
+             f'{data.INTERPOLATION}, mean {data.IMAGENET_MEAN}, std {data.IMAGENET_STD}')
+
+
+def describe_training(log, config, state, sampler):
+    """Says how the batch, the steps and the learning rate come about.
+
+    Args:
+        log: RunLog.
+        config: the run's config.
+        state: TrainState of a model that is not yet a DataParallel.
+        sampler: TrainSampler.
+    """
+    train, schedule = config.TRAIN, state.schedule
+    log.info(f'batch: {sampler.batch_size} x {sampler.world_size} processes x '
+             f'{sampler.accum_iter} accumulated = {sampler.global_batch}; {sampler.num_samples} '
+             f'images make {sampler.steps_per_epoch} steps an epoch, {schedule.num_steps} in all')
+    scaled = f'BASE_LR {train.BASE_LR:g}'
+    if train.LR_BASE_BATCH:
+        scaled += f' x {sampler.global_batch} / {train.LR_BASE_BATCH}'
+    log.info(f'lr: {scaled} = {schedule.base_lr:g}, {train.LR_SCHEDULER.NAME} by '
+             f'{train.LR_SCHEDULER.UNIT}, warm-up {schedule.warmup} '
+             f'{train.LR_SCHEDULER.UNIT}s from {train.WARMUP_START_LR:g}, end {train.END_LR:g}')
+    decayed = decayed_parameters(state.model, train.OPTIMIZER.DECAY)
+    log.info(f'{train.OPTIMIZER.NAME}: weight decay {train.WEIGHT_DECAY:g} on {len(decayed)} of '
+             f'{len(trainable_parameters(state.model))} parameters, clip {train.GRAD_CLIP}')
+    if state.ema:
+        describe_ema(log, state.ema, schedule.num_steps)
+
+
+def describe_ema(log, ema, num_steps):
+    """Says how fast the moving average moves, and warns if that is too slow for the run."""
+    at_first = ', less at first' if ema.warmup else ''
+    log.info(f'moving average of the weights: decay {ema.decay:.10g} a step{at_first}')
+    rest = 0.0 if ema.warmup else ema.decay ** num_steps
+    if rest > SHARE_OF_FIRST_WEIGHTS:
+        log.warning(f'{rest:.0%} of the average will still be the first weights at the end; '
+                    f'-o TRAIN.EMA.DECAY=null, a smaller one, or -o TRAIN.EMA.WARMUP=True '
+                    f'helps')

@@ -1,0 +1,114 @@
+"""Evaluations within a run: passes over the validation set, and what is written of them."""
+import contextlib
+import time
+
+from common.core import dist
+from common.core.signals import STOP_SIGNALS, Stopped
+from common.data.batches import Batches
+from common.data.loader import build_loader
+from common.data.real_labels import read_real_labels
+from common.train.engine import evaluate
+from common.train.run_folder import write_result
+
+
+class Evaluation:
+    """Evaluates models on the validation set, with lines in the log. A signal to one rank stops all
+    of them.
+
+    Args:
+        config: the run's config.
+        dataset: the validation set.
+        normalize: Normalize.
+        precision: Precision.
+        log: RunLog.
+        signals: StopSignal.
+    """
+
+    def __init__(self, config, dataset, normalize, precision, log, signals):
+        self.batches = Batches(build_loader(config, dataset, is_train=False), normalize)
+        self.num_classes = config.MODEL.NUM_CLASSES
+        self.precision = precision
+        self.log = log
+        self.signals = signals
+        self.barrier = dist.Barrier('evaluation')
+        self.real = read_real_labels(config.DATA.REAL_LABELS) if config.DATA.REAL_LABELS else None
+        if self.real:  # before the first epoch, not after it
+            self.real.check(map(dataset.images.name, range(len(dataset))), self.num_classes)
+
+    def run(self, model, epoch, averaged=False):
+        """Evaluates a model in one pass.
+
+        Args:
+            model: a Layer, not its DataParallel.
+            epoch: how many epochs it was trained for; 0 if that is unknown.
+            averaged: whether its weights are the moving average.
+
+        Returns:
+            dict: the epoch, and the result of common.train.engine.evaluate.
+
+        Raises:
+            Stopped: by a signal, on all ranks.
+        """
+        start = time.perf_counter()
+        with self.log.progress(len(self.batches.loader), 'evaluate') as bar:
+            result = evaluate(model, self.until_stopped(bar), self.precision,
+                              self.real_mask if self.real else None)
+        result = {'epoch': epoch, **result}
+        self.log.metric('eval_ema' if averaged else 'eval', at=epoch, **result)
+        what = 'averaged weights' if averaged else 'evaluation'
+        when = f' after epoch {epoch}' if epoch else ''
+        self.log.info(f'{what}{when}: {result_text(result)}, {time.perf_counter() - start:.1f} s')
+        return result
+
+    def until_stopped(self, bar):
+        """Yields this rank's batches. After them the ranks meet, and go on to their sum or stop
+        together; at a signal to any of them they meet at once."""
+        with contextlib.closing(iter(self.batches)) as batches:
+            for batch in batches:
+                yield batch
+                bar.update()
+                if self.barrier.is_requested(self.signals.number is not None):
+                    break
+        number = signal_of(self.barrier(*flags_of(self.signals)))
+        if number is not None:
+            raise Stopped(number)
+
+    def real_mask(self):
+        """The ReaL labels of the batch that was read last, bool [B, K]."""
+        names = [self.batches.name(index) for index in self.batches.indices]
+        return self.real.mask(names, self.num_classes)
+
+
+def flags_of(signals):
+    """For each of STOP_SIGNALS, whether it has come."""
+    return [signals.number == number for number in STOP_SIGNALS]
+
+
+def signal_of(flags):
+    """The signal that all ranks stop by, when some have got one, or None."""
+    return next((number for number, flag in zip(STOP_SIGNALS, flags, strict=True) if flag), None)
+
+
+def result_text(result):
+    """The figures of an evaluation for a line of the log."""
+    text = (f'acc@1 {result["acc1"]:.2%}  acc@5 {result["acc5"]:.2%}  loss {result["loss"]:.4f}  '
+            f'on {result["seen"]} images')
+    if 'real_acc1' in result:
+        text += f', ReaL acc@1 {result["real_acc1"]:.2%} on {result["real_seen"]}'
+    return text
+
+
+def write_final_result(log, folder, result, what):
+    """Writes result.json and the last line of a run, and closes its log.
+
+    Args:
+        log: RunLog.
+        folder: the run's, or None.
+        result: dict of the evaluation that the run ends with.
+        what: names the evaluation in the log's line.
+    """
+    if folder is not None and dist.is_master():
+        write_result(folder, result)
+        log.info(f'written to {folder}')
+    log.info(f'{what}: {result_text(result)}')
+    log.close()
