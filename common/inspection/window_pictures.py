@@ -55,8 +55,8 @@ def windows_of(model, image, layer):
     Args:
         model: of init_model.
         image: of model_input.
-        layer: index of `model.cells()`; None is the last one with several windows, or the last if each
-            has one window.
+        layer: index of `model.cells()`; None is the last one with several windows, or the last
+            one if none has.
 
     Returns:
         What model.get_windows gives, and the layer's index.
