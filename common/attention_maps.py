@@ -16,6 +16,7 @@ from typing import NamedTuple
 
 import numpy as np
 import paddle
+from paddle import nn
 
 from common.apis import Preprocessing
 from common.core.errors import InputError
@@ -23,7 +24,8 @@ from common.data.batches import Normalize
 from common.layers.windows import pad_map, padding_to_multiple, window_partition
 
 
-def attention_maps(model, image, layer=-1, head=None, query=None):
+def attention_maps(model: nn.Layer, image: np.ndarray | paddle.Tensor, layer: int = -1,
+                   head: int | None = None, query: tuple[int, int] | None = None) -> np.ndarray:
     """How much a layer's heads look at each place of an image.
 
     Args:
@@ -41,6 +43,16 @@ def attention_maps(model, image, layer=-1, head=None, query=None):
 
     Raises:
         InputError: an image of another shape; a layer, head or query that is not there.
+
+    Source: the maps of DINO (arXiv 2104.14294), for all models of this project.
+
+    Example:
+        >>> import numpy as np
+        >>> from common.apis import init_model
+        >>> from common.attention_maps import attention_maps
+        >>> image = np.zeros([1, 3, 32, 32], np.uint8)
+        >>> attention_maps(init_model('vit_digits'), image).shape
+        (4, 4, 4)
     """
     image = model_input(model, image)
     with paddle.no_grad():
@@ -54,8 +66,9 @@ def attention_maps(model, image, layer=-1, head=None, query=None):
     return maps[head][np.newaxis]
 
 
-def rollout(model, image, query=None):
-    """Attention rollout ("Quantifying Attention Flow in Transformers", arXiv 2005.00928).
+def rollout(model: nn.Layer, image: np.ndarray | paddle.Tensor,
+            query: tuple[int, int] | None = None) -> np.ndarray:
+    """Attention rollout: how much of each place reaches what the classifier reads.
 
     The product of (A + I) / 2 over the layers, A a layer's mean over the heads; rows of (A + I) are
     divided by their sum, which is 2 but where weights fall outside the map. It follows the tokens
@@ -65,13 +78,22 @@ def rollout(model, image, query=None):
     those of the last stage of other models.
 
     Args:
-        as attention_maps.
+        model, image, query: see attention_maps.
 
     Returns:
         float32 [h, w] of numpy; without a class token it sums to 1.
 
     Raises:
         InputError: as attention_maps; or the last stage has no attention.
+
+    Source: "Quantifying Attention Flow in Transformers" (arXiv 2005.00928).
+
+    Example:
+        >>> import numpy as np
+        >>> from common.apis import init_model
+        >>> from common.attention_maps import rollout
+        >>> rollout(init_model('vit_digits'), np.zeros([1, 3, 32, 32], np.uint8)).shape
+        (4, 4)
     """
     image = model_input(model, image)
     layers = layers_of_same_tokens(model, image)

@@ -22,8 +22,7 @@ LAYERS = (
     'train',
     'apis',
     'attention_maps',
-    'deploy inspection',
-    'serving',
+    'deploy inspection serving',
     'runtimes',
     'benchmarks',
     'benchmarks',  # they measure all that stands above
@@ -211,7 +210,8 @@ def test_planted_circle_is_found(copy):
 def test_common_does_not_name_a_family():
     for path in (ROOT / 'common').rglob('*.py'):
         # VSA is an attention that several models share
-        if path.name not in ('zoo.py', 'vsa.py'):
+        if str(path.relative_to(ROOT / 'common')) not in ('zoo.py', 'layers/vsa.py',
+                                                          'layers/__init__.py'):
             words = re.findall(r'\b(?:vitae\w*|vsa)\b', path.read_text().lower())
             assert not words, (path.name, words)
 
@@ -230,6 +230,19 @@ def test_readme_links_lead_somewhere():
         for link in re.findall(r'\]\(([^)#]+)[^)]*\)', readme.read_text()):
             if not link.startswith('http'):
                 assert (readme.parent / link).exists(), f'{readme.name}: {link}'
+
+
+def test_index_of_common_leads_to_files_and_names_every_room():
+    text = (ROOT / 'common' / 'README.md').read_text()
+    index = text[:text.index('## Performance')]
+    for file in re.findall(r'`([\w./]+\.py)`', index):
+        assert (ROOT / 'common' / file).is_file() or (ROOT / file).is_file(), file
+    for layer in LAYERS:
+        for room in layer.split():
+            assert re.search(rf'\b{room}\b', index), room
+    for room in (ROOT / 'common').iterdir():
+        if (room / '__init__.py').is_file():
+            assert ast.get_docstring(ast.parse((room / '__init__.py').read_text())), room
 
 
 def test_no_weights_or_large_files():
