@@ -43,6 +43,16 @@ def attention_maps(model: ImageClassifier, image: np.ndarray | paddle.Tensor, la
 
     Raises:
         InputError: an image of another shape; a layer, head or query that is not there.
+
+    Source: the maps of DINO (arXiv 2104.14294), for all models of this project.
+
+    Example:
+        >>> import numpy as np
+        >>> from common.apis import init_model
+        >>> from common.attention_maps import attention_maps
+        >>> image = np.zeros([1, 3, 32, 32], np.uint8)
+        >>> attention_maps(init_model('vit_digits'), image).shape
+        (4, 4, 4)
     """
     image = model_input(model, image)
     with paddle.no_grad():
@@ -58,7 +68,7 @@ def attention_maps(model: ImageClassifier, image: np.ndarray | paddle.Tensor, la
 
 def rollout(model: ImageClassifier, image: np.ndarray | paddle.Tensor,
             query: tuple[int, int] | None = None) -> np.ndarray:
-    """Attention rollout ("Quantifying Attention Flow in Transformers", arXiv 2005.00928).
+    """Attention rollout: how much of each part of the image reaches what the classifier reads.
 
     The product of (A + I) / 2 over the layers, A a layer's mean over the heads; rows of (A + I) are
     divided by their sum, which is 2 but where weights fall outside the map. It follows the tokens
@@ -75,6 +85,15 @@ def rollout(model: ImageClassifier, image: np.ndarray | paddle.Tensor,
 
     Raises:
         InputError: as attention_maps; or the last stage has no attention.
+
+    Source: "Quantifying Attention Flow in Transformers" (arXiv 2005.00928).
+
+    Example:
+        >>> import numpy as np
+        >>> from common.apis import init_model
+        >>> from common.attention_maps import rollout
+        >>> rollout(init_model('vit_digits'), np.zeros([1, 3, 32, 32], np.uint8)).shape
+        (4, 4)
     """
     image = model_input(model, image)
     layers = layers_of_same_tokens(model, image)

@@ -84,8 +84,8 @@ def attention_figure(rows, title, mark=None):
                             2, title)
     for (name, picture, maps), axes in zip(rows, groups, strict=True):
         show(axes[0], enlarge(picture), literal(name), mark)
-        for one, (words, weights) in zip(axes[1:], maps, strict=True):
-            show(one, overlay(picture, weights), f'{words}\n{range_and_sum(weights)}', mark)
+        for panel, (words, weights) in zip(axes[1:], maps, strict=True):
+            show(panel, overlay(picture, weights), f'{words}\n{range_and_sum(weights)}', mark)
     return figure
 
 

@@ -123,10 +123,21 @@ class ImageClassifier(nn.Layer):
                 MMClassification does, the map, or the pair [featmap, cls_token].
 
         Returns:
-            The last stage's are after the last norm, if the model has one over its tokens.
+            A tuple of tensors, or of pairs. The last stage's are after the last norm, if the model
+            has one over its tokens.
 
         Raises:
             InputError: an unknown out_type, or no class token.
+
+        Source: the function of this name in MMClassification.
+
+        Example:
+            >>> import paddle
+            >>> from common.zoo import create_model
+            >>> model = create_model('vit_digits')
+            >>> featmap, = model.extract_feat(paddle.zeros([2, 3, 32, 32]), 'featmap')
+            >>> tuple(featmap.shape)
+            (2, 96, 4, 4)
         """
         check_feature_type(out_type)
         if out_type == 'cls_token' and not self.num_prefix_tokens:
@@ -160,6 +171,19 @@ class ImageClassifier(nn.Layer):
         Returns:
             list in the order of `layers`: [B, n, N, N], or, with windows of s x s tokens,
             [B, nW, n, s * s, s * s]; each row sums to 1.
+
+        Raises:
+            InputError: a layer that is not there.
+
+        Source: this project; common.attention_maps makes maps of them.
+
+        Example:
+            >>> import paddle
+            >>> from common.zoo import create_model
+            >>> model = create_model('vit_digits')
+            >>> weights, = model.get_attention(paddle.zeros([2, 3, 32, 32]), layers=[-1])
+            >>> tuple(weights.shape)
+            (2, 4, 17, 17)
         """
         return [one.weights for one in self.attention_passes(image, layers)]
 
@@ -184,7 +208,21 @@ class ImageClassifier(nn.Layer):
         raise InputError(f'layer: got {layer}, expected a layer with varied-size windows')
 
     def reset_classifier(self, num_classes: int) -> None:
-        """Puts a newly initialised classifier in place; 0 takes it away."""
+        """Puts a newly initialised classifier in the place of the old one.
+
+        Args:
+            num_classes: its outputs; 0 takes the classifier away, so that the model gives features.
+
+        Source: the function of this name in timm.
+
+        Example:
+            >>> import paddle
+            >>> from common.zoo import create_model
+            >>> model = create_model('vit_digits')
+            >>> model.reset_classifier(5)
+            >>> tuple(model(paddle.zeros([2, 3, 32, 32])).shape)
+            (2, 5)
+        """
         self.num_classes = num_classes
         self.class_names = None  # they were of the old one
         dtype = next(iter(self.parameters())).dtype
