@@ -31,6 +31,8 @@ PUBLIC = {
     'common.weights.load': ['load_pretrained', 'read_weights'],
     'common.layers.macs': ['count_macs', 'count_parameters'],
     'common.convert': ['convert'],
+    'common.export': ['export_model', 'runtime_of'],
+    'common.runtimes': ['load_exported'],
     'common.attention_maps': ['attention_maps', 'rollout'],
     'common.layers.classifier': [
         'ImageClassifier.extract_feat', 'ImageClassifier.get_attention',
@@ -41,6 +43,7 @@ PUBLIC = {
     'common.train.schedule': ['build_schedule'],
     'common.train.ema': ['build_ema'],
     'common.train.losses': ['build_loss'],
+    'vitaev2_vsa.vsa': ['VSAWindowAttention'],
 }
 FUNCTIONS = [(module, name) for module, names in PUBLIC.items() for name in names]
 
