@@ -31,7 +31,11 @@ def get_dataset(config: ConfigNode, is_train: bool | str = True,
         mode: train | val, which older copies of PaddleViT have instead of `is_train`.
 
     Returns:
-        ImageDataset. `dataset[index]` is (image float32 [3, H, W], label).
+        ImageDataset. `dataset[index]` is (image float32 [3, H, W], label). In a loop of your own
+        over paddle.io.DataLoader, call `dataset.set_epoch` before each pass, or each epoch has the
+        same augmentation. `get_dataloader` (tensor_loader.py) does it by itself, and stops at an
+        image that cannot be read; Paddle's loader (2.6.2, 3.3.1) with num_workers=0 waits for ever
+        when any data set raises an error, and with workers it stops, too.
 
     Raises:
         InputError: naming the file and line.
