@@ -31,18 +31,19 @@ def make_parser():
     tools = parser.add_subparsers(dest='tool', required=True)
 
     def tool(name, help_text):
-        found = tools.add_parser(name, help=help_text, description=help_text, allow_abbrev=False)
-        add_flag(found, 'output', f'PNG file, or a folder for it; default {name}.png',
+        added = tools.add_parser(name, help=help_text, description=help_text, allow_abbrev=False)
+        add_flag(added, 'output', f'PNG file, or a folder for it; default {name}.png',
                  default=f'{name}.png', metavar='PATH')
-        return found
+        return added
 
     attention = tool('attention', 'what a layer looks at in images, and the attention rollout')
     windows = tool('windows', 'the windows that each head has learned, over images')
-    for one in (attention, windows):
-        one.add_argument('images', nargs='+', metavar='IMAGE', help='image file, or a folder')
-        add_model_flags(one)
-        add_flag(one, 'query', 'row and column in pixels of what the model sees: for this place '
-                 'only', metavar='ROW,COLUMN')
+    for shows_images in (attention, windows):
+        shows_images.add_argument('images', nargs='+', metavar='IMAGE',
+                                  help='image file, or a folder')
+        add_model_flags(shows_images)
+        add_flag(shows_images, 'query', 'row and column in pixels of what the model sees: for '
+                 'this place only', metavar='ROW,COLUMN')
     add_flag(attention, 'layer', 'from 0, negative from the end; default -1', type=int, default=-1,
              metavar='N')
     add_flag(attention, 'head', 'one head only; default their mean, and each', type=int,
@@ -73,7 +74,7 @@ def parse_query(text):
     if text is None:
         return None
     parts = text.split(',')
-    if len(parts) != 2 or not all(part.strip().isdigit() for part in parts):
+    if len(parts) != 2 or not all(part.strip().isdecimal() for part in parts):
         raise InputError(f'-query: got {text!r}, expected ROW,COLUMN in pixels, e.g. 100,60')
     return int(parts[0]), int(parts[1])
 

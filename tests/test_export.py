@@ -84,6 +84,18 @@ def test_a_graph_computes_what_the_model_does(exported, name, format):
     assert error_of(expected[:1], expected[1:]) > 1e-3  # the logits depend on the picture
 
 
+@pytest.mark.smoke
+def test_a_graph_of_stages_with_a_class_token(tmp_path):
+    """The token is put before the patches of an open batch, in a cell."""
+    model = create_model('vitae_large', image_size=32, num_classes=10, EMBED_DIMS=[16] * 3,
+                         TOKEN_DIMS=[16] * 3, DEPTHS=[0, 0, 2], NUM_HEADS=[1, 1, 2],
+                         GROUPS=[1, 1, 4], RATIOS=[8, 1, 1])
+    export_model(model, tmp_path / 'graph', 'paddle')
+    expected, got = (run(random_pixels(3)) for run in (
+        Eager(model), load_exported(tmp_path / 'graph')))
+    assert error_of(got, expected) < 1e-5
+
+
 class Graph(nn.Layer):
     """A function as a layer, with a parameter: Paddle 2.6 loads no graph without any."""
 

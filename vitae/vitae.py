@@ -235,7 +235,7 @@ class ViTAE(ImageClassifier):
     def pool(self, tokens):
         """[B, N, C] -> [B, C]: the mean over the patch tokens, normalised if there is a class
         token."""
-        # not super().pool: Paddle 2.6 cannot export a call of super()
+        # compat: super
         features = ImageClassifier.pool(self, tokens)
         return self.fc_norm(features) if self.num_prefix_tokens else features
 

@@ -21,7 +21,7 @@ from common.layers.basic import DropPath, Mlp, drop_path_rates, to_tokens
 from common.layers.classifier import ImageClassifier
 from common.layers.conditional_position import ConditionalPosition
 from common.layers.fast import Conv2D, LayerNorm, Linear
-from common.layers.init import init_linear, torch_conv_
+from common.layers.init import init_layer
 from common.layers.stages import StageSpec, check_stages
 from common.layers.vsa import Pointwise, TokenVSA, windows_in_pixels
 from common.layers.windows import (
@@ -243,14 +243,12 @@ def init_weights(model):
     | linear                    | normal, std .02                               | 0        |
     | convolution               | uniform, +-sqrt(1 / fan_in) (PyTorch's)       | the same |
     | VSA's linear layers       | uniform, +-sqrt(1 / fan_in), when it is made  | the same |
-    | LayerNorm                 | 1, when it is made                            | 0        |
+    | LayerNorm                 | 1                                             | 0        |
     | relative position bias    | normal, std .02, when it is made              |          |
     """
     for layer in model.sublayers():
-        if isinstance(layer, nn.Conv2D):
-            torch_conv_(layer)
-        elif isinstance(layer, nn.Linear) and not isinstance(layer, Pointwise):
-            init_linear(layer)
+        if not isinstance(layer, Pointwise):
+            init_layer(layer)
 
 
 def build_swin(config):

@@ -20,7 +20,7 @@ from common.layers.basic import DropPath, Mlp, drop_path_rates, to_map, to_token
 from common.layers.classifier import ImageClassifier
 from common.layers.conditional_position import ConditionalPosition
 from common.layers.fast import Conv2D, LayerNorm, Linear
-from common.layers.init import init_linear, torch_conv_
+from common.layers.init import init_layer
 from common.layers.prm_performer import PRM
 from common.layers.stages import StageSpec, check_stages
 from common.layers.vsa import Pointwise, TokenVSA, windows_in_pixels
@@ -279,14 +279,12 @@ def init_weights(model):
     | convolution               | uniform, +-sqrt(1 / fan_in) (PyTorch's)       | the same |
     | VSA's linear layers       | uniform, +-sqrt(1 / fan_in), when it is made: | the same |
     |                           | they are 1x1 convolutions upstream            |          |
-    | LayerNorm, BatchNorm      | 1, when it is made                            | 0        |
+    | LayerNorm, BatchNorm      | 1                                             | 0        |
     | relative position bias    | normal, std .02, when it is made              |          |
     """
     for layer in model.sublayers():
-        if isinstance(layer, nn.Conv2D):
-            torch_conv_(layer)
-        elif isinstance(layer, nn.Linear) and not isinstance(layer, Pointwise):
-            init_linear(layer)
+        if not isinstance(layer, Pointwise):
+            init_layer(layer)
 
 
 def build_vitaev2_vsa(config):

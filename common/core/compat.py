@@ -1,32 +1,62 @@
-"""The workarounds for faults and gaps of Paddle, Paddle2ONNX and oneDNN, at one place.
+"""The workarounds for faults and gaps of Paddle, Paddle2ONNX and oneDNN.
 
-What can be a function is one here. What is woven into other code carries a comment `compat: ID`
-there, and each such comment has a row here. Who drops a version deletes its rows, and what the
-comments with these names stand at.
+What can be a function is one here. What is woven into other code has a comment `compat: ID` there,
+and a row here. To drop a version, delete its rows and what `grep -rn 'compat: ID'` finds.
 
-| ID | Of | Where | What goes wrong, and the smallest example |
-|---|---|---|---|
-| super | Paddle 2.6 | forward methods of layers and models | to_static does not know super(): `def forward(self, x): return super().forward(x)` cannot be exported; the base class is named instead |
-| detach | Paddle 2.6 | layers/fast/sampling.py | to_static computes garbage for `floor(x.detach())`; floor has gradient 0 anyway |
-| static-autocast | Paddle 2.6 | full_precision | `paddle.amp.auto_cast(enable=False)` is an error in a static graph, in which there is no autocast |
-| static-buffer | Paddle 2.6, 3.x | layers/windows.py | `register_buffer('x', tensor)` needs a tensor, which static mode has not when a layer is built |
-| nan-coordinate | Paddle 2.6 | grid_sample | `F.grid_sample(x, grid)` ends the process where the grid is NaN |
-| pad-channels-last | Paddle2ONNX | pad_map | `F.pad(x, [l, r, t, b], data_format='NHWC')` is exported as garbage; the form for all axes is not |
-| leaky-relu | Paddle2ONNX 2 with Paddle 3.3 | leaky_relu | `F.leaky_relu(x)` is exported with a wrong slope |
-| integer-factor | Paddle 3.3 with oneDNN | layers/fast/sampling.py | in a graph `(i + j) * 4` of integers becomes `i + j * 4` (operator_scale_onednn_fuse_pass); eager and ONNX are right |
-| wrong-passes | Paddle 3.3 with oneDNN | WRONG_PASSES | passes over an exported graph that change its result; see there |
-| bfloat16-operators | Paddle 2.6 with oneDNN | BFLOAT16_OPERATORS | `enable_mkldnn_bfloat16()` fails at operators that are not matrix products |
-| bfloat16-graph | Paddle 2.6 | train/worker.py | to_static in bfloat16 autocast makes a float16 graph; refused |
-| truncated-normal | Paddle 2.6, 3.x | layers/init.py | `TruncatedNormal(std=.02)` cuts at other values in 2.6 than in 3.x; the plain normal is used |
-| index-type | Paddle 2.6, 3.x | layers/windows.py | `layer.to(dtype='bfloat16')` casts integer buffers too; the index is made again |
-| flash-trial | Paddle 2.6, 3.x | layers/flash_attention.py | where a GPU has no FlashAttention, 2.6 raises at the call and 3.x is slow; it is tried first |
-| optimizer-state | Paddle 2.6 | train/checkpoint.py | `AdamW(...).set_state_dict(state)` before the first step, and then `state_dict()` is empty |
-| graph-files | Paddle 2.6 | export.py | `paddle.jit.save` writes model.pdmodel and model.pdiparams.info instead of model.json |
-| zlib | Paddle 2.6 | common/__init__.py | `import paddle, PIL.Image` and then a PNG crash, since Paddle exports its own zlib |
-| remarks | Paddle 3 | core/quiet_paddle.py | `import paddle` says that there is no ccache, and that OMP_NUM_THREADS is set |
-| mkl-amd | Paddle 2.6, 3.x | core/processes.py | its MKL of 2019 leaves an AMD processor's AVX2 alone |
-| pip-install | Paddle2ONNX 2 | export.py | `paddle2onnx.export(..., 'file.onnx')` has pip install packages; into memory it does not |
-"""  # noqa: E501 - one row a line
+ID | of which versions | where it is worked round; then what goes wrong, by the smallest example
+
+super | Paddle 2.6 | forward methods of layers and models
+    to_static does not know super(): `def forward(self, x): return super().forward(x)` cannot be
+    exported; the base class is named instead.
+shape-in-generator | Paddle 2.6, 3.x | layers/position.py
+    to_static does not turn `x.shape[0]` into a tensor in what a generator (`stages`) calls; an open
+    batch is -1 there, or 1.
+detach | Paddle 2.6 | layers/fast/sampling.py
+    In static mode `x - floor(x.detach())` is garbage where the rest of that file follows; floor
+    has gradient 0 anyway.
+static-autocast | Paddle 2.6 | full_precision
+    `paddle.amp.auto_cast(enable=False)` is an AssertionError in static mode, which has no
+    autocast.
+static-buffer | Paddle 2.6, 3.x | layers/windows.py
+    `register_buffer('x', paddle.to_tensor([1]))` is a TypeError in static mode.
+nan-coordinate | Paddle 2.6 | grid_sample
+    `F.grid_sample(x, grid)` ends the process (SIGSEGV) where the grid is NaN.
+pad-channels-last | Paddle2ONNX | pad_map
+    `F.pad(x, [l, r, t, b], data_format='NHWC')` is exported as garbage; the form for all axes
+    is not.
+leaky-relu | Paddle2ONNX 2 with Paddle 3.3 | leaky_relu
+    `F.leaky_relu(x)` is exported with a wrong slope.
+integer-factor | Paddle 3.3 with oneDNN | layers/fast/sampling.py
+    In a graph `(i + j) * 4` of integers becomes `i + j * 4` (operator_scale_onednn_fuse_pass);
+    eager and ONNX are right.
+wrong-passes | Paddle 3.3 with oneDNN | WRONG_PASSES, deploy/paddle_inference.py
+    Passes over an exported graph that change its result; see there.
+bfloat16-operators | Paddle 2.6 with oneDNN | BFLOAT16_OPERATORS, deploy/paddle_inference.py
+    `enable_mkldnn_bfloat16()` fails at operators that are not matrix products.
+bfloat16-graph | Paddle 2.6 | train/worker.py
+    to_static in bfloat16 autocast makes a float16 graph; refused.
+truncated-normal | Paddle 2.6, 3.x | layers/init.py
+    `TruncatedNormal(std=.02)` cuts at 2 std in 2.6 and at -2 and 2 in 3.x; the plain normal is
+    used.
+index-type | Paddle 2.6, 3.x | layers/windows.py
+    `layer.to(dtype='bfloat16')` casts integer buffers too; the index is made again.
+flash-trial | Paddle 2.6, 3.x | layers/flash_attention.py
+    Where a GPU has no FlashAttention, 2.6 raises at the call and 3.x is slow; it is tried
+    first.
+optimizer-state | Paddle 2.6 | train/checkpoint.py
+    `optimizer.set_state_dict(state)` and then `optimizer.state_dict()` is empty before the
+    first step.
+graph-files | Paddle 2.6 | deploy/folder.py
+    `paddle.jit.save` writes model.pdmodel and model.pdiparams.info instead of model.json.
+zlib | Paddle 2.6 | common/__init__.py
+    `import paddle, PIL.Image` and then a PNG crash, since Paddle exports its own zlib.
+remarks | Paddle 3 | core/quiet_paddle.py
+    `import paddle` says that there is no ccache, and that OMP_NUM_THREADS is set.
+mkl-amd | Paddle 2.6, 3.x | core/processes.py
+    Its MKL of 2019 leaves an AMD processor's AVX2 alone.
+pip-install | Paddle2ONNX 2 | deploy/graph.py
+    `paddle2onnx.export(..., 'file.onnx')` has pip install packages; into memory it does not.
+"""
 import contextlib
 
 import paddle
@@ -43,7 +73,7 @@ WRONG_PASSES = (
     'inplace_pass',
 )
 # compat: bfloat16-operators
-BFLOAT16_OPERATORS = {'fc'}
+BFLOAT16_OPERATORS = {'fc'}  # those that Paddle 2.6 runs in bfloat16
 
 
 # compat: static-autocast

@@ -49,7 +49,7 @@ def set_up_mkl() -> None:
     Paddle's MKL of 2019 (2.6 and 3.x have it) looks at the maker's name, and at this variable: 5 is
     AVX2, 7 AVX-512. A value that the user has set stays.
     """
-    words = cpu_info()
+    words = cpu_info()  # compat: mkl-amd
     if {'AuthenticAMD', 'avx2'} <= words:
         os.environ.setdefault('MKL_DEBUG_CPU_TYPE', '7' if words >= AVX512 else '5')
 

@@ -9,6 +9,7 @@ import io
 import sys
 import warnings
 
+# compat: remarks
 NO_CCACHE = 'No ccache found'
 REMARKS = ('WARNING: OMP_NUM_THREADS set to ', 'PLEASE USE OMP_NUM_THREADS WISELY.')
 

@@ -1,6 +1,7 @@
 """Which data set a config asks for, and how its images are transformed."""
 import os
 
+from common.config import ConfigNode
 from common.core.class_names import check_count, user_labels
 from common.core.errors import InputError
 from common.core.sizes import to_pair
@@ -17,7 +18,8 @@ from common.data.transforms import EvalTransform, TrainTransform
 MODES = {'train': True, 'val': False}  # PaddleViT's names
 
 
-def get_dataset(config, is_train: bool | str = True, mode: str | None = None) -> ImageDataset:
+def get_dataset(config: ConfigNode, is_train: bool | str = True,
+                mode: str | None = None) -> ImageDataset:
     """The training or evaluation set that a config asks for, its labels checked.
 
     With EVAL, where the data set has class names, the weights decide which labels are right; see
@@ -33,6 +35,19 @@ def get_dataset(config, is_train: bool | str = True, mode: str | None = None) ->
 
     Raises:
         InputError: naming the file and line.
+
+    Source: the function of this name in PaddleViT.
+
+    Example:
+        >>> from argparse import Namespace
+        >>> from common.config import update_config
+        >>> from common.data.datasets import get_dataset
+        >>> from common.zoo import model_config
+        >>> config = update_config(model_config('vit_digits'), Namespace(dataset='digits'))
+        >>> dataset = get_dataset(config, is_train=False)
+        >>> image, label = dataset[0]
+        >>> len(dataset), image.shape
+        (355, (3, 32, 32))
     """
     is_train = is_training(is_train, mode)
     data, classes = config.DATA, config.MODEL.NUM_CLASSES

@@ -4,7 +4,9 @@ For those who write their own loop. This project's training takes another way to
 (loader.py, batches.py), which also mixes, counts bad images and goes on in the middle of an epoch.
 """
 import numpy as np
+from paddle.io import Dataset
 
+from common.config import ConfigNode
 from common.core import dist
 from common.data.batches import on_device
 from common.data.datasets import is_training
@@ -71,8 +73,8 @@ def stack_items(items):
     return np.stack(images), np.array(labels, np.int64)
 
 
-def get_dataloader(config, dataset, is_train: bool | str = True, use_dist_sampler: bool = False,
-                   mode: str | None = None) -> TensorLoader:
+def get_dataloader(config: ConfigNode, dataset: Dataset, is_train: bool | str = True,
+                   use_dist_sampler: bool = False, mode: str | None = None) -> TensorLoader:
     """The loader of a config, with the arguments of PaddleViT's function of this name.
 
     In training the order is this project's own: a permutation that SEED and the epoch decide, and
@@ -87,8 +89,26 @@ def get_dataloader(config, dataset, is_train: bool | str = True, use_dist_sample
         use_dist_sampler: whether this process gets its rank's part only.
         mode: train | val, which older copies of PaddleViT have instead of `is_train`.
 
+    Returns:
+        An iterable over batches of two tensors: images float32 [B, 3, H, W], normalised, and
+        labels int64 [B].
+
     Raises:
         InputError: the data set has less than one batch to train.
+
+    Source: the function of this name in PaddleViT.
+
+    Example:
+        >>> from argparse import Namespace
+        >>> from common.config import update_config
+        >>> from common.data.datasets import get_dataset
+        >>> from common.data.tensor_loader import get_dataloader
+        >>> from common.zoo import model_config
+        >>> config = update_config(model_config('vit_digits'), Namespace(dataset='digits'))
+        >>> loader = get_dataloader(config, get_dataset(config, False), False)
+        >>> images, labels = next(iter(loader))
+        >>> tuple(images.shape), tuple(labels.shape)
+        ((128, 3, 32, 32), (128,))
     """
     rank, world_size = (dist.rank(), dist.world_size()) if use_dist_sampler else (0, 1)
     sampler = build_sampler(config, dataset, is_training(is_train, mode), rank, world_size)

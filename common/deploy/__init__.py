@@ -1,7 +1,7 @@
 """Exported models: writing a model's graph, checking it, and running it without the model's code.
 
 export.py is the way from a model to a checked folder, with graph.py (Paddle's and ONNX's graphs),
-checked_process.py (the process that converts and runs a graph for the first time) and check.py
+isolated.py (the process in which a graph is converted and runs first) and check.py
 (pictures, and by how much logits differ). The way back is load.py, with exported.py (the base of
 the runtimes), paddle_inference.py and onnx_runtime.py. folder.py knows the files of both ways.
 

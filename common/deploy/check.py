@@ -89,7 +89,7 @@ def check(expected, got, tolerance, format):
     Raises:
         InputError: the shapes differ, or the logits by more than the tolerance.
     """
-    found = {'tolerance': tolerance}
+    result = {'tolerance': tolerance}
     for kind, logits in expected.items():
         if got[kind].shape != logits.shape:
             raise InputError(f'export: the graph gives logits {list(got[kind].shape)} for '
@@ -99,5 +99,5 @@ def check(expected, got, tolerance, format):
             raise InputError(f'export: the {format} graph is wrong: on {len(logits)} {kind} its '
                              f'logits differ by {error:.2g} of the largest, expected at most '
                              f'{tolerance:g}; nothing is written')
-        found[kind] = {'count': len(logits), 'error': error}
-    return found
+        result[kind] = {'count': len(logits), 'error': error}
+    return result

@@ -11,7 +11,6 @@ from paddle import nn
 from common.apis import Classifier, Eager
 from common.core.errors import InputError
 from common.deploy.check import check, in_batches, random_pictures, read_pictures, tolerance_of
-from common.deploy.checked_process import logits_of_graph
 from common.deploy.folder import (
     FORMATS,
     check_replaceable,
@@ -20,6 +19,7 @@ from common.deploy.folder import (
     write_json,
 )
 from common.deploy.graph import check_onnx, save_paddle_graph
+from common.deploy.isolated import logits_of_graph
 from common.deploy.load import FORMAT_OF, RUNTIMES, load_exported
 from common.deploy.paddle_inference import check_bfloat16
 from common.zoo import ROOT
@@ -45,6 +45,15 @@ def export_model(model: nn.Layer, folder: str | os.PathLike, format: str,
     Raises:
         InputError: a format, folder or image that cannot be used, a package that is missing, a
             graph that cannot be made or run, or one that differs from the model.
+
+    Source: this project; the graphs are those of `paddle.jit.save` and Paddle2ONNX.
+
+    Example:
+        >>> from common.export import export_model
+        >>> from common.zoo import create_model
+        >>> metadata = export_model(create_model('vit_digits'), 'digits', 'paddle')
+        >>> metadata['num_classes'], metadata['check']['random pictures']['error'] < 1e-4
+        (10, True)
     """
     if format not in FORMATS:
         raise InputError(f'format: got {format!r}, expected paddle or onnx')
@@ -88,14 +97,28 @@ def metadata_of(eager, num_classes, format):
 
 
 def runtime_of(model: nn.Layer, runtime: str = 'eager') -> Classifier:
-    """A model as a Classifier of a runtime; but for 'eager' it is exported first, and checked.
+    """Makes a Classifier of a model for a runtime, through an export to a temporary folder.
 
     Args:
         model: Layer of init_model or create_model.
-        runtime: 'eager', 'paddle', 'paddle-bf16' or 'onnx'.
+        runtime: 'eager', which runs the model itself and needs no export; 'paddle', 'paddle-bf16'
+            or 'onnx'.
+
+    Returns:
+        A Classifier: uint8 [B, 3, H, W] -> logits, float32 [B, K], both of numpy.
 
     Raises:
         InputError: there is no such runtime, or what export_model and load_exported raise.
+
+    Source: this project.
+
+    Example:
+        >>> import numpy as np
+        >>> from common.export import runtime_of
+        >>> from common.zoo import create_model
+        >>> classifier = runtime_of(create_model('vit_digits'), 'paddle')
+        >>> classifier(np.zeros([2, 3, 32, 32], np.uint8)).shape
+        (2, 10)
     """
     if runtime not in RUNTIMES:
         raise InputError(f'runtime: got {runtime!r}, expected one of {", ".join(RUNTIMES)}')

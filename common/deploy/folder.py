@@ -11,6 +11,7 @@ from common.core.sizes import to_pair
 
 METADATA_FILE = 'export.json'
 ONNX_FILE, PARAMETERS = 'model.onnx', 'model.pdiparams'
+# compat: graph-files
 PARAMETERS_INFO = f'{PARAMETERS}.info'    # written by Paddle 2.6; no runtime needs it
 GRAPHS = ('model.json', 'model.pdmodel')  # of Paddle 3, of Paddle 2
 FORMATS = ('paddle', 'onnx')

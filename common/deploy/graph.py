@@ -59,6 +59,7 @@ def save_onnx_graph(source, file):
     import paddle2onnx
 
     graph, parameters = (os.path.join(source, name) for name in graph_files(source, 'paddle'))
+    # compat: pip-install
     # Not into a file: on the way to one, Paddle2ONNX folds constants with a package that installs
     # further ones by pip. ONNX Runtime folds them, too.
     content = paddle2onnx.export(graph, parameters, None, opset_version=OPSET,

@@ -27,6 +27,18 @@ def load_exported(folder: str | os.PathLike, runtime: str | None = None,
     Raises:
         InputError: the folder is not one, is damaged or has another format; the package that runs
             it is missing; for bfloat16, a CPU without it.
+
+    Source: this project; it runs graphs by Paddle Inference and ONNX Runtime.
+
+    Example:
+        >>> import numpy as np
+        >>> from common.export import export_model
+        >>> from common.runtimes import load_exported
+        >>> from common.zoo import create_model
+        >>> _ = export_model(create_model('vit_digits'), 'digits', 'paddle')
+        >>> classifier = load_exported('digits', threads=2)
+        >>> classifier(np.zeros([2, 3, 32, 32], np.uint8)).shape
+        (2, 10)
     """
     format = read_metadata(folder)['format']
     runtime = runtime or format

@@ -5,6 +5,7 @@ import numpy as np
 import paddle
 from paddle import inference
 
+from common.core.compat import BFLOAT16_OPERATORS, WRONG_PASSES
 from common.core.errors import InputError, one_line
 from common.core.processes import CPU_INFO, cpu_info
 from common.deploy.exported import Exported
@@ -12,15 +13,6 @@ from common.deploy.silence import silenced
 
 PRECISIONS = ('fp32', 'bf16')
 GPU_MEMORY_MB = 256  # that Paddle takes at the start
-# Passes over a graph in which Paddle 3.3 with oneDNN makes mistakes. No time is lost without them.
-WRONG_PASSES = (
-    # merges a reshape into the transpose before it, also where that has more axes than the result
-    'operator_reshape_onednn_fuse_pass',
-    # applies the factor of a sum of integers to one of the terms only
-    'operator_scale_onednn_fuse_pass',
-    # overwrites what oneDNN computed, where another operator still needs it
-    'inplace_pass',
-)
 
 
 class PaddleInference(Exported):
@@ -66,12 +58,12 @@ class PaddleInference(Exported):
         config.set_cpu_math_library_num_threads(self.threads)
         config.enable_mkldnn()
         if graph.endswith('.json'):
-            for name in WRONG_PASSES:
+            for name in WRONG_PASSES:  # compat: wrong-passes
                 config.delete_pass(name)
         if precision == 'bf16':
             config.enable_mkldnn_bfloat16()
             if graph.endswith('.pdmodel'):
-                config.set_bfloat16_op({'fc'})  # Paddle 2.6 fails at some of the others
+                config.set_bfloat16_op(BFLOAT16_OPERATORS)  # compat: bfloat16-operators
         return config
 
     def run(self, images):

@@ -1,10 +1,10 @@
 """What a layer looks at in images: a map for each head, their mean, and the attention rollout."""
 from common.attention_maps import (
     attention_maps,
-    first_share,
     layers_of_same_tokens,
     model_input,
     roll_out,
+    row_of_query,
 )
 from common.core.errors import InputError, complain
 from common.core.figures import literal
@@ -67,7 +67,7 @@ def rollout_map(model, pixels, query):
         return []
     count = len(model.cells())
     depth = f'all {count}' if len(layers) == count else f'last {len(layers)} of {count}'
-    start = first_share(model, layers[-1], image.shape[2:], query)
+    start = row_of_query(model, layers[-1], image.shape[2:], query)
     return [(f'rollout, {depth} layers', roll_out(layers, start))]
 
 
@@ -84,8 +84,8 @@ def attention_figure(rows, title, mark=None):
                             2, title)
     for (name, picture, maps), axes in zip(rows, groups, strict=True):
         show(axes[0], enlarge(picture), literal(name), mark)
-        for one, (words, weights) in zip(axes[1:], maps, strict=True):
-            show(one, overlay(picture, weights), f'{words}\n{range_and_sum(weights)}', mark)
+        for panel, (words, weights) in zip(axes[1:], maps, strict=True):
+            show(panel, overlay(picture, weights), f'{words}\n{range_and_sum(weights)}', mark)
     return figure
 
 

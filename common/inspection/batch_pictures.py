@@ -21,7 +21,7 @@ def batch_picture(config, epoch):
     dataset = get_dataset(config)
     pictures, target = training_batch(config, dataset, epoch)
     names = dataset.class_names or [str(label) for label in range(config.MODEL.NUM_CLASSES)]
-    labels = [label_of(one, names, config.TRAIN.LABEL_SMOOTHING) for one in target]
+    labels = [label_of(sample, names, config.TRAIN.LABEL_SMOOTHING) for sample in target]
     return batch_figure(
         pictures, labels, f'{config.MODEL.NAME}: {len(pictures)} of {len(dataset)} training '
                           f'images, epoch {epoch}, seed {config.SEED}')
@@ -65,6 +65,6 @@ def batch_figure(pictures, labels, title):
     """Samples of a batch, uint8 [B, H, W, 3], with a line of text each."""
     height, width = pictures.shape[1:3]
     figure, (axes,) = panels([len(pictures)], MOST_COLUMNS, height / width, 1, title)
-    for one, picture, label in zip(axes, pictures, labels, strict=True):
-        show(one, picture, literal(label))
+    for panel, picture, label in zip(axes, pictures, labels, strict=True):
+        show(panel, picture, literal(label))
     return figure

@@ -72,8 +72,8 @@ def panels(groups, most_columns, height, lines, title):
         max(count * inch, LEAST_WIDTH),
         sum(rows) * (inch * height + lines * LINE) + TITLE_LINES * LINE))
     axes = figure.subplots(sum(rows), count, squeeze=False)
-    for one in axes.flat:
-        one.set_axis_off()
+    for panel in axes.flat:
+        panel.set_axis_off()
     figure.suptitle(literal(title), fontsize=10)
     axes_of_groups, start = [], 0
     for used, group in zip(rows, groups, strict=True):

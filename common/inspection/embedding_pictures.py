@@ -39,9 +39,9 @@ def filter_components(model):
     Returns:
         A title, and float [count, k, k, 3], the first component first.
     """
-    found = [(name, layer) for name, layer in model.named_sublayers()
-             if isinstance(layer, nn.Conv2D) and layer.weight.shape[1] == 3]
-    name, layer = max(found, key=lambda pair: pair[1].weight.shape[2])
+    layers = [(name, layer) for name, layer in model.named_sublayers()
+              if isinstance(layer, nn.Conv2D) and layer.weight.shape[1] == 3]
+    name, layer = max(layers, key=lambda pair: pair[1].weight.shape[2])
     weight = layer.weight.astype('float32').numpy()                       # [out, 3, k, k]
     filters = weight.reshape(len(weight), -1)                             # [out, 3 * k * k]
     _, sizes, components = np.linalg.svd(filters - filters.mean(axis=0), full_matrices=False)
@@ -70,16 +70,16 @@ def embedding_figure(similarities, filters, title):
     axes[0, 0].imshow(filter_mosaic(components))
     axes[0, 0].set_title(words, fontsize=9)
     axes[0, 0].set_axis_off()
-    for one, (name, values) in zip(axes[0, 1:], similarities.items(), strict=True):
+    for panel, (name, values) in zip(axes[0, 1:], similarities.items(), strict=True):
         h, w = values.shape[:2]
-        image = one.imshow(mosaic(values, np.nan), vmin=-1, vmax=1, interpolation='nearest')
-        one.set_title(f'{name}: cosine similarity of each of\n{h}x{w} positions with all positions',
-                      fontsize=9)
-        one.set_xticks(*ticks(w), fontsize=7)
-        one.set_yticks(*ticks(h), fontsize=7)
-        one.set_xlabel('column of the position', fontsize=8)
-        one.set_ylabel('row of the position', fontsize=8)
-        figure.colorbar(image, ax=one, shrink=0.8)
+        image = panel.imshow(mosaic(values, np.nan), vmin=-1, vmax=1, interpolation='nearest')
+        panel.set_title(f'{name}: cosine similarity of each of\n{h}x{w} positions with all '
+                        f'positions', fontsize=9)
+        panel.set_xticks(*ticks(w), fontsize=7)
+        panel.set_yticks(*ticks(h), fontsize=7)
+        panel.set_xlabel('column of the position', fontsize=8)
+        panel.set_ylabel('row of the position', fontsize=8)
+        figure.colorbar(image, ax=panel, shrink=0.8)
     return figure
 
 

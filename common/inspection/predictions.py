@@ -44,10 +44,10 @@ def print_predictions(predictions, count, go_on):
     Returns:
         A list of the predictions.
     """
-    found = []
+    printed = []
     with tqdm(total=count, unit='img', disable=None, leave=False) as bar:
         for prediction in predictions:
-            found.append(prediction)
+            printed.append(prediction)
             try:
                 if 'error' in prediction:
                     tqdm.write(f'error: {prediction["error"]}', file=sys.stderr)
@@ -60,13 +60,13 @@ def print_predictions(predictions, count, go_on):
                     complain(f'the output cannot be written: {error.strerror}')
                 drop_output()
             bar.update()
-    return found
+    return printed
 
 
 def line_of(prediction):
     """A prediction as a line of the terminal."""
     classes = prediction['classes']
-    words = '  '.join(f'{found["name"]}: {found["score"]:.1%}' for found in classes)
+    words = '  '.join(f'{entry["name"]}: {entry["score"]:.1%}' for entry in classes)
     has_no_name = classes[0]['name'] == str(classes[0]['label'])
     return f'{prediction["file"]}  {"class " if has_no_name else ""}{words}'
 
@@ -85,6 +85,6 @@ def write_csv(file, predictions, topk):
         table = csv.writer(target)
         table.writerow(['file', *columns, 'error'])
         for prediction in predictions:
-            cells = [value for found in prediction.get('classes', []) for value in found.values()]
+            cells = [value for entry in prediction.get('classes', []) for value in entry.values()]
             cells += [''] * (len(columns) - len(cells))
             table.writerow([prediction['file'], *cells, prediction.get('error', '')])

@@ -55,8 +55,8 @@ def windows_of(model, image, layer):
     Args:
         model: of init_model.
         image: of model_input.
-        layer: index of `model.cells()`; None is the last one with several windows, or else the last
-            one with one.
+        layer: index of `model.cells()`; None is the last one with several windows, or the last
+            one if none has.
 
     Returns:
         What model.get_windows gives, and the layer's index.
@@ -119,12 +119,12 @@ def windows_figure(rows, title):
     figure, groups = panels([len(queries) for _, _, queries in rows], MOST_COLUMNS,
                             (bottom - top) / (right - left), 1, title)
     for (name, picture, queries), axes in zip(rows, groups, strict=True):
-        for index, (one, (default, windows)) in enumerate(zip(axes, queries, strict=True)):
-            one.imshow(picture, extent=(0, width, height, 0), interpolation='nearest', alpha=0.75)
-            one.set_title(literal(name) if index == 0 else '', fontsize=8)
-            add_windows(one, default, windows)
-            one.set_xlim(left - border, right + border)
-            one.set_ylim(bottom + border, top - border)
+        for index, (panel, (default, windows)) in enumerate(zip(axes, queries, strict=True)):
+            panel.imshow(picture, extent=(0, width, height, 0), interpolation='nearest', alpha=0.75)
+            panel.set_title(literal(name) if index == 0 else '', fontsize=8)
+            add_windows(panel, default, windows)
+            panel.set_xlim(left - border, right + border)
+            panel.set_ylim(bottom + border, top - border)
     handles, labels = groups[0][0].get_legend_handles_labels()
     figure.legend(handles, labels, loc='outside lower center',
                   ncols=min(len(labels), LEGEND_COLUMNS), fontsize=8, facecolor='lightgrey')

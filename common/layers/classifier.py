@@ -21,35 +21,35 @@ from common.layers.init import init_linear
 class ImageClassifier(nn.Layer):
     """Base of an image classifier whose stages carry tokens and the height and width of their map.
 
-    What a model must have:
+    A model must have:
 
-    | name             | what it is                                                  | used for    |
-    |------------------|-------------------------------------------------------------|-------------|
-    | `stages(image)`  | runs the model; yields (tokens [B, N, C], h, w) after each  | all         |
-    |                  | stage, those of the last stage as `pool` reads them         |             |
-    | `cells()`        | the blocks, in order; `cell.attn(x, ..., return_weights)`,  | maps,       |
-    |                  | the last argument asks for (output, weights), with weights  | recompute,  |
-    |                  | [B, n, N, N] or, in windows of s x s, [B, nW, n, s*s, s*s]  | layer decay |
-    | `num_features`   | channels that the classifier reads                          | features    |
-    | `num_classes`    | its outputs; 0 for no classifier                            | all         |
-    | `head`           | the classifier, of `new_classifier`, or None; another name  | weights     |
-    |                  | where `classifier_name` says so                             |             |
+    | name            | what it is                                                               |
+    |-----------------|--------------------------------------------------------------------------|
+    | `stages(image)` | runs the model; yields (tokens [B, N, C], h, w) after each stage         |
+    | `cells()`       | its blocks, in order: maps read the attention of each, `cell.attn`,      |
+    |                 | layer-wise learning rates and recomputation take them as they are        |
+    | `cell.attn`     | called as attn(x, ...), or as attn(x, ..., True) for (output, weights):  |
+    |                 | [B, n, N, N], or in windows of s x s tokens [B, nW, n, s * s, s * s]     |
+    | `num_features`  | the channels that the classifier reads                                   |
+    | `num_classes`   | the classifier's outputs; 0 for no classifier                            |
+    | `head`          | the classifier, a Linear or None; `classifier_name` may name another     |
 
-    What it may have, with what stands here otherwise:
+    It may have, instead of what stands in this class:
 
-    | name                    | what it is                                           | used for    |
-    |-------------------------|------------------------------------------------------|-------------|
-    | `stride`                | what divides an image's height and width             | check_size  |
-    | `num_prefix_tokens`     | tokens before those of the map (a class token)       | features    |
-    | `reads_class_token`     | whether the classifier reads the first token         | maps        |
-    | `pool(tokens)`          | tokens of the last stage -> features                 | features    |
-    | `position_embeddings()` | {parameter: (prefix tokens, grid)}, which are resized| weights     |
-    | `no_weight_decay()`     | parameters that are not decayed                      | training    |
-    | `representation_name`   | the layer between features and classifier, or None   | weights     |
-    | `class_names`           | names of the classes, or None                         | predict    |
-    | `get_windows(image)`    | learned windows                                      | visualize   |
-    | MODEL_names.py          | beside the model's file: DIALECTS, LOOKALIKES and    | weights     |
-    |                         | config_of, see common/weights/dialects.py            |             |
+    | name                    | what it is                                             | used by   |
+    |-------------------------|--------------------------------------------------------|-----------|
+    | `stride`                | what divides an image's height and width               | stages    |
+    | `num_prefix_tokens`     | how many tokens stand before those of the map          | features  |
+    | `reads_class_token`     | whether the classifier reads the first token           | maps      |
+    | `pool(tokens)`          | makes the features of the last stage's tokens          | logits    |
+    | `position_embeddings()` | the parameters that are resized for another image size | weights   |
+    | `no_weight_decay()`     | the parameters that are not decayed                    | training  |
+    | `representation_name`   | names the layer between features and classifier        | weights   |
+    | `get_windows(image)`    | gives the learned windows                              | visualize |
+    | NAME_names.py           | beside the model's NAME.py: DIALECTS, LOOKALIKES and   | weights   |
+    |                         | config_of(shapes), see common/weights/dialects.py      |           |
+
+    `config`, of build_model, and `class_names`, of the loaded weights, are set from outside.
     """
 
     classifier_name = 'head'
@@ -123,10 +123,21 @@ class ImageClassifier(nn.Layer):
                 MMClassification does, the map, or the pair [featmap, cls_token].
 
         Returns:
-            The last stage's are after the last norm, if the model has one over its tokens.
+            A tuple of tensors, or of pairs. The last stage's are after the last norm, if the model
+            has one over its tokens.
 
         Raises:
             InputError: an unknown out_type, or no class token.
+
+        Source: the function of this name in MMClassification.
+
+        Example:
+            >>> import paddle
+            >>> from common.zoo import create_model
+            >>> model = create_model('vit_digits')
+            >>> featmap, = model.extract_feat(paddle.zeros([2, 3, 32, 32]), 'featmap')
+            >>> tuple(featmap.shape)
+            (2, 96, 4, 4)
         """
         check_feature_type(out_type)
         if out_type == 'cls_token' and not self.num_prefix_tokens:
@@ -160,6 +171,19 @@ class ImageClassifier(nn.Layer):
         Returns:
             list in the order of `layers`: [B, n, N, N], or, with windows of s x s tokens,
             [B, nW, n, s * s, s * s]; each row sums to 1.
+
+        Raises:
+            InputError: a layer that is not there.
+
+        Source: this project; common.attention_maps makes maps of them.
+
+        Example:
+            >>> import paddle
+            >>> from common.zoo import create_model
+            >>> model = create_model('vit_digits')
+            >>> weights, = model.get_attention(paddle.zeros([2, 3, 32, 32]), layers=[-1])
+            >>> tuple(weights.shape)
+            (2, 4, 17, 17)
         """
         return [one.weights for one in self.attention_passes(image, layers)]
 
@@ -184,7 +208,21 @@ class ImageClassifier(nn.Layer):
         raise InputError(f'layer: got {layer}, expected a layer with varied-size windows')
 
     def reset_classifier(self, num_classes: int) -> None:
-        """Puts a newly initialised classifier in place; 0 takes it away."""
+        """Puts a newly initialised classifier in the place of the old one.
+
+        Args:
+            num_classes: its outputs; 0 takes the classifier away, so that the model gives features.
+
+        Source: the function of this name in timm.
+
+        Example:
+            >>> import paddle
+            >>> from common.zoo import create_model
+            >>> model = create_model('vit_digits')
+            >>> model.reset_classifier(5)
+            >>> tuple(model(paddle.zeros([2, 3, 32, 32])).shape)
+            (2, 5)
+        """
         self.num_classes = num_classes
         self.class_names = None  # they were of the old one
         dtype = next(iter(self.parameters())).dtype

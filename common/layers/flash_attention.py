@@ -25,6 +25,7 @@ def has_flash_attention(dtype, head_dim):
 def works(dtype, head_dim):
     """Whether this GPU and this Paddle have it, tried on a small example: Paddle 2.6 raises if not,
     Paddle 3 goes over to a slower form. head_dim must be a multiple of 8, at most 256."""
+    # compat: flash-trial
     if head_dim % 8 or head_dim > 256 or not is_ampere():
         return False
     state = paddle.get_cuda_rng_state()  # a resumed run must draw what an unbroken one does

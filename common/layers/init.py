@@ -11,6 +11,7 @@ def normal_(parameter, std=0.02):
     This is what timm's trunc_normal_(std=.02) does in effect: it cuts at -2 and 2, which is a
     hundred deviations. Paddle's TruncatedNormal cuts elsewhere in 2.6 than in 3.x.
     """
+    # compat: truncated-normal
     Normal(std=std)(parameter)
 
 

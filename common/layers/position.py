@@ -40,7 +40,7 @@ def with_class_token(patches, cls_token, position, old_grid, new_grid):
         [B, 1 + h * w, C].
     """
     B, _, C = patches.shape
-    if not paddle.in_dynamic_mode():
+    if not paddle.in_dynamic_mode():  # compat: shape-in-generator
         B = paddle.shape(patches)[0]  # an exported graph's batch is open
     cls_token = cls_token.expand([B, 1, C]).astype(patches.dtype)
     position = resize_position_embedding(position, 1, old_grid, new_grid)

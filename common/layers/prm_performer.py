@@ -8,6 +8,8 @@ from paddle.nn.initializer import Orthogonal
 from common.layers.basic import Dropout
 from common.layers.fast import Conv2D, LayerNorm, Linear
 
+EPSILON = 1e-8  # keeps a sum of weights that is 0 from being divided by
+
 
 class PRM(nn.Layer):
     """Pyramid reduction: one strided convolution for each dilation, side by side.
@@ -66,5 +68,5 @@ class PerformerTokens(nn.Layer):
         key, query = self.features(k), self.features(q)                    # [B, N, m]
         total = paddle.matmul(query, key.sum(axis=1).unsqueeze(2))         # [B, N, 1]
         mixed = paddle.matmul(key, v.astype(key.dtype), transpose_x=True)  # [B, m, C]
-        y = paddle.matmul(query, mixed) / (total + 1e-8)                   # [B, N, C]
+        y = paddle.matmul(query, mixed) / (total + EPSILON)                   # [B, N, C]
         return v + self.dropout(self.proj(y.astype(v.dtype)))

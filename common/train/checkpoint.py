@@ -158,6 +158,7 @@ def save_checkpoint(path, model, optimizer, scaler, metadata, ema=None, resumed=
     keep_previous(path)
     write_atomically({
         'model': model.state_dict(),
+        # compat: optimizer-state
         'optimizer': optimizer_state(optimizer, model) or resumed or {},
         'amp_grad_scaler': scaler.state_dict() if scaler else {},
         'format_version': FORMAT_VERSION,

@@ -6,9 +6,9 @@ from common.core.devices import gpus_looked_for
 from common.layers.macs import count_parameters
 from common.train.optim import decayed_parameters, trainable_parameters
 
-# The share of the first weights in a moving average at the end of a run, above which a warning says
-# so.
-SHARE_OF_FIRST_WEIGHTS = 0.1
+# How much of a moving average may still be the first weights at the end of a run, before a warning
+# says so.
+MAX_FIRST_WEIGHTS = 0.1
 
 
 def describe(log, config, model, precision, device, folder):
@@ -57,7 +57,7 @@ def describe_ema(log, ema, num_steps):
     at_first = ', less at first' if ema.warmup else ''
     log.info(f'moving average of the weights: decay {ema.decay:.10g} a step{at_first}')
     rest = 0.0 if ema.warmup else ema.decay ** num_steps
-    if rest > SHARE_OF_FIRST_WEIGHTS:
+    if rest > MAX_FIRST_WEIGHTS:
         log.warning(f'{rest:.0%} of the average will still be the first weights at the end; '
                     f'-o TRAIN.EMA.DECAY=null, a smaller one, or -o TRAIN.EMA.WARMUP=True '
                     f'helps')

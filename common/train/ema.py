@@ -8,7 +8,9 @@ import contextlib
 
 import numpy as np
 import paddle
+from paddle import nn
 
+from common.config import ConfigNode
 from common.core.errors import InputError
 from common.weights.load import check_values, dtype_name
 
@@ -106,7 +108,25 @@ def decay_of(ema, global_batch):
     return ema.DECAY ** (times // 1 if ema.WHOLE_BATCHES else times)
 
 
-def build_ema(config, model, global_batch):
-    """Builds the Ema of a config, or None if it has none."""
+def build_ema(config: ConfigNode, model: nn.Layer, global_batch: int) -> Ema | None:
+    """Builds the moving average of a model's weights that a config asks for.
+
+    Args:
+        config: of a run; its TRAIN.EMA node counts.
+        model: a Layer, not its DataParallel.
+        global_batch: images in one optimiser step, on all ranks.
+
+    Returns:
+        The Ema, or None where TRAIN.EMA.DECAY is None.
+
+    Source: ModelEma of timm 0.4.12, see above.
+
+    Example:
+        >>> from common.train.ema import build_ema
+        >>> from common.zoo import create_model
+        >>> model = create_model('vit_digits')
+        >>> build_ema(model.config, model, 64).decay
+        0.99
+    """
     ema = config.TRAIN.EMA
     return None if ema.DECAY is None else Ema(model, decay_of(ema, global_batch), ema.WARMUP)

@@ -1,6 +1,10 @@
 """Losses over logits [B, K]; all are computed in float32 at least, and are means over the batch."""
+from collections.abc import Callable
+
 import paddle
 import paddle.nn.functional as F
+
+from common.config import ConfigNode
 
 
 def soft_target_cross_entropy(logits, target):
@@ -61,8 +65,27 @@ class BinaryCrossEntropy:
         return loss.sum(axis=-1).mean() if self.sum_classes else loss.mean()
 
 
-def build_loss(train):
-    """Builds the loss that a config's TRAIN node names."""
+def build_loss(train: ConfigNode) -> Callable[[paddle.Tensor, paddle.Tensor], paddle.Tensor]:
+    """Builds the loss that a config's TRAIN node names.
+
+    Args:
+        train: the node; LOSS, LABEL_SMOOTHING and the keys of BCE count.
+
+    Returns:
+        A function of logits [B, K] and targets, labels [B] or distributions [B, K], that gives the
+        mean over the batch.
+
+    Source: the losses of timm, see the classes above.
+
+    Example:
+        >>> import math
+        >>> import paddle
+        >>> from common.config import base_config
+        >>> from common.train.losses import build_loss
+        >>> loss = build_loss(base_config().TRAIN)
+        >>> abs(loss(paddle.zeros([2, 10]), paddle.to_tensor([3, 4])).item() - math.log(10)) < 1e-6
+        True
+    """
     if train.LOSS == 'bce':
         return BinaryCrossEntropy(train.LABEL_SMOOTHING, train.BCE_THRESHOLD,
                                   train.BCE_SUM_CLASSES)

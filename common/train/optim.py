@@ -1,7 +1,9 @@
 """The optimiser: which parameters are decayed, and its state by parameter path."""
 import numpy as np
 import paddle
+from paddle import nn
 
+from common.config import ConfigNode
 from common.core.errors import InputError, printable
 
 
@@ -86,7 +88,7 @@ def trainable_parameters(model):
             if not parameter.stop_gradient]
 
 
-def build_optimizer(train, model):
+def build_optimizer(train: ConfigNode, model: nn.Layer) -> paddle.optimizer.Optimizer:
     """Builds the optimiser over the trainable parameters of a model.
 
     The training loop sets the rate at each step, and clips the gradients.
@@ -97,6 +99,18 @@ def build_optimizer(train, model):
 
     Returns:
         AdamW or Momentum.
+
+    Raises:
+        InputError: TRAIN.FREEZE names no parameter of the model.
+
+    Source: AdamW is of arXiv 1711.05101; which parameters decay is said at TRAIN.OPTIMIZER.DECAY.
+
+    Example:
+        >>> from common.train.optim import build_optimizer
+        >>> from common.zoo import create_model
+        >>> model = create_model('vit_digits')
+        >>> type(build_optimizer(model.config.TRAIN, model)).__name__
+        'AdamW'
     """
     freeze(model, train.FREEZE)
     parameters = trainable_parameters(model)

@@ -2,6 +2,7 @@
 import math
 from dataclasses import dataclass
 
+from common.config import ConfigNode
 from common.core.errors import InputError
 
 
@@ -91,13 +92,28 @@ class Schedule:
         return self.end_lr + (self.base_lr - self.end_lr) * factor
 
 
-def build_schedule(train, steps_per_epoch, global_batch):
+def build_schedule(train: ConfigNode, steps_per_epoch: int, global_batch: int) -> Schedule:
     """Builds the Schedule of a config's TRAIN node.
 
     Args:
         train: the node; its LR_BASE_BATCH says whether the base rate is scaled by the batch.
         steps_per_epoch: optimiser steps.
         global_batch: images in one optimiser step, on all ranks.
+
+    Returns:
+        The Schedule, a function from the number of an optimiser step, from 0, to its rate.
+
+    Raises:
+        InputError: a rate that is not above 0, or a warm-up longer than the schedule.
+
+    Source: the cosine of arXiv 1608.03983, and the linear scaling of arXiv 1706.02677.
+
+    Example:
+        >>> from common.train.schedule import build_schedule
+        >>> from common.zoo import model_config
+        >>> schedule = build_schedule(model_config('vit_digits').TRAIN, 22, 64)
+        >>> schedule.num_steps, schedule(0), schedule(66)
+        (880, 1e-06, 0.003)
     """
     scale = global_batch / train.LR_BASE_BATCH if train.LR_BASE_BATCH else 1.0
     if train.BASE_LR <= 0:

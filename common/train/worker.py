@@ -219,7 +219,7 @@ def with_training_options(config, model, precision):
         recompute_cells(model)
     if config.TRAIN.TO_STATIC:
         if precision.enabled and precision.dtype == 'bfloat16' \
-                and paddle.__version__.startswith('2.'):
+                and paddle.__version__.startswith('2.'):  # compat: bfloat16-graph
             raise InputError('TRAIN.TO_STATIC: Paddle 2.6 makes a float16 graph of a bfloat16 '
                              'training; expected -o AMP_DTYPE=float16, or Paddle 3')
         model = paddle.jit.to_static(model, full_graph=True)

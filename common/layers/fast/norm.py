@@ -46,8 +46,8 @@ class LayerNormFunction(PyLayer):
         if ctx.needs[0]:
             average = average * weight.unsqueeze(1)
             of_x = scale_rows(gradient * weight, paddle.matmul(gradient, average), scale)
-            share = scale * scale * scale * paddle.matmul(product, average)
-            of_x = (of_x - scale_rows(centred, scale=share)).reshape(shape)
+            slope = scale * scale * scale * paddle.matmul(product, average)
+            of_x = (of_x - scale_rows(centred, scale=slope)).reshape(shape)
         if ctx.needs[1]:
             of_weight = paddle.matmul(scale, product, transpose_x=True).reshape([C])
         if ctx.needs[2]:

@@ -1,4 +1,4 @@
-"""A process of its own for the first run of a graph: a converter or a runtime that crashes there
+"""The first run of a graph, in a process of its own: a converter or a runtime that crashes there
 takes nothing with it."""
 import os
 import subprocess
@@ -15,7 +15,7 @@ from common.deploy.graph import reason_in, save_onnx_graph
 from common.deploy.load import load_exported
 from common.zoo import ROOT
 
-PROGRAM = 'import sys; from common.deploy.checked_process import run; run(*sys.argv[1:])'
+PROGRAM = 'import sys; from common.deploy.isolated import main; main(*sys.argv[1:])'
 PICTURES_FILE, LOGITS_FILE = 'pixels.npz', 'logits.npz'  # what the two processes exchange
 
 
@@ -48,7 +48,7 @@ def logits_of_graph(folder, work, pictures):
                      f'{reason_in(child.stdout)}')
 
 
-def run(folder, work, device):
+def main(folder, work, device):
     """What the other process does: it converts, writes the digests of the files, and runs."""
     end_with_parent()
     with errors_of_a_tool():
