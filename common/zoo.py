@@ -143,9 +143,9 @@ def create_model(name: str, pretrained: str | os.PathLike | None = None,
     weights = read_weights(file) if file else None
     config, stated = merged_config(model_config(name), options, values, file, weights)
     if weights:
-        check_stated(config, stated, weights, file, build_model, known_as)
+        check_stated(config, stated, weights, file, build_model)
     model = build_model(config)
-    load_with_names(model, file, weights, 'MODEL.NUM_CLASSES' in values, known_as)
+    load_with_names(model, file, weights, 'MODEL.NUM_CLASSES' in values)
     return model
 
 
@@ -156,7 +156,7 @@ def build_model(config: ConfigNode) -> nn.Layer:
         config: of model_config or of a family's get_config.
 
     Returns:
-        A Layer with the config as its attribute; see create_model.
+        A Layer with the config as its attribute `config`; see create_model.
 
     Raises:
         InputError: an unknown MODEL.TYPE, or values that do not go together.
@@ -174,7 +174,7 @@ def build_model(config: ConfigNode) -> nn.Layer:
                          f'{", ".join(MODELS)}')
     folder, file, build_function = MODELS[config.MODEL.TYPE]
     model = getattr(load_family_file(folder, file), build_function)(config)
-    model.config = config
+    model.config, model.known_as = config, known_as
     return model
 
 

@@ -16,7 +16,7 @@ from common.core.class_names import (
     class_names_of,
     head_order,
     match_labels,
-    places,
+    match_names,
     user_labels,
 )
 from common.core.errors import InputError
@@ -59,16 +59,16 @@ def evaluation_set(names, labels):
 # Which names are the same
 
 def test_names_match_in_any_normal_form_and_not_in_another_case_L15():
-    assert places([CAFE[1], 'dog'], ['dog', CAFE[0]]) == [1, 0]
-    assert places([' dog'], ['dog']) == [0]
-    assert places(['Dog', 'cat'], ['dog', 'cat']) == [None, 1]
+    assert match_names([CAFE[1], 'dog'], ['dog', CAFE[0]]) == [1, 0]
+    assert match_names([' dog'], ['dog']) == [0]
+    assert match_names(['Dog', 'cat'], ['dog', 'cat']) == [None, 1]
 
 
 def test_name_that_stands_twice_matches_only_in_equal_lists_L15():
-    assert places(['crane', 'dog', 'crane'], ['crane', 'dog', 'crane']) == [0, 1, 2]
-    assert places(['dog', 'crane'], ['crane', 'dog', 'crane']) == [1, None]
-    assert places(['crane', 'crane', 'dog'], ['dog', 'crane', 'x']) == [None, None, 0]
-    assert places(CAFE, ['x', CAFE[0]]) == [None, None]
+    assert match_names(['crane', 'dog', 'crane'], ['crane', 'dog', 'crane']) == [0, 1, 2]
+    assert match_names(['dog', 'crane'], ['crane', 'dog', 'crane']) == [1, None]
+    assert match_names(['crane', 'crane', 'dog'], ['dog', 'crane', 'x']) == [None, None, 0]
+    assert match_names(CAFE, ['x', CAFE[0]]) == [None, None]
 
 
 # Evaluation

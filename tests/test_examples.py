@@ -43,6 +43,7 @@ PUBLIC = {
     'common.train.schedule': ['build_schedule'],
     'common.train.ema': ['build_ema'],
     'common.train.losses': ['build_loss'],
+    'vitaev2_vsa.vsa': ['VSAWindowAttention'],
 }
 FUNCTIONS = [(module, name) for module, names in PUBLIC.items() for name in names]
 

@@ -19,12 +19,12 @@ MAX_NAMES_BYTES = 1 << 24
 IMAGENET_CLASSES = os.path.join(os.path.dirname(os.path.abspath(__file__)), 'imagenet_classes.txt')
 
 
-def class_names(file, num_classes=None):
+def class_names(file: str, num_classes: int | None = None) -> list[str]:
     """The names in a file with one name a line, UTF-8; two classes may have the same one.
 
     Args:
-        file: path.
-        num_classes: how many there must be; None takes any number.
+        file: path of the file.
+        num_classes: how many names there must be; None takes any number.
 
     Returns:
         List of str; entry k is the name of class k.
@@ -61,26 +61,29 @@ def check_count(names, num_classes, where):
                          f'(MODEL.NUM_CLASSES)')
 
 
-def normal(name):
+def normal_form(name):
+    """A name in the form in which names are compared."""
     return unicodedata.normalize('NFC', name.strip())
 
 
-def places(names, known):
-    """Where each of some names stands in another list.
+def match_names(names, known):
+    """Looks some names up in a list of names.
 
     Args:
-        names, known: lists of str.
+        names: list of str, the names that are looked up.
+        known: list of str.
 
     Returns:
-        list with an entry for each of `names`: its index in `known`, or None if it is not there or
+        List with an entry for each of `names`: its index in `known`, or None if it is not there or
         stands twice in either list.
     """
-    names, known = [normal(name) for name in names], [normal(name) for name in known]
+    names, known = [normal_form(name) for name in names], [normal_form(name) for name in known]
     if names == known:
         return list(range(len(names)))
-    once = Counter(names), Counter(known)
-    table = {name: index for index, name in enumerate(known)}
-    return [table[name] if all(count[name] == 1 for count in once) else None for name in names]
+    counts = Counter(names), Counter(known)
+    indices = {name: index for index, name in enumerate(known)}
+    return [indices[name] if all(count[name] == 1 for count in counts) else None
+            for name in names]
 
 
 def check_class_names(names, classes, file):
@@ -94,13 +97,19 @@ def check_class_names(names, classes, file):
 
 
 def class_names_of(config, names, file):
-    """The names of a model's classes: those of DATA.CLASS_NAMES, the checkpoint's, ImageNet's, or
-    None.
+    """The names of a model's classes.
 
     Args:
-        config: of the model.
-        names: of the checkpoint, or None.
-        file: of the weights, for messages.
+        config: config of the model.
+        names: the names in the checkpoint, or None.
+        file: the file of the weights, for messages.
+
+    Returns:
+        The names of DATA.CLASS_NAMES, else the checkpoint's, else ImageNet's for a model of its
+        1,000 classes, else None.
+
+    Raises:
+        InputError: there is not one name for each class.
     """
     classes = config.MODEL.NUM_CLASSES
     if not classes:
@@ -113,24 +122,24 @@ def class_names_of(config, names, file):
     return imagenet_classes() if config.DATA.DATASET == 'imagenet2012' and classes == 1000 else None
 
 
-def imagenet_classes():
+def imagenet_classes() -> list[str]:
     """The 1,000 classes of ImageNet-1k, in WordNet's words."""
     return [line.partition(' ')[2] for line in class_names(IMAGENET_CLASSES, 1000)]
 
 
-def user_labels(images, own, config):
-    """A data set's class names where DATA.CLASS_NAMES gives some; the labels then follow them.
+def user_labels(images, dataset_names, config):
+    """Gives a data set the class names of DATA.CLASS_NAMES; its labels then follow them.
 
-    As many names as the data set has are its classes in their order, under other words. Fewer
-    classes in the data set than names are found among them by name.
+    If there are as many names as the data set has classes, they are other words for its classes, in
+    the same order. If there are more, the data set's classes are found among them by name.
 
     Args:
-        images: source with `labels`.
-        own: the data set's names, or None for lists.
-        config: of the run.
+        images: ImageSource; its labels may change in place.
+        dataset_names: the data set's own class names, or None for lists.
+        config: config of the run.
 
     Returns:
-        The user's list.
+        The user's list of names.
 
     Raises:
         InputError: the file is missing, has not MODEL.NUM_CLASSES names, or has the name of a class
@@ -138,19 +147,20 @@ def user_labels(images, own, config):
     """
     file = config.DATA.CLASS_NAMES
     names = class_names(file, config.MODEL.NUM_CLASSES)
-    if own is None:
+    if dataset_names is None:
         return names
-    found = places(own, names)
-    if len(own) == len(names):
-        for index, place in enumerate(found):
-            if place not in (None, index):
-                raise InputError(f'{file}: got {names[place]!r} as the name of class {place}, but '
-                                 f'in {config.DATA.DATA_PATH} it is class {index}; expected the '
-                                 f'order of the data set, {first_few(own, quoted=True)}')
+    numbers = match_names(dataset_names, names)
+    if len(dataset_names) == len(names):
+        for index, number in enumerate(numbers):
+            if number not in (None, index):
+                raise InputError(f'{file}: got {names[number]!r} as the name of class {number}, '
+                                 f'but in {config.DATA.DATA_PATH} it is class {index}; expected '
+                                 f'the order of the data set, '
+                                 f'{first_few(dataset_names, quoted=True)}')
         return names
-    if None in found:
-        check_count(own, len(names), config.DATA.DATA_PATH)
-    images.labels = np.array(found)[images.labels]
+    if None in numbers:
+        check_count(dataset_names, len(names), config.DATA.DATA_PATH)
+    images.labels = np.array(numbers)[images.labels]
     return names
 
 
@@ -160,11 +170,11 @@ def match_labels(dataset, known, file, config):
     Args:
         dataset: ImageDataset; the labels of its images change in place.
         known: class names of the weights, or None.
-        file: of the weights, for messages.
-        config: of the run.
+        file: the file of the weights, for messages.
+        config: config of the run.
 
     Returns:
-        list of sentences for the log.
+        List of sentences for the log.
 
     Raises:
         InputError: images of a class that the weights do not know; or one side has no names, and
@@ -180,57 +190,65 @@ def match_labels(dataset, known, file, config):
         return []
     images.check_labels(len(names))
     present = np.unique(images.labels).tolist()
-    found = places(names, known)
-    strangers = [names[label] for label in present if found[label] is None]
-    if strangers:
+    numbers = match_names(names, known)
+    unknown = [names[label] for label in present if numbers[label] is None]
+    if unknown:
         raise InputError(
             f'{config.DATA.CLASS_NAMES or config.DATA.DATA_PATH}: got images of '
-            f'{len(strangers)} classes that {file} does not know, or not once, first '
-            f'{first_few(strangers[:1], quoted=True)}; its classes: '
+            f'{len(unknown)} classes that {file} does not know, or not once, first '
+            f'{first_few(unknown[:1], quoted=True)}; its classes: '
             f'{first_few(known, quoted=True)}; -class_names FILE gives those of the data set other '
             f'names')
     notes = []
-    if any(found[label] != label for label in present):
+    if any(numbers[label] != label for label in present):
         if config.DATA.REAL_LABELS:
             raise InputError(f'-real_labels: got classes in another order than those of {file}, '
                              f"expected ImageNet's")
         notes.append(f'classes are in another order than in {file}; they are matched by name')
-    images.labels = np.array([-1 if place is None else place for place in found])[images.labels]
+    numbers = np.array([-1 if number is None else number for number in numbers])
+    images.labels = numbers[images.labels]
     dataset.class_names = known
-    missing = sorted(set(range(classes)) - set(images.labels.tolist()))
-    if missing:
-        notes.append(f'{len(missing)} of {classes} classes have no image here: '
-                     f'{first_few([known[label] for label in missing], quoted=True)}')
+    unseen = sorted(set(range(classes)) - set(images.labels.tolist()))
+    if unseen:
+        notes.append(f'{len(unseen)} of {classes} classes have no image here: '
+                     f'{first_few([known[label] for label in unseen], quoted=True)}')
     return notes
 
 
 def check_same(names, known, file):
     """Raises InputError unless a run that goes on has the classes that it had, in their order.
 
-    names, known: of the training set and of the checkpoint; None is not known.
+    Args:
+        names: class names of the training set, or None if they are not known.
+        known: class names in the checkpoint, or None.
+        file: the checkpoint, for messages.
     """
     if names is None or known is None:
         return
     check_class_names(known, len(names), file)
     for index, (now, before) in enumerate(zip(names, known, strict=True)):
-        if normal(now) != normal(before):
+        if normal_form(now) != normal_form(before):
             before, now = first_few([before], quoted=True), first_few([now], quoted=True)
             raise InputError(f'-resume: {file}: class {index} was {before} and is {now} in the '
                              f'training set; expected the same classes')
 
 
 def head_order(names, known):
-    """What a classifier for the classes `known` is worth for the classes `names`.
+    """How a classifier for the classes `known` can serve for the classes `names`.
+
+    Args:
+        names: class names of the model, or None if they are not known.
+        known: class names of the weights, or None.
 
     Returns:
-        ('same', None); ('moved', indices): class k is known as class indices[k]; or
-        ('other', None): it means other classes.
+        ('same', None): as it is; ('moved', indices): class k is its class indices[k]; or
+        ('other', None): not at all, since it means other classes.
     """
     if names is None or known is None:
         return 'same', None
-    found = places(names, known)
-    if found == list(range(len(known))):
+    indices = match_names(names, known)
+    if indices == list(range(len(known))):
         return 'same', None
-    if len(found) == len(known) and None not in found:
-        return 'moved', found
+    if len(indices) == len(known) and None not in indices:
+        return 'moved', indices
     return 'other', None

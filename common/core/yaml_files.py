@@ -1,6 +1,6 @@
 """Reads the yaml of configs and options, at a cost in proportion to its length.
 
-They may come from anywhere, so they are read with the safe loader only, and what a config never
+Configs may come from anywhere, so they are read with the safe loader only, and what a config never
 needs is refused before anything is made of it.
 """
 import os
@@ -24,7 +24,17 @@ YAML_ERRORS = (yaml.YAMLError, ValueError, TypeError, OverflowError, RecursionEr
 
 
 def read_base(cfg_file):
-    """The files that `cfg_file` names under BASE: a name or a list of names, in its folder."""
+    """The files whose values a yaml file takes over, by its key BASE.
+
+    Args:
+        cfg_file: path; its BASE is a name or a list of names of files in its folder.
+
+    Returns:
+        List of paths.
+
+    Raises:
+        InputError: a BASE that is no such name, lies in another folder, or has a BASE of its own.
+    """
     names = [value for key, value, _ in read_yaml(cfg_file) if key == 'BASE']
     names = names[0] if names else []
     names = [names] if isinstance(names, str) else names or []
@@ -47,7 +57,18 @@ def read_base(cfg_file):
 
 
 def read_yaml(file):
-    """The leaves of a yaml file as a list of (dotted key, value, line)."""
+    """Reads a yaml file of mappings.
+
+    Args:
+        file: path.
+
+    Returns:
+        List of (dotted key, value, line), one for each leaf.
+
+    Raises:
+        InputError: no such file, or one that is too large, no safe yaml or no mapping, or has a key
+            twice; it names the file and line.
+    """
     if not os.path.isfile(file):
         raise InputError(f'{file}: no such config file')
     if os.path.getsize(file) > MAX_YAML_BYTES:
@@ -69,6 +90,15 @@ def read_yaml(file):
 
 
 def yaml_leaves(loader, node, prefix, file, seen):
+    """Yields the (dotted key, value, line) of all leaves below a node.
+
+    Args:
+        loader: ConfigLoader, which makes the values.
+        node: yaml.MappingNode.
+        prefix: the keys above the node, with a point behind each.
+        file: path, for messages.
+        seen: the keys that were there already; changed in place.
+    """
     for key_node, value_node in node.value:
         line = key_node.start_mark.line + 1
         if not isinstance(key_node, yaml.ScalarNode) or len(key_node.value) > MAX_KEY:

@@ -79,7 +79,7 @@ class AutoAugment:
         text: original | originalr | v0 | v0r, and -mstdX for noise N(0, X^2) on every level,
             which is then clipped to 0..10.
         size: int or (height, width) of the images; only TranslateX and Y depend on it.
-        mean: of the data, in 0..1; the fill colour.
+        mean: mean colour of the data in 0..1, which fills what an op uncovers.
         interpolation: bilinear | bicubic | random, which draws one for each geometric op.
 
     Raises:

@@ -17,7 +17,8 @@ from common.core.errors import InputError, one_line
 from common.data.sources import ImageSource
 from common.weights.unpickle import DataUnpickler
 
-MAX_UNPACKED, MAX_MEMBERS = 1 << 28, 100  # of an archive; the real ones have 186 MB, 9 members
+# Limits of an archive, unpacked; the real ones have 186 MB and 9 members.
+MAX_UNPACKED, MAX_MEMBERS = 1 << 28, 100
 # What the files of one data set are called, and the keys in them.
 Layout = namedtuple('Layout', 'archive md5 folder train test meta labels names num_classes')
 LAYOUTS = {
@@ -32,19 +33,21 @@ LAYOUTS = {
 
 
 class BoundedStream:
-    """The first `size` bytes of a stream; a read beyond them is an error."""
+    """The first `size` bytes of a stream; a read beyond them raises EOFError."""
 
     def __init__(self, stream, size):
         self.stream = stream
         self.left = size
 
     def read(self, size):
+        """The next bytes, `size` of them at most."""
         if size > self.left:
             raise EOFError('the file ends too early')
         self.left -= size
         return self.stream.read(size)
 
     def skip(self, size):
+        """Reads `size` bytes and drops them."""
         while size > 0:
             block = self.read(min(size, 1 << 16))
             if not block:
@@ -56,7 +59,7 @@ class CifarImages(ImageSource):
     """Images of one split, in memory.
 
     Attributes:
-        path: of the folder or archive that they come from.
+        path: path of the folder or archive that they come from.
         split: train | test.
         pixels, labels: uint8 [n, 32, 32, 3], int64 [n].
     """
@@ -107,6 +110,7 @@ def read_cifar(data_path, name, is_train=True):
 
 
 def layout_of(name):
+    """The Layout of a data set's name; raises InputError for an unknown one."""
     if name not in LAYOUTS:
         raise InputError(f'CIFAR: got {name}, expected one of {", ".join(LAYOUTS)}')
     return LAYOUTS[name]
@@ -124,7 +128,7 @@ def find(data_path, layout):
 
 
 def some(names):
-    """A few of many names."""
+    """The first of some names in their sorted order, for a message."""
     names = sorted(names)
     return one_line(', '.join(names[:5] + ['...'] * (len(names) > 5)) or 'nothing')
 
@@ -201,6 +205,7 @@ def read_content(stream, size, where):
 
 
 def text_of(value):
+    """A value as text if it is bytes, else as it is."""
     return value.decode('latin1') if isinstance(value, bytes) else value
 
 

@@ -45,9 +45,11 @@ class Digits(ImageSource):
         self.split, self.numbers, self.pixels, self.labels = split, numbers, pixels, labels
 
     def name(self, index):
+        """The name of the file that `write_digits` writes, e.g. 'train/3/0123.png'."""
         return f'{self.split}/{self.labels[index]}/{self.numbers[index]:04d}.png'
 
     def where(self, index):
+        """The same with the name of the data set."""
         return f'scikit-learn digits: {self.name(index)}'
 
     def load(self, index):

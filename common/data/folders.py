@@ -21,6 +21,7 @@ class FolderImages(ImageList):
     """An ImageList that no file lists; what is said about an entry names its path."""
 
     def where(self, index):
+        """The path of an entry."""
         return self.path(index)
 
 

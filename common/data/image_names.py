@@ -12,11 +12,12 @@ SHOWN = 5  # names of files that were passed over
 
 
 def is_image(name, extensions=READABLE):
+    """Whether a file's name ends as an image's does."""
     return name.lower().endswith(extensions)
 
 
 def is_hidden(name):
-    """Also of `._a.png`, in which macOS keeps what it knows about a.png."""
+    """Whether a name is hidden, as `._a.png` is, too, in which macOS keeps notes on a.png."""
     return name.startswith('.')
 
 
@@ -28,6 +29,7 @@ class PassedOver:
         self.names = []
 
     def add(self, path):
+        """Counts a file."""
         self.count += 1
         if len(self.names) < SHOWN:
             self.names.append(printable(path))

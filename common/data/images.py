@@ -20,8 +20,8 @@ from PIL import Image, UnidentifiedImageError
 MAX_PIXELS = 89_478_485
 MAX_BYTES = 8 * MAX_PIXELS  # so many pixels of four channels and 16 bits, not compressed
 
-# Those of photographs. Pillow reads more, some of it by other programs (EPS by Ghostscript) and
-# much of it by seldom used code. JPEG includes MPO, PPM includes PGM and PBM.
+# The formats of photographs. Pillow reads more, some of them by other programs (EPS by Ghostscript)
+# and many by code that is rarely used. JPEG includes MPO, PPM includes PGM and PBM.
 FORMATS = ('JPEG', 'PNG', 'WEBP', 'TIFF', 'BMP', 'PPM', 'GIF', 'JPEG2000',
            *(['AVIF'] if importlib.util.find_spec('PIL.AvifImagePlugin') else []))  # Pillow 11.3
 # Where Pillow's mode I, 32-bit integers, is its way to hold 16 bits (of a PNG file before 11.0).
@@ -112,7 +112,7 @@ def as_rgb(image):
     """A Pillow image of any mode -> the same in RGB.
 
     Raises:
-        ValueError: there are none, they have no range, or one that Pillow does not tell.
+        ValueError: the image has no pixels, or their range is not known.
     """
     if 0 in image.size:
         raise ValueError(f'got {image.width}x{image.height} pixels, expected some')

@@ -1,7 +1,7 @@
 """Images that a user gives: paths, folders, arrays and Pillow images become batches of pixels.
 
 A bad image is reported in its place, and the others go on. (A training set is another matter: see
-data/datasets.py.)
+data/image_dataset.py.)
 """
 import json
 import math

@@ -57,6 +57,7 @@ class ImageList(ImageSource):
         return load_image(self.path(index), self.backend)
 
     def path(self, index):
+        """The path of an entry, with the root."""
         return os.path.join(self.root, self.name(index))
 
     def where(self, index):
@@ -146,6 +147,7 @@ def advice(fields):
 
 
 def check_utf8(name, file, number):
+    """Raises InputError for a path that is not UTF-8."""
     try:
         name.decode('utf-8')
     except UnicodeDecodeError:

@@ -19,7 +19,7 @@ IMAGE_NAME = re.compile(r'ILSVRC2012_val_([0-9]{8})(?:\.[A-Za-z]+)?')
 
 
 class RealLabels:
-    """The classes of each validation image; `read_real_labels` makes it.
+    """The classes that are right for each validation image, as `read_real_labels` gives them.
 
     Attributes:
         sets: list of 50,000 lists of class numbers, in the order of the images' numbers.
@@ -29,7 +29,7 @@ class RealLabels:
         self.sets = sets
 
     def check(self, names, num_classes):
-        """Raises the InputError that `mask` would raise for these."""
+        """Raises the InputError that `mask` would raise for these arguments."""
         self.mask([], num_classes)
         for name in names:
             image_number(name)
@@ -39,8 +39,9 @@ class RealLabels:
 
         Args:
             names: file names such as 'val/n01751748/ILSVRC2012_val_00000001.JPEG'. The number in
-                the name says which image it is, so the order and a choice of them are free.
-            num_classes: of the model; the labels are ImageNet-1k's, so it must be 1000.
+                the name says which image it is, so they may be any of them in any order.
+            num_classes: number of the model's classes; the labels are ImageNet-1k's, so it must be
+                1000.
 
         Returns:
             bool [n, num_classes]; a row without True is an image that does not count.
@@ -58,7 +59,7 @@ class RealLabels:
 
 
 def image_number(name):
-    """'.../ILSVRC2012_val_00000293.JPEG' -> 293."""
+    """The number in an image's name: 293 for '.../ILSVRC2012_val_00000293.JPEG'."""
     match = IMAGE_NAME.fullmatch(os.path.basename(name))
     number = int(match[1]) if match else 0
     if not 1 <= number <= NUM_IMAGES:
@@ -68,12 +69,12 @@ def image_number(name):
     return number
 
 
-def read_real_labels(file):
+def read_real_labels(file: str) -> RealLabels:
     """Reads real.json.
 
     Args:
-        file: path of a json list of 50,000 lists of numbers from 0 to 999; entry k is of
-            ILSVRC2012_val with the number k + 1.
+        file: path of a json list of 50,000 lists of numbers from 0 to 999; entry k belongs to the
+            image of ILSVRC2012_val with the number k + 1.
 
     Returns:
         RealLabels.

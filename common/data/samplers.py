@@ -10,17 +10,24 @@ class TrainSampler:
 
     Args:
         num_samples: size of the data set.
-        batch_size: of one micro-batch on one rank.
+        batch_size: samples in one micro-batch on one rank.
         accum_iter: micro-batches in one optimiser step.
-        seed: of the order.
+        seed: seeds the order.
+        rank, world_size: this process, and how many there are.
         repeats: how often in a row each sample comes (repeated augmentation, arXiv 1901.09335);
             an epoch has as many steps as without, and so fewer different samples.
 
-    An index of repetition r is r * num_samples + the sample's.
+    In repetition r the index of a sample is its own + r * num_samples.
 
-    `set_epoch(epoch, first_step, last_epoch)` chooses the epochs, and where in the first one to
-    start. A run reads all of its epochs in one go: Paddle's workers take half a second to start
-    anew, and so they load the next epoch's first batches during the evaluation.
+    A run reads all of its epochs in one pass (`set_epoch`): so the workers are started once, and
+    load the next epoch's first batches during the evaluation.
+
+    A training step's samples depend on the global batch only, not on how it is split: step s of an
+    epoch takes the s-th run of the epoch's permutation, and each rank and micro-batch a slice of
+    that run.
+
+    Raises:
+        InputError: the data set is smaller than one global batch.
     """
 
     def __init__(self, num_samples, batch_size, accum_iter=1, seed=0, rank=0, world_size=1,
@@ -43,6 +50,13 @@ class TrainSampler:
                 f'{world_size} processes)')
 
     def set_epoch(self, epoch, first_step=0, last_epoch=None):
+        """Chooses what the next pass gives.
+
+        Args:
+            epoch: the first epoch, from 1.
+            first_step: the step of the first epoch to begin with, from 0.
+            last_epoch: the last epoch; None is the first one.
+        """
         self.epoch = epoch
         self.first_step = first_step
         self.last_epoch = last_epoch or epoch
@@ -56,6 +70,7 @@ class TrainSampler:
             yield from self.batches_of(epoch, self.first_step if epoch == self.epoch else 0)
 
     def batches_of(self, epoch, first_step):
+        """Yields the batches of one epoch from a step on."""
         order = generator(ORDER, self.seed, epoch).permutation(self.num_samples)
         if self.repeats > 1:
             again = np.arange(self.repeats) * self.num_samples
@@ -68,7 +83,13 @@ class TrainSampler:
 
 
 class EvalSampler:
-    """Batches of (0, index) for one rank: every sample once, over all ranks."""
+    """Batches of (0, index) for one rank: over all ranks, every sample comes once.
+
+    Args:
+        num_samples: size of the data set.
+        batch_size: samples in a batch; the last one may have fewer.
+        rank, world_size: this process, and how many there are.
+    """
 
     def __init__(self, num_samples, batch_size, rank=0, world_size=1):
         self.indices = range(rank, num_samples, world_size)

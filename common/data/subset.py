@@ -58,12 +58,15 @@ class Subset(ImageSource):
         self.labels = images.labels[self.indices]
 
     def name(self, index):
+        """The name in the whole source."""
         return self.images.name(int(self.indices[index]))
 
     def where(self, index):
+        """Where the image comes from in the whole source."""
         return self.images.where(int(self.indices[index]))
 
     def load(self, index):
+        """The image as the source loads it."""
         return self.images.load(int(self.indices[index]))
 
     def check_labels(self, num_classes):

@@ -54,6 +54,7 @@ class TrainTransform:
         return np.asarray(image)
 
     def crop_by_pillow(self, image, random):
+        """The crop and flip of a Pillow image, as a Pillow image."""
         left, top, width, height = random_crop_box(*image.size, self.scale, self.ratio, random)
         name = self.interpolation
         if name == 'random':
@@ -65,6 +66,7 @@ class TrainTransform:
         return image
 
     def crop_by_cv2(self, image, random):
+        """The crop and flip by OpenCV, as uint8 [H, W, 3]."""
         pixels = np.asarray(image)
         height, width, _ = pixels.shape
         left, top, width, height = random_crop_box(width, height, self.scale, self.ratio, random)
@@ -156,7 +158,7 @@ def resize_part(image, resized, box, interpolation):
 
     Args:
         image: Pillow image.
-        resized: (width, height) of the whole.
+        resized: (width, height) that the whole image would have.
         box: (left, top, right, bottom) in it.
     """
     parts = []

@@ -217,7 +217,7 @@ def check_duplicates(images, split, keys, findings):
 
 def first_equal(keys):
     """For each row of [n, 2] the number of the first row that is equal to it."""
-    order = np.lexsort(keys.T)  # stable: of equal rows the first one stays the first
+    order = np.lexsort(keys.T)  # a stable sort: of equal rows the first one stays the first
     is_new = np.ones(len(keys), bool)
     is_new[1:] = (keys[order[1:]] != keys[order[:-1]]).any(axis=1)
     result = np.empty(len(keys), np.int64)

@@ -73,6 +73,7 @@ class Workers:
         busy = deque()  # the workers that have tasks, in the tasks' order
 
         def send_next_task(worker):
+            """Gives a worker the next task, if there is one."""
             task = next(tasks, NO_TASK)
             if task is not NO_TASK:
                 worker.send(task)

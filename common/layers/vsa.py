@@ -76,6 +76,15 @@ class VSAWindowAttention(nn.Layer):
         dropout: after the output projection, in [0, 1).
         attention_dropout: on the attention weights, in [0, 1).
         sampling: auto | gather | grid_sample, see bilinear_sample.
+
+    Source: "VSA: Learning Varied-Size Window Attention in Vision Transformers" (arXiv 2204.08446).
+
+    Example:
+        >>> import paddle
+        >>> from vitaev2_vsa.vsa import VSAWindowAttention
+        >>> attention = VSAWindowAttention(dim=96, num_heads=3, window_size=7)
+        >>> tuple(attention(paddle.zeros([2, 96, 28, 20])).shape)
+        (2, 96, 28, 20)
     """
 
     def __init__(self, dim: int, num_heads: int, window_size: int = 7, out_dim: int | None = None,

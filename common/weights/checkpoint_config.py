@@ -96,7 +96,7 @@ def only_stated(stated: dict, config: ConfigNode, requested: ConfigNode) -> dict
 
 
 def check_stated(config: ConfigNode, stated: dict, weights: Weights, file: str,
-                 build: Callable[[ConfigNode], nn.Layer], known_as: Callable) -> None:
+                 build: Callable[[ConfigNode], nn.Layer]) -> None:
     """Compares what a checkpoint says about its sizes with its arrays, before they are believed.
 
     Args:
@@ -105,7 +105,6 @@ def check_stated(config: ConfigNode, stated: dict, weights: Weights, file: str,
         weights: what the file holds.
         file: its path, for messages.
         build: makes the model of a config; it is called under LazyGuard, so nothing is allocated.
-        known_as: see common.weights.load.load_pretrained.
 
     Raises:
         InputError: the arrays are for another number of classes or another image size.
@@ -129,27 +128,28 @@ def check_stated(config: ConfigNode, stated: dict, weights: Weights, file: str,
         if key not in stated or name not in model_state:
             continue
         if name not in state:
+            known_as = model.known_as(model, weights.state, weights.layout)
             raise InputError(f'{file}: these weights are not for this model; nothing was loaded: '
-                             f'1 missing ({name}){known_as(model, weights.state, weights.layout)}')
+                             f'1 missing ({name}){known_as}')
         expected, got = list(model_state[name].shape), list(state[name].shape)
         if got[axis:][:1] != expected[axis:][:1]:  # [:1]: an array may have fewer axes
             raise InputError(f'{file}: its config says {key} {stated[key]}, for which {name} is '
                              f'{expected}; the file has {got}')
 
 
-def load_with_names(model: nn.Layer, file: str | None, weights: Weights | None, new_head: bool,
-                    known_as: Callable) -> None:
+def load_with_names(model: nn.Layer, file: str | None, weights: Weights | None,
+                    new_head: bool) -> None:
     """Puts weights, if there are some, into a new model, and sets its `notes` and `class_names`.
 
     Args:
         model: has the attribute `config`.
         file: path of the weight file, or None.
         weights: what it holds, or None.
-        new_head, known_as: see common.weights.load.load_pretrained.
+        new_head: see common.weights.load.load_pretrained.
     """
     model.notes, class_names = [], None
     if weights:
-        model.notes = load_pretrained(model, file, new_head, weights, known_as=known_as)
+        model.notes = load_pretrained(model, file, new_head, weights)
         for note in model.notes:
             logger.info('%s: %s', file, note)
         class_names = weights.metadata.get('class_names')

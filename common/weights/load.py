@@ -150,8 +150,8 @@ def load_pretrained(model: nn.Layer, file: str | os.PathLike, new_head: bool = F
         class_names: with new_head, the names of the model's classes, or None. A checkpoint's
             classifier for the same names in another order is put into this one.
         known_as: (model, {name: array}, layout) -> the end of the message when the weights are
-            another model's; common.zoo.known_as names the model that they fit. None names it only
-            where the model itself knows it.
+            another model's, see common.zoo.known_as. None is the model's own attribute of this
+            name, which the models of common.zoo have, or else what its `lookalikes` tell.
 
     Returns:
         Sentences about what was replaced, for the log.
@@ -171,7 +171,7 @@ def load_pretrained(model: nn.Layer, file: str | os.PathLike, new_head: bool = F
         >>> load_pretrained(create_model('vit_digits', image_size=64), 'digits.pdparams')
         ['position_embedding: resized (bicubic) from 4x4 to 8x8']
     """
-    known_as = known_as or (lambda model, state, layout: lookalike(model, state))
+    known_as = known_as or getattr(model, 'known_as', lookalike)
     layout, raw_state, notes, metadata = weights or read_weights(file)
     state, translation_notes = translate(model, raw_state, layout)
     model_state = model.state_dict()
@@ -219,8 +219,9 @@ def resize_positions(model, state, model_state, file):
     return notes
 
 
-def lookalike(model, names):
-    """A sentence about the other model that some names of weights are of, or ''."""
+def lookalike(model, names, layout=None):
+    """A sentence about the other model that some names of weights are of, or ''; the layout of the
+    arrays does not matter."""
     return next((f'; the file is of {what}' for pattern, what in model.lookalikes()
                  if any(re.search(pattern, name) for name in names)), '')
 
