@@ -74,7 +74,7 @@ def parse_query(text):
     if text is None:
         return None
     parts = text.split(',')
-    if len(parts) != 2 or not all(part.strip().isdigit() for part in parts):
+    if len(parts) != 2 or not all(part.strip().isdecimal() for part in parts):
         raise InputError(f'-query: got {text!r}, expected ROW,COLUMN in pixels, e.g. 100,60')
     return int(parts[0]), int(parts[1])
 

@@ -6,9 +6,11 @@ import paddle
 import paddle.nn.functional as F
 import pytest
 from paddle import nn
+from paddle.nn.initializer import Uniform
 
 from common.core.errors import InputError
 from common.layers.attention import split_heads
+from common.layers.vsa import Pointwise
 from common.layers.windows import (
     TokenWindowAttention,
     relative_position_bias,
@@ -394,6 +396,25 @@ def test_exported_onnx_agrees(tmp_path):
     assert code == 0, err
     errors, largest = json.loads(out.splitlines()[-1])
     assert max(errors) <= 1e-3 and largest > 0.01
+
+
+@pytest.mark.smoke
+@pytest.mark.parametrize('kind', ['vsa', 'swin vsa'])
+def test_vsa_s_linear_layers_are_initialised_once(kind, monkeypatch):
+    """As convolutions of PyTorch are; a model's linear layers are normal, and not these."""
+    drawn, draw = [], Uniform.__call__
+    monkeypatch.setattr(Uniform, '__call__', lambda self, parameter, block=None:
+                        drawn.append(tuple(parameter.shape)) or draw(self, parameter, block))
+    model = small(kind)
+    layers = [layer for layer in model.sublayers() if isinstance(layer, Pointwise)]
+    convolutions = [layer for layer in model.sublayers() if isinstance(layer, nn.Conv2D)]
+    assert len(layers) >= 8
+    assert sorted(drawn) == sorted(
+        tuple(parameter.shape) for layer in layers + convolutions
+        for parameter in (layer.weight, layer.bias))
+    for layer in layers:
+        bound = layer.weight.shape[0] ** -0.5
+        assert bound / 2 < np.abs(layer.weight.numpy()).max() <= bound
 
 
 ALONE = '''

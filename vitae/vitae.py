@@ -21,7 +21,7 @@ from common.layers.attention import Attention
 from common.layers.basic import DropPath, Mlp, drop_path_rates, to_map, to_tokens
 from common.layers.classifier import ImageClassifier
 from common.layers.fast import Conv2D, LayerNorm, Linear
-from common.layers.init import init_linear, ones_, torch_conv_, zeros_
+from common.layers.init import init_layer, zeros_
 from common.layers.position import with_class_token
 from common.layers.prm_performer import PRM, PerformerTokens
 
@@ -252,18 +252,13 @@ def init_weights(model):
     | pos_embed, cls_token   | 0                                             |                    |
     """
     for layer in model.sublayers():
-        if isinstance(layer, nn.Linear):
-            init_linear(layer)
-        elif isinstance(layer, nn.Conv2D):
-            torch_conv_(layer)
-        elif isinstance(layer, (nn.LayerNorm, nn.BatchNorm2D)):
-            ones_(layer.weight)
-            zeros_(layer.bias)
-        elif isinstance(layer, PerformerTokens):
+        if isinstance(layer, PerformerTokens):
             layer.init_weights()
         elif isinstance(layer, EmbeddingCell):
             zeros_(layer.pos_embed)
             zeros_(layer.cls_token)
+        else:
+            init_layer(layer)  # the first three lines of the table
 
 
 def build_vitae(config):

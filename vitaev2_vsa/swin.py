@@ -76,7 +76,7 @@ class ShiftedWindowAttention(WindowAttention):
 
 @functools.cache
 def shift_regions(h, w, size, shift):
-    """int32 [nW, s * s]: places of a shifted window that were neighbours before the shift have one
+    """int32 [nW, s * s]: tokens of a shifted window that were neighbours before the shift have one
     number. (As a mask of pairs it would be s * s times as large in an exported graph.)"""
     def region(side):
         """Of each index: 0 before the last window, 1 in it, 2 what came round from the start."""

@@ -2,11 +2,9 @@
 
 Letters: B batch, N tokens, C channels, h w map in tokens, n heads.
 """
-import contextlib
 import functools
 import os
 import sys
-from typing import NamedTuple
 
 import paddle
 from paddle import nn
@@ -16,6 +14,7 @@ from common.core.modules import import_file
 from common.layers.basic import to_map
 from common.layers.fast import Linear
 from common.layers.init import init_linear
+from common.layers.recording import AttentionPass, recorded_attention
 
 
 class ImageClassifier(nn.Layer):
@@ -228,42 +227,6 @@ class ImageClassifier(nn.Layer):
         dtype = next(iter(self.parameters())).dtype
         setattr(self, self.classifier_name,
                 new_classifier(self.num_features, num_classes, dtype))
-
-
-class AttentionPass(NamedTuple):
-    """What a layer of attention did in a forward pass."""
-
-    layer: nn.Layer
-    tokens: paddle.Tensor   # its input [B, N, C]
-    weights: paddle.Tensor  # [B, n, N, N] or [B, nW, n, s * s, s * s]
-    h: int                  # of the map of tokens
-    w: int
-    in_last_stage: bool
-
-
-@contextlib.contextmanager
-def recorded_attention(layers):
-    """While it is open, a list gets (layer, its input tokens, its weights) at each call of some
-    attention layers."""
-    calls = []
-
-    def ask_for_weights(layer, inputs):
-        return (*inputs, True)  # return_weights
-
-    def record(layer, inputs, outputs):
-        x, weights = outputs
-        calls.append((layer, inputs[0], weights))
-        return x
-
-    hooks = []
-    for layer in layers:
-        hooks.append(layer.register_forward_pre_hook(ask_for_weights))
-        hooks.append(layer.register_forward_post_hook(record))
-    try:
-        yield calls
-    finally:
-        for hook in hooks:
-            hook.remove()
 
 
 @functools.cache

@@ -1,4 +1,4 @@
-"""Bilinear sampling of a map, each head at places of its own.
+"""Bilinear sampling of a map, each head at coordinates of its own.
 
 Letters: B batch, H W map, n heads, P parts (keys and values), d channels of a part of a head, nh nw
 windows along H and W, nW = nh * nw, s samples along each side of a window.
