@@ -146,7 +146,7 @@ def init_model(config_or_name: str, checkpoint: str | os.PathLike | None = None,
                device: str | None = None, options: Sequence[str] = (), **keywords) -> nn.Layer:
     """A model that is ready to be used: create_model, with the same keywords, in evaluation mode.
 
-    As there, on a CPU call `common.core.processes.set_up_cpu()` before: on AMD processors it
+    As there, on a CPU call `common.processes.set_up_cpu()` before: on AMD processors it
     decides a factor of 2 to 4 in speed, and no function of the Python API calls it.
 
     Args:

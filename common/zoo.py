@@ -97,7 +97,7 @@ def create_model(name: str, pretrained: str | os.PathLike | None = None,
 
     Its config is, each over the one before: the yaml, what a checkpoint of this project says about
     its classes and images, `options`, and the other arguments. On a CPU call
-    `common.core.processes.set_up_cpu()` before, as the programs of this project do: on AMD
+    `common.processes.set_up_cpu()` before, as the programs of this project do: on AMD
     processors it decides a factor of 2 to 4 in speed, and no function of the Python API calls it.
 
     Args:
