@@ -463,3 +463,19 @@ def test_attention_of_vsa_is_one_class_from_the_root_L17():
     from vitaev2_vsa.vsa import VSAWindowAttention
     model = create_model('vitaev2_vsa_digits')
     assert any(isinstance(layer, VSAWindowAttention) for layer in model.sublayers())
+
+
+@pytest.mark.smoke
+def test_names_in_another_code_s_checkpoint_say_how_many_classes_there_are_L17(tmp_path):
+    """Its config is left alone: DATA.IMAGE_SIZE may be another key there."""
+    state = create_model('vit_digits', num_classes=3).state_dict()
+    file, target = str(tmp_path / 'other.pdparams'), str(tmp_path / 'a.safetensors')
+    paddle.save({'model': state, 'epoch': 1, 'class_names': ['alpha', 'beta', 'gamma'],
+                 'config': {'MODEL': {'NUM_CLASSES': 7}, 'DATA': {'IMAGE_SIZE': 99}}}, file)
+    for model in (create_model('vit_digits', file), init_model('vit_digits', file)):
+        assert (model.num_classes, model.class_names) == (3, ['alpha', 'beta', 'gamma'])
+        assert model.config.DATA.IMAGE_SIZE == 32
+    assert convert('vit_digits', file, target)[0][-1].endswith('-o MODEL.NUM_CLASSES=3')
+    with pytest.raises(InputError, match='its config says MODEL.NUM_CLASSES 2'):
+        paddle.save({'model': state, 'class_names': ['alpha', 'beta']}, file)
+        create_model('vit_digits', file)
