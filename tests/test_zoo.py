@@ -479,3 +479,13 @@ def test_names_in_another_code_s_checkpoint_say_how_many_classes_there_are_L17(t
     with pytest.raises(InputError, match='its config says MODEL.NUM_CLASSES 2'):
         paddle.save({'model': state, 'class_names': ['alpha', 'beta']}, file)
         create_model('vit_digits', file)
+
+
+@pytest.mark.smoke
+@pytest.mark.parametrize('class_names', [5, 'abc', [1, 2, 3], [['a']]])
+def test_class_names_that_are_no_names_are_refused_L17(class_names, tmp_path):
+    file = str(tmp_path / 'a.pdparams')
+    state = create_model('vit_digits', num_classes=3).state_dict()
+    paddle.save({'model': state, 'format_version': 2, 'class_names': class_names}, file)
+    with pytest.raises(InputError, match=f'^{file}: '):
+        create_model('vit_digits', file)

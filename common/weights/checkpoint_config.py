@@ -63,7 +63,8 @@ def merged_config(requested: ConfigNode, options: Sequence[str], values: dict, f
 
 
 def stated_values(metadata: dict, config: ConfigNode) -> dict:
-    """The values of CHECKPOINT_KEYS in a checkpoint's own config that differ from another config.
+    """The values of CHECKPOINT_KEYS that a checkpoint says and another config does not: those
+    in its own config, and without one the number of its class names.
 
     Args:
         metadata: of common.weights.load.Weights.
@@ -72,9 +73,10 @@ def stated_values(metadata: dict, config: ConfigNode) -> dict:
     Returns:
         {key: value}, not checked in any way.
     """
-    stated = metadata.get('config')
+    stated, class_names = metadata.get('config'), metadata.get('class_names')
     if not isinstance(stated, dict):
-        return {}
+        has_names = isinstance(class_names, list) and class_names
+        stated = {'MODEL': {'NUM_CLASSES': len(class_names)}} if has_names else {}
     values = {}
     for key in CHECKPOINT_KEYS:
         node, leaf = key.split('.')

@@ -84,22 +84,15 @@ def read_weights(file: str | os.PathLike) -> Weights:
         if state is not content:
             metadata = {key: content.get(key)
                         for key in ('epoch', 'best', 'config', 'class_names')}
-        if 'format_version' not in content:
-            metadata = metadata_of_names(metadata.get('class_names'))
+        if 'format_version' not in content:  # another code's: its config has other values
+            names = metadata.get('class_names')
+            metadata = {'class_names': names} if isinstance(names, list) else {}
         content = state
     state = state_dict_of(content, file)
     if layout == 'torch':
         state = {name: value for name, value in state.items()
                  if not name.endswith('num_batches_tracked')}
     return Weights(layout, state, notes, metadata)
-
-
-def metadata_of_names(class_names):
-    """What another code's checkpoint says about its weights: its class names, and how many they
-    are. Its config has other keys, or the same keys with another meaning."""
-    if not isinstance(class_names, list):
-        return {}
-    return {'class_names': class_names, 'config': {'MODEL': {'NUM_CLASSES': len(class_names)}}}
 
 
 def weights_of_run(folder):
