@@ -8,10 +8,13 @@ timm's vit_base_r50_s16 (weight standardisation with 1e-8 under the root, GroupN
 Letters: B batch, N tokens (class token first), C channels, H W image in pixels,
 h w grid of patches, n heads, d = C / n.
 
-The parts come first: Attention, Mlp, their block (TransformerLayer), the stack of blocks (Encoder),
-PatchEmbedding; then VisionTransformer, the hybrid's ResNet, and `init_weights` with all initial
-values. vit_names.py has the names of other codes.
+The parts come first: what a block is built from (BlockSpec), Attention, Mlp, their block
+(TransformerLayer), the stack of blocks (Encoder), PatchEmbedding; then VisionTransformer, the
+hybrid's ResNet, and `init_weights` with all initial values. vit_names.py has the names of other
+codes.
 """
+import dataclasses
+
 import paddle
 import paddle.nn.functional as F
 from paddle import nn
@@ -29,38 +32,51 @@ from common.layers.position import with_class_token
 NORM_EPS = 1e-6
 
 
-class Attention(nn.Layer):
-    """Multi-head self-attention: softmax(q k^T / sqrt(d)) v in each head, then a projection.
+@dataclasses.dataclass(frozen=True, kw_only=True)
+class BlockSpec:
+    """What every block is built from; arguments of VisionTransformer.
 
     Args:
         embed_dim: channels C.
         num_heads: n.
+        attn_head_size: channels of a head d; None is C / n.
+        mlp_ratio: hidden width of the MLP over C.
         qkv_bias: whether q, k and v have a bias.
-        head_size: channels of a head d; None is C / n.
-        dropout: after the projection, in [0, 1).
+        dropout: after every dense layer but q, k and v, in [0, 1).
         attention_dropout: on the attention weights, in [0, 1).
     """
+    embed_dim: int = 768
+    num_heads: int = 12
+    attn_head_size: int | None = None
+    mlp_ratio: float = 4.0
+    qkv_bias: bool = True
+    dropout: float = 0.0
+    attention_dropout: float = 0.0
 
-    def __init__(self, embed_dim, num_heads, qkv_bias=True, head_size=None, dropout=0.0,
-                 attention_dropout=0.0):
+
+class Attention(nn.Layer):
+    """Multi-head self-attention: softmax(q k^T / sqrt(d)) v in each head, then a projection."""
+
+    def __init__(self, spec):
         super().__init__()
-        if head_size is None and embed_dim % num_heads:
-            raise InputError(f'MODEL.NUM_HEADS: got {num_heads}, expected a divisor of the '
-                             f'{embed_dim} channels')
-        self.num_heads = num_heads
-        self.head_size = head_size or embed_dim // num_heads
-        inner = num_heads * self.head_size
-        self.qkv = Linear(embed_dim, 3 * inner, bias_attr=None if qkv_bias else False)
-        self.out = Linear(inner, embed_dim)
-        self.attn_dropout = Dropout(attention_dropout)
-        self.proj_dropout = Dropout(dropout)
+        if spec.attn_head_size is None and spec.embed_dim % spec.num_heads:
+            raise InputError(f'MODEL.NUM_HEADS: got {spec.num_heads}, expected a divisor of the '
+                             f'{spec.embed_dim} channels')
+        self.num_heads = spec.num_heads
+        self.head_size = spec.attn_head_size or spec.embed_dim // spec.num_heads
+        self.scale = self.head_size ** -0.5
+        inner = self.num_heads * self.head_size
+        self.qkv = Linear(spec.embed_dim, 3 * inner, bias_attr=None if spec.qkv_bias else False)
+        self.out = Linear(inner, spec.embed_dim)
+        self.attn_dropout = Dropout(spec.attention_dropout)
+        self.proj_dropout = Dropout(spec.dropout)
 
     def forward(self, x, return_weights=False):
         """[B, N, C] -> [B, N, C]; with return_weights also the softmax [B, n, N, N]."""
         B, N, _ = x.shape
         qkv = self.qkv(x).reshape([B, N, 3, self.num_heads, self.head_size])
         q, k, v = qkv.transpose([2, 0, 3, 1, 4]).unbind(0)                 # each [B, n, N, d]
-        x = attend(q, k, v, self.head_size ** -0.5, self.attn_dropout,
+        x = attend(q, k, v, self.scale, self.attn_dropout,
                    return_weights=return_weights)                          # [B, n, N, d]
         x, weights = x if return_weights else (x, None)
         x = x.transpose([0, 2, 1, 3]).reshape([B, N, self.num_heads * self.head_size])
@@ -71,14 +87,15 @@ class Attention(nn.Layer):
 class Mlp(nn.Layer):
     """fc1 - GELU (by erf) - dropout - fc2 - dropout, for each token."""
 
-    def __init__(self, embed_dim, hidden_dim, dropout=0.0):
+    def __init__(self, spec):
         super().__init__()
+        hidden_dim = int(spec.embed_dim * spec.mlp_ratio)
         if hidden_dim < 1:
-            raise InputError(f'MODEL.MLP_RATIO: {embed_dim} channels make {hidden_dim} hidden '
+            raise InputError(f'MODEL.MLP_RATIO: {spec.embed_dim} channels make {hidden_dim} hidden '
                              f'ones, expected at least 1')
-        self.fc1 = Linear(embed_dim, hidden_dim)
-        self.fc2 = Linear(hidden_dim, embed_dim)
-        self.dropout = Dropout(dropout)
+        self.fc1 = Linear(spec.embed_dim, hidden_dim)
+        self.fc2 = Linear(hidden_dim, spec.embed_dim)
+        self.dropout = Dropout(spec.dropout)
 
     def forward(self, x):
         x = self.fc1(x)                                                    # [B, N, hidden]
@@ -87,14 +104,17 @@ class Mlp(nn.Layer):
 
 
 class TransformerLayer(nn.Layer):
-    """Pre-norm encoder block: x + attention(norm(x)), then x + mlp(norm(x))."""
+    """Pre-norm encoder block: x + attention(norm(x)), then x + mlp(norm(x)).
 
-    def __init__(self, embed_dim, attn, mlp, drop_path):
+    drop_path: probability of the block's stochastic depth.
+    """
+
+    def __init__(self, spec, drop_path):
         super().__init__()
-        self.attn_norm = LayerNorm(embed_dim, epsilon=NORM_EPS)
-        self.attn = attn
-        self.mlp_norm = LayerNorm(embed_dim, epsilon=NORM_EPS)
-        self.mlp = mlp
+        self.attn_norm = LayerNorm(spec.embed_dim, epsilon=NORM_EPS)
+        self.attn = Attention(spec)
+        self.mlp_norm = LayerNorm(spec.embed_dim, epsilon=NORM_EPS)
+        self.mlp = Mlp(spec)
         self.drop_path = DropPath(drop_path)
 
     def forward(self, x):
@@ -160,14 +180,12 @@ class VisionTransformer(ImageClassifier):
         patch_size: side of a patch in pixels (with a backbone, of its total stride).
         in_channels: channels of the image.
         num_classes: outputs of the classifier; 0 makes `forward` return the features.
-        embed_dim, depth, num_heads, mlp_ratio, qkv_bias: as in the paper.
-        attn_head_size: width of a head; None is embed_dim / num_heads.
-        dropout: after the position embedding and every dense layer but q, k and v, in [0, 1).
-        attention_dropout: on the attention weights, in [0, 1).
+        depth: number of blocks.
         drop_path: stochastic depth of the last block, in [0, 1); linear from 0 at the first.
         representation_size: width of the tanh layer before the classifier (the paper's
             pre-training head); None for none.
         backbone: None, or 'r50' for the hybrid.
+        block: the arguments of BlockSpec; `dropout` also stands after the position embedding.
     """
 
     classifier_name = 'classifier'
@@ -175,25 +193,19 @@ class VisionTransformer(ImageClassifier):
     num_prefix_tokens = 1
     reads_class_token = True
 
-    def __init__(self, image_size=224, patch_size=16, in_channels=3, num_classes=1000,
-                 embed_dim=768, depth=12, num_heads=12, mlp_ratio=4.0, qkv_bias=True,
-                 attn_head_size=None, dropout=0.0, attention_dropout=0.0, drop_path=0.0,
-                 representation_size=None, backbone=None):
+    def __init__(self, image_size=224, patch_size=16, in_channels=3, num_classes=1000, *,
+                 depth=12, drop_path=0.0, representation_size=None, backbone=None, **block):
         super().__init__()
+        spec = BlockSpec(**block)
+        embed_dim = spec.embed_dim
         self.patch_embedding = PatchEmbedding(patch_size, in_channels, embed_dim, backbone)
         self.grid = self.patch_embedding.grid(*to_pair(image_size))
         self.position_embedding = self.create_parameter(
             [1, self.num_prefix_tokens + self.grid[0] * self.grid[1], embed_dim])
         self.cls_token = self.create_parameter([1, 1, embed_dim])
-        self.pos_dropout = Dropout(dropout)
+        self.pos_dropout = Dropout(spec.dropout)
         self.encoder = Encoder(embed_dim, [
-            TransformerLayer(
-                embed_dim,
-                Attention(embed_dim, num_heads, qkv_bias, attn_head_size, dropout,
-                          attention_dropout),
-                Mlp(embed_dim, int(embed_dim * mlp_ratio), dropout),
-                rate)
-            for rate in drop_path_rates(drop_path, depth)])
+            TransformerLayer(spec, rate) for rate in drop_path_rates(drop_path, depth)])
         self.pre_logits = None
         if representation_size is not None:
             self.pre_logits = nn.Sequential(Linear(embed_dim, representation_size), nn.Tanh())

@@ -9,6 +9,7 @@ Letters: B batch, N tokens, C channels, H W map in pixels, h w map in tokens, n 
 Every stage carries h and w: any size that the strides divide, also not square. vitae_names.py has
 the names of other codes.
 """
+import dataclasses
 import math
 
 import paddle
@@ -24,9 +25,44 @@ from common.layers.fast import Conv2D, LayerNorm, Linear
 from common.layers.init import init_layer, zeros_
 from common.layers.position import with_class_token
 from common.layers.prm_performer import PRM, PerformerTokens
+from common.layers.stages import per_stage, stage_specs
 
 KERNELS = (7, 3, 3)
 DILATIONS = ((1, 2, 3, 4), (1, 2, 3), (1, 2))
+
+
+@dataclasses.dataclass(frozen=True, kw_only=True)
+class StageSpec:
+    """What a stage is built from; arguments of ViTAE, a list where each stage has its own value.
+
+    Args:
+        cell: its reduction cell: 'performer' (PRM, PCM, attention), 'performer_less' (PRM alone),
+            'embedding' (patches, class token) or 'none'.
+        ratio: by how much it reduces height and width.
+        embed_dim: channels of each of the reduction cell's scales.
+        token_dim: channels C after the stage.
+        depth: normal cells.
+        num_heads: n, of the normal cells.
+        group: groups of the normal cells' convolutions.
+        mlp_ratio: hidden width of MLP and PCM over C.
+        shallow: two convolutions in a normal cell's PCM instead of three.
+        qkv_bias: whether the normal cells' attention has it.
+        dropout, attention_dropout: in the normal cells, in [0, 1).
+        reduction_dropout: in the performers, in [0, 1); upstream has .1 hard-coded.
+    """
+    cell: str = per_stage('cells', 'performer', 'performer', 'performer_less')
+    ratio: int = per_stage('ratios', 4, 2, 2)
+    embed_dim: int = per_stage('embed_dims', 64, 64, 128)
+    token_dim: int = per_stage('token_dims', 64, 64, 256)
+    depth: int = per_stage('depths', 0, 0, 7)
+    num_heads: int = per_stage('num_heads', 1, 1, 4)
+    group: int = per_stage('groups', 1, 1, 64)
+    mlp_ratio: float = 2.0
+    shallow: bool = False
+    qkv_bias: bool = True
+    dropout: float = 0.0
+    attention_dropout: float = 0.0
+    reduction_dropout: float = 0.1
 
 
 class ReductionCell(nn.Layer):
@@ -36,24 +72,23 @@ class ReductionCell(nn.Layer):
     convolutions of the cell's input (PCM), then an MLP. Without: the PRM alone.
     """
 
-    def __init__(self, in_channels, embed_dim, token_dim, ratio, kernel, dilations, attention,
-                 group=1, dropout=0.1):
+    def __init__(self, in_channels, spec, kernel, dilations):
         super().__init__()
-        self.ratio = ratio
-        self.PRM = PRM(in_channels, embed_dim, kernel, ratio, dilations)
+        dim = spec.embed_dim
+        self.ratio = spec.ratio
+        self.PRM = PRM(in_channels, dim, kernel, spec.ratio, dilations)
         self.attn = None
-        if not attention:
-            if self.PRM.out_channels != token_dim:
-                raise InputError(f'MODEL.TOKEN_DIMS: got {token_dim}, expected '
+        if spec.cell == 'performer_less':
+            if self.PRM.out_channels != spec.token_dim:
+                raise InputError(f'MODEL.TOKEN_DIMS: got {spec.token_dim}, expected '
                                  f'{self.PRM.out_channels}, since the cell has no attention')
             return
-        strides = [2 if ratio >> (step + 1) else 1 for step in range(3)]
+        strides = [2 if spec.ratio >> (step + 1) else 1 for step in range(3)]
         self.PCM = nn.Sequential(
-            Conv2D(in_channels, embed_dim, 3, strides[0], 1, groups=group), nn.Silu(),
-            Conv2D(embed_dim, embed_dim, 3, strides[1], 1, groups=group),
-            nn.BatchNorm2D(embed_dim), nn.Silu(),
-            Conv2D(embed_dim, token_dim, 3, strides[2], 1, groups=group), nn.Silu())
-        self.attn = PerformerTokens(self.PRM.out_channels, token_dim, dropout)
+            Conv2D(in_channels, dim, 3, strides[0], 1), nn.Silu(),
+            Conv2D(dim, dim, 3, strides[1], 1), nn.BatchNorm2D(dim), nn.Silu(),
+            Conv2D(dim, spec.token_dim, 3, strides[2], 1), nn.Silu())
+        self.attn = PerformerTokens(self.PRM.out_channels, spec.token_dim, spec.reduction_dropout)
 
     def forward(self, x):
         scales = to_tokens(self.PRM(x))                      # [B, h * w, embed_dim * scales]
@@ -96,25 +131,23 @@ class NormalCell(nn.Layer):
     PCM reads the input before the norm. The one drop path is drawn three times in a pass.
 
     Args:
-        dim: channels C.
-        num_heads: n.
-        group: groups of PCM's convolutions.
+        spec: the StageSpec of its stage.
         drop_path: probability of the cell's stochastic depth.
-        mlp_ratio, shallow, qkv_bias, dropout, attention_dropout: see ViTAE.
     """
 
-    def __init__(self, dim, num_heads, group, drop_path, *, mlp_ratio, shallow, qkv_bias, dropout,
-                 attention_dropout):
+    def __init__(self, spec, drop_path):
         super().__init__()
-        hidden = int(dim * mlp_ratio)
+        dim, group = spec.token_dim, spec.group
+        hidden = int(dim * spec.mlp_ratio)
         self.norm1 = LayerNorm(dim, epsilon=1e-6)
-        self.attn = Attention(dim, num_heads, qkv_bias, dropout, attention_dropout)
+        self.attn = Attention(dim, spec.num_heads, spec.qkv_bias, spec.dropout,
+                              spec.attention_dropout)
         self.drop_path = DropPath(drop_path)
         self.norm2 = LayerNorm(dim, epsilon=1e-6)
-        self.mlp = Mlp(dim, hidden, dropout)
+        self.mlp = Mlp(dim, hidden, spec.dropout)
         layers = [Conv2D(dim, hidden, 3, 1, 1, groups=group), nn.BatchNorm2D(hidden), nn.Silu(),
                   Conv2D(hidden, dim, 3, 1, 1, groups=group)]
-        if not shallow:
+        if not spec.shallow:
             layers += [nn.BatchNorm2D(dim), nn.Silu(), Conv2D(dim, dim, 3, 1, 1, groups=group),
                        nn.Silu()]
         self.PCM = nn.Sequential(*layers)
@@ -139,18 +172,16 @@ class Stage(nn.Layer):
         self.ratio = 1 if reduction is None else reduction.ratio
 
 
-def make_reduction_cell(kind, *, image_size, in_channels, embed_dim, token_dim, ratio, kernel,
-                        dilations, dropout):
-    """The reduction cell of a stage, see MODEL.CELLS; None for no cell."""
-    if kind == 'none':
+def make_reduction_cell(spec, image_size, in_channels, kernel, dilations):
+    """The reduction cell of a stage; None for no cell."""
+    if spec.cell == 'none':
         return None
-    if kind == 'embedding':
-        return EmbeddingCell(image_size, ratio, in_channels, token_dim)
-    if kind not in ('performer', 'performer_less'):
-        raise InputError(f'MODEL.CELLS: got {kind!r}, expected performer, performer_less, '
+    if spec.cell == 'embedding':
+        return EmbeddingCell(image_size, spec.ratio, in_channels, spec.token_dim)
+    if spec.cell not in ('performer', 'performer_less'):
+        raise InputError(f'MODEL.CELLS: got {spec.cell!r}, expected performer, performer_less, '
                          f'embedding or none')
-    return ReductionCell(in_channels, embed_dim, token_dim, ratio, kernel, dilations,
-                         attention=kind == 'performer', dropout=dropout)
+    return ReductionCell(in_channels, spec, kernel, dilations)
 
 
 class ViTAE(ImageClassifier):
@@ -161,48 +192,26 @@ class ViTAE(ImageClassifier):
             it, by their position embedding, which is resized for other sizes.
         in_channels: channels of the image.
         num_classes: outputs of the classifier; 0 makes `forward` return the features.
-        cells: for each stage the kind of its reduction cell: 'performer' (PRM, PCM, attention),
-            'performer_less' (PRM alone), 'embedding' (patches, class token) or 'none'.
-        ratios: by how much each stage reduces height and width.
-        embed_dims: channels of each of a cell's scales.
-        token_dims: channels after each stage.
-        depths: normal cells in each stage.
-        num_heads: of the normal cells, for each stage.
-        groups: of the normal cells' convolutions, for each stage.
-        mlp_ratio: hidden width of MLP and PCM over the channels.
-        shallow: two convolutions in a normal cell's PCM instead of three.
-        qkv_bias: whether the normal cells' attention has it.
-        dropout, attention_dropout: in the normal cells, in [0, 1).
-        reduction_dropout: in the performers, in [0, 1); upstream has .1 hard-coded.
         drop_path: stochastic depth of the last normal cell; linear from 0 at the first.
+        stages: the arguments of StageSpec, as lists where it says so.
     """
 
-    def __init__(self, image_size=224, in_channels=3, num_classes=1000,
-                 cells=('performer', 'performer', 'performer_less'), ratios=(4, 2, 2),
-                 embed_dims=(64, 64, 128), token_dims=(64, 64, 256), depths=(0, 0, 7),
-                 num_heads=(1, 1, 4), groups=(1, 1, 64), mlp_ratio=2.0, shallow=False,
-                 qkv_bias=True, dropout=0.0, attention_dropout=0.0, reduction_dropout=0.1,
-                 drop_path=0.0):
+    def __init__(self, image_size=224, in_channels=3, num_classes=1000, *, drop_path=0.0,
+                 **stages):
         super().__init__()
-        cell_options = {'mlp_ratio': mlp_ratio, 'shallow': shallow, 'qkv_bias': qkv_bias,
-                        'dropout': dropout, 'attention_dropout': attention_dropout}
-        rates = drop_path_rates(drop_path, sum(depths))
-        self.stride = math.prod(ratios)
+        specs = stage_specs(StageSpec, stages, most=len(KERNELS))
+        self.stride = math.prod(spec.ratio for spec in specs)
         self.check_size(*to_pair(image_size))
-        self.num_prefix_tokens = int('embedding' in cells)
-        stages, channels, done = [], in_channels, 0
-        for index, kind in enumerate(cells):
-            dim = token_dims[index]
-            reduction = make_reduction_cell(
-                kind, image_size=image_size, in_channels=channels, embed_dim=embed_dims[index],
-                token_dim=dim, ratio=ratios[index], kernel=KERNELS[index],
-                dilations=DILATIONS[index], dropout=reduction_dropout)
-            stages.append(Stage(reduction, [
-                NormalCell(dim, num_heads[index], groups[index], rate, **cell_options)
-                for rate in rates[done:done + depths[index]]]))
-            channels, done = dim, done + depths[index]
-        self.layers = nn.LayerList(stages)
-        self.num_features = token_dims[-1]
+        self.num_prefix_tokens = int(any(spec.cell == 'embedding' for spec in specs))
+        rates = iter(drop_path_rates(drop_path, sum(spec.depth for spec in specs)))
+        layers, channels = [], in_channels
+        for spec, kernel, dilations in zip(specs, KERNELS, DILATIONS, strict=False):
+            reduction = make_reduction_cell(spec, image_size, channels, kernel, dilations)
+            layers.append(Stage(reduction, [
+                NormalCell(spec, next(rates)) for _ in range(spec.depth)]))
+            channels = spec.token_dim
+        self.layers = nn.LayerList(layers)
+        self.num_features = channels
         if self.num_prefix_tokens:
             self.fc_norm = LayerNorm(self.num_features, epsilon=1e-6)
         self.num_classes = num_classes

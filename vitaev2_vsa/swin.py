@@ -8,6 +8,7 @@ says what was decided.
 Letters: B batch, N tokens, C channels, H W map in pixels, h w map in tokens, n heads, s window
 side, nW windows.
 """
+import dataclasses
 import functools
 
 import numpy as np
@@ -22,7 +23,7 @@ from common.layers.classifier import ImageClassifier
 from common.layers.conditional_position import ConditionalPosition
 from common.layers.fast import Conv2D, LayerNorm, Linear
 from common.layers.init import init_layer
-from common.layers.stages import StageSpec, check_stages
+from common.layers.stages import per_stage, stage_specs
 from common.layers.vsa import Pointwise, TokenVSA, windows_in_pixels
 from common.layers.windows import (
     WindowAttention,
@@ -32,6 +33,30 @@ from common.layers.windows import (
     window_partition,
     window_reverse,
 )
+
+
+@dataclasses.dataclass(frozen=True, kw_only=True)
+class StageSpec:
+    """What a stage is built from; arguments of Swin, a list where each stage has its own value.
+
+    Args:
+        attention: of its blocks: 'window' (every second block shifted by half a window) or 'vsa'
+            (no shift, a 7x7 depthwise convolution as position embedding).
+        dim: channels C; twice those of the stage before.
+        depth: blocks.
+        num_heads: n.
+        window_size: side of a window in tokens.
+        mlp_ratio: hidden width of the MLP over C.
+        dropout, attention_dropout: in [0, 1).
+    """
+    attention: str = per_stage('attention', *('window',) * 4)
+    dim: int = per_stage('dims', 96, 192, 384, 768)
+    depth: int = per_stage('depths', 2, 2, 6, 2)
+    num_heads: int = per_stage('num_heads', 3, 6, 12, 24)
+    window_size: int = 7
+    mlp_ratio: float = 4.0
+    dropout: float = 0.0
+    attention_dropout: float = 0.0
 
 
 class ShiftedWindowAttention(WindowAttention):
@@ -168,40 +193,29 @@ class Swin(ImageClassifier):
         image_size: int or (height, width) in pixels, checked; the model takes any other too.
         in_channels: channels of the image.
         num_classes: outputs of the classifier; 0 makes `forward` return the features.
-        attention: for each stage 'window' (every second block shifted by half a window) or 'vsa'
-            (no shift, a 7x7 depthwise convolution as position embedding).
         patch_size: pixels of a patch's side.
-        dims: channels of each stage; each twice those before.
-        depths, num_heads: blocks and heads of each stage.
-        window_size: side of a window in tokens.
-        mlp_ratio: hidden width of the MLP over the channels.
-        dropout, attention_dropout: in [0, 1).
         drop_path: stochastic depth of the last block; linear from 0 at the first.
+        stages: the arguments of StageSpec, as lists where it says so.
     """
 
-    def __init__(self, image_size=224, in_channels=3, num_classes=1000, attention=('window',) * 4,
-                 patch_size=4, dims=(96, 192, 384, 768), depths=(2, 2, 6, 2),
-                 num_heads=(3, 6, 12, 24), window_size=7, mlp_ratio=4.0, dropout=0.0,
-                 attention_dropout=0.0, drop_path=0.0):
+    def __init__(self, image_size=224, in_channels=3, num_classes=1000, *, patch_size=4,
+                 drop_path=0.0, **stages):
         super().__init__()
-        check_stages(ATTENTION=attention, TOKEN_DIMS=dims, DEPTHS=depths, NUM_HEADS=num_heads)
+        specs = stage_specs(StageSpec, stages)
+        dims = [spec.dim for spec in specs]
         if any(after != 2 * before for before, after in zip(dims, dims[1:], strict=False)):
-            raise InputError(f'MODEL.TOKEN_DIMS: got {list(dims)}, expected each to be twice the '
-                             f'one before')
+            raise InputError(f'MODEL.TOKEN_DIMS: got {dims}, expected each to be twice the one '
+                             f'before')
         self.stride = patch_size
         self.check_size(*to_pair(image_size))
         self.patch_embed = PatchEmbed(patch_size, in_channels, dims[0])
-        rates, stages = iter(drop_path_rates(drop_path, sum(depths))), []
-        for index, dim in enumerate(dims):
-            spec = StageSpec(
-                attention=attention[index], dim=dim, num_heads=num_heads[index],
-                window_size=window_size, mlp_ratio=mlp_ratio, dropout=dropout,
-                attention_dropout=attention_dropout)
-            blocks = [SwinBlock(spec, window_size // 2 if block % 2 else 0, next(rates))
-                      for block in range(depths[index])]
-            last = index == len(dims) - 1
-            stages.append(Stage(blocks, None if last else PatchMerging(dim)))
-        self.layers = nn.LayerList(stages)
+        rates = iter(drop_path_rates(drop_path, sum(spec.depth for spec in specs)))
+        layers = []
+        for spec in specs:
+            blocks = [SwinBlock(spec, spec.window_size // 2 if block % 2 else 0, next(rates))
+                      for block in range(spec.depth)]
+            layers.append(Stage(blocks, None if spec is specs[-1] else PatchMerging(spec.dim)))
+        self.layers = nn.LayerList(layers)
         self.num_features = dims[-1]
         self.norm = LayerNorm(self.num_features, epsilon=1e-5)
         self.num_classes = num_classes

@@ -8,6 +8,7 @@ theirs but for what vitaev2_vsa_names.py maps. Deliberate differences: vitaev2_v
 Letters: B batch, N tokens, C channels, H W map in pixels, h w map in tokens, n heads, s window
 side, nW windows. Every stage carries h and w; stages after the first round odd sizes up.
 """
+import dataclasses
 import math
 
 from paddle import nn
@@ -22,12 +23,47 @@ from common.layers.conditional_position import ConditionalPosition
 from common.layers.fast import Conv2D, LayerNorm, Linear
 from common.layers.init import init_layer
 from common.layers.prm_performer import PRM
-from common.layers.stages import StageSpec, check_stages
+from common.layers.stages import per_stage, stage_specs
 from common.layers.vsa import Pointwise, TokenVSA, windows_in_pixels
 from common.layers.windows import TokenWindowAttention
 
 KERNELS = (7, 3, 3, 3)
 DILATIONS = ((1, 2, 3, 4), (1, 2, 3), (1, 2), (1, 2))
+
+
+@dataclasses.dataclass(frozen=True, kw_only=True)
+class StageSpec:
+    """What a stage is built from; arguments of ViTAEv2, a list where each stage has its own value.
+
+    Args:
+        attention: of its cells: 'transformer' (all tokens), 'window' or 'vsa'.
+        ratio: by how much it reduces height and width.
+        embed_dim: channels of each scale of the reduction cell.
+        dim: channels C after the stage.
+        depth: normal cells.
+        num_heads, group: of the normal cells' attention and convolutions.
+        reduction_heads, reduction_group: the same of the reduction cell.
+        mlp_ratio: hidden width of the normal cells' MLP and PCM over C.
+        window_size: side of a window in tokens.
+        wide_pcm: 2 C hidden channels in the reduction cell's PCM instead of embed_dim.
+        qkv_bias: whether the normal cells' full attention has it.
+        dropout, attention_dropout: in the normal cells, in [0, 1).
+    """
+    attention: str = per_stage('attention', 'window', 'window', 'transformer', 'transformer')
+    ratio: int = per_stage('ratios', 4, 2, 2, 2)
+    embed_dim: int = per_stage('embed_dims', 64, 64, 128, 256)
+    dim: int = per_stage('token_dims', 64, 128, 256, 512)
+    depth: int = per_stage('depths', 2, 2, 8, 2)
+    num_heads: int = per_stage('num_heads', 1, 2, 4, 8)
+    reduction_heads: int = per_stage('reduction_heads', 1, 1, 2, 4)
+    group: int = per_stage('groups', 1, 32, 64, 128)
+    reduction_group: int = per_stage('reduction_groups', 1, 16, 32, 64)
+    mlp_ratio: float = 4.0
+    window_size: int = 7
+    wide_pcm: bool = False
+    qkv_bias: bool = True
+    dropout: float = 0.0
+    attention_dropout: float = 0.0
 
 
 class FullAttention(Attention):
@@ -87,15 +123,16 @@ class ReductionCell(nn.Layer):
     Args:
         in_channels: C.
         spec: the StageSpec of its stage.
+        kernel, dilations: of PRM's convolutions, one for each scale.
     """
 
-    def __init__(self, in_channels, spec):
+    def __init__(self, in_channels, spec, kernel, dilations):
         super().__init__()
         hidden = 2 * spec.dim if spec.wide_pcm else spec.embed_dim
         strides = [2 if spec.ratio >> (step + 1) else 1 for step in range(3)]
         self.PCM = make_pcm((in_channels, hidden, hidden, spec.dim), strides, spec.reduction_group,
                             'MODEL.REDUCTION_GROUPS')
-        self.PRM = PRM(in_channels, spec.embed_dim, spec.kernel, spec.ratio, spec.dilations)
+        self.PRM = PRM(in_channels, spec.embed_dim, kernel, spec.ratio, dilations)
         channels, heads = self.PRM.out_channels, spec.reduction_heads
         widths = [channels, spec.dim] if spec.attention == 'vsa' else [spec.dim]
         if any(width % heads for width in widths):
@@ -167,59 +204,26 @@ class ViTAEv2(ImageClassifier):
         image_size: int or (height, width) in pixels, checked; the model takes any other too.
         in_channels: channels of the image.
         num_classes: outputs of the classifier; 0 makes `forward` return the features.
-        attention: for each stage, in its reduction and normal cells: 'transformer' (all tokens),
-            'window' or 'vsa'.
-        ratios: by how much each stage reduces height and width.
-        embed_dims: channels of each scale of a reduction cell.
-        token_dims: channels after each stage.
-        depths: normal cells in each stage.
-        num_heads, groups: of the normal cells' attention and convolutions, for each stage.
-        reduction_heads, reduction_groups: the same of the reduction cells.
-        mlp_ratio: hidden width of the normal cells' MLP and PCM over the channels.
-        window_size: side of a window in tokens.
-        wide_pcm: 2 * token_dim hidden channels in the reduction cells' PCM instead of embed_dim.
-        qkv_bias: whether the normal cells' full attention has it.
-        dropout, attention_dropout: in the normal cells, in [0, 1).
         drop_path: stochastic depth, linear from 0 at the first normal cell.
         drop_path_slices: 'upstream' starts stage i at the rate of index depths[i - 1], as the
             published models were trained; 'cumulative' at the sum of the depths before it.
+        stages: the arguments of StageSpec, as lists where it says so.
     """
 
-    def __init__(self, image_size=224, in_channels=3, num_classes=1000,
-                 attention=('window', 'window', 'transformer', 'transformer'),
-                 ratios=(4, 2, 2, 2), embed_dims=(64, 64, 128, 256),
-                 token_dims=(64, 128, 256, 512), depths=(2, 2, 8, 2), num_heads=(1, 2, 4, 8),
-                 reduction_heads=(1, 1, 2, 4), groups=(1, 32, 64, 128),
-                 reduction_groups=(1, 16, 32, 64), mlp_ratio=4.0, window_size=7, wide_pcm=False,
-                 qkv_bias=True, dropout=0.0, attention_dropout=0.0, drop_path=0.0,
-                 drop_path_slices='upstream'):
+    def __init__(self, image_size=224, in_channels=3, num_classes=1000, *, drop_path=0.0,
+                 drop_path_slices='upstream', **stages):
         super().__init__()
-        check_stages(len(KERNELS), ATTENTION=attention, RATIOS=ratios, EMBED_DIMS=embed_dims,
-                     TOKEN_DIMS=token_dims, DEPTHS=depths, NUM_HEADS=num_heads,
-                     REDUCTION_HEADS=reduction_heads, GROUPS=groups,
-                     REDUCTION_GROUPS=reduction_groups)
-        for ratio, kernel in zip(ratios, KERNELS, strict=False):
-            if ratio not in (1, 2, 4, 8) or ratio > kernel + 1:
-                raise InputError(f'MODEL.RATIOS: got {ratio}, expected 1, 2, 4 or (first stage) 8')
-        # halving rounds odd sizes up, a larger step would not
-        last = max(index for index, ratio in enumerate(ratios) if index == 0 or ratio > 2)
-        self.stride = math.prod(ratios[:last + 1])
+        specs = stage_specs(StageSpec, stages, most=len(KERNELS))
+        self.stride = checked_stride([spec.ratio for spec in specs])
         self.check_size(*to_pair(image_size))
-        rates = stage_rates(drop_path, depths, drop_path_slices)
-        stages, channels = [], in_channels
-        for index, dim in enumerate(token_dims):
-            spec = StageSpec(
-                attention=attention[index], ratio=ratios[index], kernel=KERNELS[index],
-                dilations=DILATIONS[index], embed_dim=embed_dims[index], dim=dim,
-                num_heads=num_heads[index], reduction_heads=reduction_heads[index],
-                group=groups[index], reduction_group=reduction_groups[index], mlp_ratio=mlp_ratio,
-                window_size=window_size, wide_pcm=wide_pcm, qkv_bias=qkv_bias, dropout=dropout,
-                attention_dropout=attention_dropout)
-            stages.append(Stage(ReductionCell(channels, spec),
-                                [NormalCell(spec, rate) for rate in rates[index]]))
-            channels = dim
-        self.layers = nn.LayerList(stages)
-        self.num_features = token_dims[-1]
+        rates = stage_rates(drop_path, [spec.depth for spec in specs], drop_path_slices)
+        layers, channels = [], in_channels
+        for index, spec in enumerate(specs):
+            reduction = ReductionCell(channels, spec, KERNELS[index], DILATIONS[index])
+            layers.append(Stage(reduction, [NormalCell(spec, rate) for rate in rates[index]]))
+            channels = spec.dim
+        self.layers = nn.LayerList(layers)
+        self.num_features = channels
         self.num_classes = num_classes
         self.head = Linear(self.num_features, num_classes) if num_classes else None
         init_weights(self)
@@ -252,6 +256,16 @@ class ViTAEv2(ImageClassifier):
             InputError: the cell has another attention.
         """
         return windows_in_pixels(self, image, layer)
+
+
+def checked_stride(ratios):
+    """By how much an image's sides must divide, of the stages' ratios; wrong ones are an error."""
+    for ratio, kernel in zip(ratios, KERNELS, strict=False):
+        if ratio not in (1, 2, 4, 8) or ratio > kernel + 1:
+            raise InputError(f'MODEL.RATIOS: got {ratio}, expected 1, 2, 4 or (first stage) 8')
+    # halving rounds odd sizes up, a larger step would not
+    last = max(index for index, ratio in enumerate(ratios) if index == 0 or ratio > 2)
+    return math.prod(ratios[:last + 1])
 
 
 def stage_rates(rate, depths, slices):

@@ -72,22 +72,20 @@ class Attention(nn.Layer):
         qkv_bias: whether q, k and v have a bias.
         dropout: after the output projection, in [0, 1).
         attention_dropout: on the attention weights, in [0, 1).
-        head_dim: d, if it is not out_dim / n.
         out_dim: channels of the output, if they are not C.
     """
 
     def __init__(self, dim, num_heads, qkv_bias=True, dropout=0.0, attention_dropout=0.0,
-                 head_dim=None, out_dim=None):
+                 out_dim=None):
         super().__init__()
         out_dim = out_dim or dim
-        inner = num_heads * head_dim if head_dim else out_dim
-        if inner % num_heads:
+        if out_dim % num_heads:
             raise InputError(f'MODEL.NUM_HEADS: got {num_heads}, expected a divisor of the '
-                             f'{inner} channels')
+                             f'{out_dim} channels')
         self.num_heads = num_heads
-        self.head_dim = inner // num_heads
-        self.qkv = Linear(dim, inner * 3, bias_attr=None if qkv_bias else False)
-        self.proj = Linear(inner, out_dim)
+        self.head_dim = out_dim // num_heads
+        self.qkv = Linear(dim, out_dim * 3, bias_attr=None if qkv_bias else False)
+        self.proj = Linear(out_dim, out_dim)
         self.attn_dropout = Dropout(attention_dropout)
         self.proj_dropout = Dropout(dropout)
 
