@@ -4,6 +4,7 @@ import json
 import numpy as np
 import paddle
 import pytest
+from paddle import nn
 
 from common.config import base_config
 from common.layers.classifier import ImageClassifier
@@ -15,7 +16,9 @@ from common.train.losses import (
 )
 from common.train.optim import build_optimizer, decayed_parameters, freeze, layer_indices
 from common.train.schedule import Schedule
+from common.weights.load import load_pretrained
 from common.zoo import create_model
+from tests.conftest import refusal
 from tests.reference import FIXTURES, Case
 
 from vit.vit import VisionTransformer
@@ -57,6 +60,15 @@ def test_adamw_step_by_step(float64):
         for name in names:
             np.testing.assert_allclose(layer._parameters[name].numpy(),
                                        arrays[f'adamw_after_{name}'][step], rtol=0, atol=1e-10)
+
+
+@pytest.mark.parametrize('use', [
+    lambda model: build_optimizer(base_config().TRAIN, model),
+    lambda model: load_pretrained(model, 'no.pdparams'),
+])
+def test_layer_that_is_no_classifier_is_refused(use):
+    assert refusal(use, nn.Linear(2, 3)) == ('model: got a Linear, expected an ImageClassifier '
+                                             '(common/layers/classifier.py)')
 
 
 def test_sgd_against_its_formula(float64):

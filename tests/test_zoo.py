@@ -476,7 +476,7 @@ def test_names_in_another_code_s_checkpoint_say_how_many_classes_there_are_L17(t
         assert (model.num_classes, model.class_names) == (3, ['alpha', 'beta', 'gamma'])
         assert model.config.DATA.IMAGE_SIZE == 32
     assert convert('vit_digits', file, target)[0][-1].endswith('-o MODEL.NUM_CLASSES=3')
-    with pytest.raises(InputError, match='its config says MODEL.NUM_CLASSES 2'):
+    with pytest.raises(InputError, match='its class names say MODEL.NUM_CLASSES 2'):
         paddle.save({'model': state, 'class_names': ['alpha', 'beta']}, file)
         create_model('vit_digits', file)
 

@@ -48,7 +48,9 @@ class ImageClassifier(nn.Layer):
     | NAME_names.py           | beside the model's NAME.py: DIALECTS, LOOKALIKES and   | weights   |
     |                         | config_of(shapes), see common/weights/dialects.py      |           |
 
-    `config`, of build_model, and `class_names`, of the loaded weights, are set from outside.
+    Set from outside are `config`, by build_model; `class_names`, of the loaded weights; `known_as`,
+    a function (model, {name: array}, layout) that says which model some weights are for that do not
+    fit this one, common.zoo.known_as where the zoo is known.
     """
 
     classifier_name = 'head'
@@ -57,6 +59,7 @@ class ImageClassifier(nn.Layer):
     reads_class_token = False
     stride = 1
     class_names = None
+    known_as = None
 
     def stages(self, image):
         """Runs the stages; yields (tokens [B, N, C], h, w) after each.
@@ -227,6 +230,13 @@ class ImageClassifier(nn.Layer):
         dtype = next(iter(self.parameters())).dtype
         setattr(self, self.classifier_name,
                 new_classifier(self.num_features, num_classes, dtype))
+
+
+def check_classifier(model):
+    """Raises InputError for a Layer that is no ImageClassifier."""
+    if not isinstance(model, ImageClassifier):
+        raise InputError(f'model: got a {type(model).__name__}, expected an ImageClassifier '
+                         f'(common/layers/classifier.py)')
 
 
 @functools.cache

@@ -1,10 +1,10 @@
 """The optimiser: which parameters are decayed, and its state by parameter path."""
 import numpy as np
 import paddle
-from paddle import nn
 
 from common.config import ConfigNode
 from common.core.errors import InputError, printable
+from common.layers.classifier import ImageClassifier, check_classifier
 
 
 def decayed_parameters(model, rule='matrices'):
@@ -88,20 +88,20 @@ def trainable_parameters(model):
             if not parameter.stop_gradient]
 
 
-def build_optimizer(train: ConfigNode, model: nn.Layer) -> paddle.optimizer.Optimizer:
+def build_optimizer(train: ConfigNode, model: ImageClassifier) -> paddle.optimizer.Optimizer:
     """Builds the optimiser over the trainable parameters of a model.
 
     The training loop sets the rate at each step, and clips the gradients.
 
     Args:
         train: the TRAIN node of a config.
-        model: a Layer; the parameters that TRAIN.FREEZE names are frozen.
+        model: an ImageClassifier; the parameters that TRAIN.FREEZE names are frozen.
 
     Returns:
         AdamW or Momentum.
 
     Raises:
-        InputError: TRAIN.FREEZE names no parameter of the model.
+        InputError: TRAIN.FREEZE names no parameter of the model, or this is no ImageClassifier.
 
     Source: AdamW is of arXiv 1711.05101; which parameters decay is said at TRAIN.OPTIMIZER.DECAY.
 
@@ -112,6 +112,7 @@ def build_optimizer(train: ConfigNode, model: nn.Layer) -> paddle.optimizer.Opti
         >>> type(build_optimizer(model.config.TRAIN, model)).__name__
         'AdamW'
     """
+    check_classifier(model)
     freeze(model, train.FREEZE)
     parameters = trainable_parameters(model)
     wanted = decayed_parameters(model, train.OPTIMIZER.DECAY)

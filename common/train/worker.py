@@ -103,6 +103,7 @@ def prepare(run, signals):
     # STEP 2: model and weights
     precision = Precision(config.AMP, config.AMP_DTYPE, config.AMP_LEVEL, run.device)
     model = run.build_model(config)
+    model.known_as = known_as
     describe(log, config, model, precision, run.device, run.folder)
     metadata = {}
     if config.MODEL.PRETRAINED and not config.MODEL.RESUME:  # a resumed run has its own weights
@@ -142,7 +143,7 @@ def load_weights(config, model, train_set, log):
     file = config.MODEL.PRETRAINED
     weights = read_weights(file)
     notes = load_pretrained(model, file, new_head=train_set is not None, weights=weights,
-                            class_names=getattr(train_set, 'class_names', None), known_as=known_as)
+                            class_names=getattr(train_set, 'class_names', None))
     log.info(f'weights: {file} loaded')
     for note in notes:
         log.info(f'  {note}')

@@ -14,7 +14,7 @@ from common.config import ConfigNode, set_key, set_options
 from common.core.class_names import class_names_of
 from common.core.errors import InputError
 from common.weights.dialects import translate
-from common.weights.load import Weights, load_pretrained
+from common.weights.load import Weights, load_pretrained, other_model
 
 # The keys that a checkpoint's own config decides, unless the user sets them.
 CHECKPOINT_KEYS = ('MODEL.NUM_CLASSES', 'DATA.IMAGE_SIZE', 'DATA.CROP_PCT', 'DATA.INTERPOLATION',
@@ -130,12 +130,13 @@ def check_stated(config: ConfigNode, stated: dict, weights: Weights, file: str,
         if key not in stated or name not in model_state:
             continue
         if name not in state:
-            known_as = model.known_as(model, weights.state, weights.layout)
+            known_as = other_model(model, weights.state, weights.layout)
             raise InputError(f'{file}: these weights are not for this model; nothing was loaded: '
                              f'1 missing ({name}){known_as}')
         expected, got = list(model_state[name].shape), list(state[name].shape)
         if got[axis:][:1] != expected[axis:][:1]:  # [:1]: an array may have fewer axes
-            raise InputError(f'{file}: its config says {key} {stated[key]}, for which {name} is '
+            source = 'its config says' if 'config' in weights.metadata else 'its class names say'
+            raise InputError(f'{file}: {source} {key} {stated[key]}, for which {name} is '
                              f'{expected}; the file has {got}')
 
 

@@ -2,14 +2,14 @@
 import math
 import os
 import re
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from typing import NamedTuple
 
 import numpy as np
 import paddle
-from paddle import nn
 
 from common.core.errors import InputError, first_few, shown
+from common.layers.classifier import ImageClassifier, check_classifier
 from common.layers.position import resize_position_embedding
 from common.weights.arrays import from_bfloat16
 from common.weights.classifier_head import (
@@ -133,32 +133,29 @@ def state_dict_of(content, file):
             for name, value in content.items()}
 
 
-def load_pretrained(model: nn.Layer, file: str | os.PathLike, new_head: bool = False,
-                    weights: Weights | None = None, class_names: Sequence[str] | None = None,
-                    known_as: Callable[[nn.Layer, dict, str], str] | None = None) -> list[str]:
+def load_pretrained(model: ImageClassifier, file: str | os.PathLike, new_head: bool = False,
+                    weights: Weights | None = None,
+                    class_names: Sequence[str] | None = None) -> list[str]:
     """Loads a weight file into a model; either all of it fits, or nothing is assigned.
 
     Position embeddings of another grid are resized (bicubic). Everything else must fit in name
     and shape.
 
     Args:
-        model: a Layer of this project, or any other whose own names the file has.
+        model: of create_model, or any other ImageClassifier.
         file: path of a file of any format that `read_weights` knows, or of a run's folder.
         new_head: whether a classifier of another shape, or for other classes, is left out, so that
             the model keeps its newly initialised one (fine-tuning); otherwise it is an error.
         weights: what read_weights(file) gave, if the file was read already.
         class_names: with new_head, the names of the model's classes, or None. A checkpoint's
             classifier for the same names in another order is put into this one.
-        known_as: (model, {name: array}, layout) -> the end of the message when the weights are
-            another model's, see common.zoo.known_as. None is the model's own attribute of this
-            name, which the models of common.zoo have, or else what its `lookalikes` tell.
 
     Returns:
         Sentences about what was replaced, for the log.
 
     Raises:
         InputError: missing, unexpected or mismatched weights, or values that are not finite;
-            nothing is assigned then.
+            nothing is assigned then. Or the model is no ImageClassifier.
 
     Source: this project; strict as `load_state_dict` of PyTorch, with the resizing of
     position embeddings of ViT (arXiv 2010.11929, section 3.2).
@@ -171,7 +168,7 @@ def load_pretrained(model: nn.Layer, file: str | os.PathLike, new_head: bool = F
         >>> load_pretrained(create_model('vit_digits', image_size=64), 'digits.pdparams')
         ['position_embedding: resized (bicubic) from 4x4 to 8x8']
     """
-    known_as = known_as or getattr(model, 'known_as', lookalike)
+    check_classifier(model)
     layout, raw_state, notes, metadata = weights or read_weights(file)
     state, translation_notes = translate(model, raw_state, layout)
     model_state = model.state_dict()
@@ -185,7 +182,7 @@ def load_pretrained(model: nn.Layer, file: str | os.PathLike, new_head: bool = F
     check_representation(model, state, model_state, file)
     values, cast_notes = check_state(state, model_state, kept, file,
                                      lambda: other_classes(model, state, model_state)
-                                     or known_as(model, raw_state, layout))
+                                     or other_model(model, raw_state, layout))
     assign(model, values)
     return notes + cast_notes
 
@@ -219,9 +216,13 @@ def resize_positions(model, state, model_state, file):
     return notes
 
 
-def lookalike(model, names, layout=None):
-    """A sentence about the other model that some names of weights are of, or ''; the layout of the
-    arrays does not matter."""
+def other_model(model, state, layout):
+    """A sentence about which model some weights, {name: array}, are for that do not fit, or ''."""
+    return model.known_as(model, state, layout) if model.known_as else lookalike(model, state)
+
+
+def lookalike(model, names):
+    """A sentence about the other model that some names of weights are of, or ''."""
     return next((f'; the file is of {what}' for pattern, what in model.lookalikes()
                  if any(re.search(pattern, name) for name in names)), '')
 
