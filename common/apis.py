@@ -51,8 +51,10 @@ class Preprocessing(NamedTuple):
         interpolation: 'bicubic' or 'bilinear', Pillow's, antialiased.
         mean: of red, green and blue in 0..1.
         std: of red, green and blue in 0..1.
+        exif_orientation: whether an image is turned as its EXIF says, so that a phone's photo
+            stands upright; DATA.EXIF_ORIENTATION, where nothing is said True.
 
-    Source: timm's `create_transform` for evaluation.
+    Source: timm's `create_transform` for evaluation; it turns no image.
 
     Example:
         >>> from PIL import Image
@@ -70,13 +72,15 @@ class Preprocessing(NamedTuple):
     interpolation: str
     mean: list[float]
     std: list[float]
+    exif_orientation: bool = True
 
     @classmethod
     def of(cls, config: ConfigNode) -> 'Preprocessing':
         """The preprocessing that a model's config describes."""
         data = config.DATA
         return cls(list(to_pair(data.IMAGE_SIZE)), data.CROP_PCT, data.INTERPOLATION,
-                   list(data.IMAGENET_MEAN), list(data.IMAGENET_STD))
+                   list(data.IMAGENET_MEAN), list(data.IMAGENET_STD),
+                   data.EXIF_ORIENTATION is not False)
 
     def transform(self) -> EvalTransform:
         """The function from a Pillow RGB image to uint8 [H, W, 3], before the normalisation."""

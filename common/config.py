@@ -58,6 +58,10 @@ _C.DATA.IMAGE_SIZE = Key(224, low=1, high=16384, pair=True)
 _C.DATA.IMAGE_CHANNELS = Key(3, low=3, high=3)
 # evaluation: the short side is resized to floor(IMAGE_SIZE / CROP_PCT), the centre is cut out
 _C.DATA.CROP_PCT = Key(0.875, low=0.01, high=1.0)
+# whether images are turned as their EXIF says, so that a phone's photo stands upright. None: in
+# predict, features, visualize, the demo page and the Python API, and not in training and
+# evaluation, since published accuracies are measured without
+_C.DATA.EXIF_ORIENTATION = Key(None, kind=bool)
 # evaluation filter: bicubic | bilinear (Pillow's, antialiased)
 _C.DATA.INTERPOLATION = Key('bicubic', choices=('bicubic', 'bilinear'))
 # loader processes of one device; 0 loads in the training process

@@ -235,9 +235,13 @@ def test_evaluation_and_prediction_see_the_same_pixels_I6(tmp_path):
     file = tmp_path / 'val_list.txt'
     file.write_text('a.jpg 0\n')
     transform = EvalTransform(48, 0.875)
-    item = ImageDataset(read_list(str(file)), transform, 48)[0, 0]
-    assert np.array_equal(item[0], transform(apis.read_image(tmp_path / 'a.jpg')))
-    assert np.array_equal(item[0], transform(Image.fromarray(by_pillow(tmp_path / 'a.jpg'))))
+    images, path = read_list(str(file)), tmp_path / 'a.jpg'
+    item = ImageDataset(images, transform, 48)[0, 0]
+    assert np.array_equal(item[0], transform(apis.read_image(path, upright=False)))
+    assert np.array_equal(item[0], transform(Image.fromarray(by_pillow(path))))
+    images.upright = True
+    item = ImageDataset(images, transform, 48)[0, 0]
+    assert np.array_equal(item[0], transform(apis.read_image(path)))
 
 
 # Bad files

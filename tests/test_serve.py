@@ -222,7 +222,7 @@ def test_model_and_description(server):
     assert facts == {
         'name': 'vit_digits', 'classes': 10, 'class_names': CLASSES, 'image_size': [32, 32],
         'layers': 4, 'heads': [4] * 4,
-        'limits': {'bytes': 16 << 20, 'pixels': 12_500_000, 'side': 8192}}
+        'limits': {'bytes': 16 << 20, 'pixels': 12_500_000, 'side': 8192}, 'upright': True}
     paths = server.ask('/openapi.json')[2]['paths']
     assert set(paths) == {'/api/model', '/api/predict', '/api/attention'}
 
@@ -870,6 +870,17 @@ def test_picture_that_is_dropped_on_the_page_G2(server, model, browser, tmp_path
     browser.wait("document.querySelectorAll('#classes li').length === 5")
     assert 'made smaller' in browser.texts('#status')[0]
     browser.wait("document.querySelectorAll('#heads canvas').length === 5")
+
+    # a phone's photo: the page shows it as the model sees it, upright
+    exif = Image.Exif()
+    exif[0x0112] = 6
+    turned = tmp_path / 'turned.jpg'
+    Image.new('RGB', (90, 60), 'red').save(turned, exif=exif)
+    browser.drop(turned)
+    browser.wait('Math.abs(state.ratio - 2 / 3) < 0.01')
+    browser.wait("document.querySelectorAll('#heads canvas').length === 5")
+    assert browser.value("getComputedStyle(document.querySelector('#map img'))"
+                         ".imageOrientation") == 'from-image'
 
 
 LIGHTEST = '''(() => {

@@ -26,7 +26,7 @@ class Key:
         default: the value where neither yaml, flag nor option gives another. The key takes values
             of its type, and None if it is None. In a list all entries have the type of the
             default's first one; they are strings if it is empty.
-        kind: int, float or str: the type beside None of a key whose default is None.
+        kind: int, float, str or bool: the type beside None of a key whose default is None.
         low, high: closed range of a number, or of every entry of a list; None leaves it open.
         choices: the strings that it may be.
         length: the number of entries of a list.

@@ -59,7 +59,8 @@ def get_dataset(config: ConfigNode, is_train: bool | str = True,
         raise InputError('MODEL.NUM_CLASSES: got 0, a model without a classifier, expected at '
                          'least 1 to train or evaluate')
     backend = config.AUG.BACKEND if is_train else 'pillow'
-    images, names = read_source(data.DATASET, data.DATA_PATH, is_train, backend)
+    images, names = read_source(data.DATASET, data.DATA_PATH, is_train, backend,
+                                bool(data.EXIF_ORIENTATION))
     if names is None or not config.EVAL:
         images.check_labels(classes)
     if data.CLASS_NAMES:
@@ -85,8 +86,15 @@ def is_training(is_train, mode=None):
     return MODES[asked]
 
 
-def read_source(dataset, data_path, is_train, backend):
-    """The source of a data set's images, and its class names or None."""
+def read_source(dataset, data_path, is_train, backend, upright=False):
+    """The source of a data set's images, and its class names or None.
+
+    Args:
+        dataset, data_path: DATA.DATASET and DATA.DATA_PATH.
+        is_train: the training or the evaluation images.
+        backend: what decodes image files, pillow or cv2.
+        upright: whether image files are turned as their EXIF says.
+    """
     if dataset == 'digits':
         return read_digits(is_train)
     if dataset in ('cifar10', 'cifar100'):
@@ -96,7 +104,7 @@ def read_source(dataset, data_path, is_train, backend):
     else:
         name = 'train_list.txt' if is_train else 'val_list.txt'
         images, names = read_list(os.path.join(data_path, name)), None
-    images.backend = backend
+    images.backend, images.upright = backend, upright
     return images, names
 
 

@@ -1,13 +1,16 @@
 """From an image file to RGB pixels.
 
-Pillow decodes, as timm and torchvision do it: no rotation by EXIF, transparency dropped, CMYK and
-palettes converted. Different: 16-bit grey is scaled to 8 bits (Pillow clips it to white). Refused,
-with the reason: float and 32-bit pixels, which have no range; what is larger than MAX_PIXELS,
-before it is decoded; other formats than FORMATS; and what is no file, such as a pipe or a device.
+Pillow decodes, as timm and torchvision do it: transparency dropped, CMYK and palettes converted,
+and no rotation by EXIF unless it is asked for (DATA.EXIF_ORIENTATION in common/config.py), but in
+TIFF files, which Pillow turns by itself. Different: 16-bit grey is scaled to 8 bits (Pillow clips
+it to white). Refused, with the reason: float and 32-bit pixels, which have no range; what is larger
+than MAX_PIXELS, before it is decoded; other formats than FORMATS; and what is no file, such as a
+pipe or a device.
 Training may let OpenCV decode ordinary JPEG files, a fifth faster; pixels may then differ by what
 two JPEG libraries differ.
 """
 import importlib.util
+import io
 import os
 import stat
 from functools import partial
@@ -33,16 +36,22 @@ WHITE_IS_ZERO, UNSIGNED = 0, 1
 READ_RGB = hasattr(cv2, 'IMREAD_COLOR_RGB')  # OpenCV 4.11 and later
 READ_COLOR = cv2.IMREAD_COLOR_RGB if READ_RGB else cv2.IMREAD_COLOR
 
+# EXIF's orientation, and the way back from each of its values, as in ImageOps.exif_transpose.
+ORIENTATION = 0x0112
+WAY_UPRIGHT = {2: Image.FLIP_LEFT_RIGHT, 3: Image.ROTATE_180, 4: Image.FLIP_TOP_BOTTOM,
+               5: Image.TRANSPOSE, 6: Image.ROTATE_270, 7: Image.TRANSVERSE, 8: Image.ROTATE_90}
+
 # Markers of a JPEG file: frame headers, which hold the size; and those without a length.
 FRAMES = {0xC0, 0xC1, 0xC2, 0xC3, 0xC5, 0xC6, 0xC7, 0xC9, 0xCA, 0xCB, 0xCD, 0xCE, 0xCF}
 
 
-def load_image(path, backend='pillow'):
+def load_image(path, backend='pillow', upright=False):
     """An image file as RGB.
 
     Args:
         path: file.
         backend: 'pillow' gives a Pillow image; 'cv2' a uint8 array [H, W, 3].
+        upright: whether the image is turned as its EXIF says.
 
     Raises:
         OSError, ValueError and what else Pillow raises on a bad file.
@@ -52,15 +61,16 @@ def load_image(path, backend='pillow'):
         if size > MAX_BYTES:
             raise ValueError(f'got {size} bytes, expected at most {MAX_BYTES}')
         if backend == 'pillow':
-            return decode(stream)
+            return decode(stream, upright=upright)
         content = stream.read()
         if is_plain_jpeg(content):
             pixels = cv2.imdecode(np.frombuffer(content, np.uint8),
                                   READ_COLOR | cv2.IMREAD_IGNORE_ORIENTATION)
             if pixels is not None:
-                return pixels if READ_RGB else cv2.cvtColor(pixels, cv2.COLOR_BGR2RGB)
+                pixels = pixels if READ_RGB else cv2.cvtColor(pixels, cv2.COLOR_BGR2RGB)
+                return turned_as(content, pixels) if upright else pixels
         stream.seek(0)
-        return np.asarray(decode(stream))
+        return np.asarray(decode(stream, upright=upright))
 
 
 def open_regular(path, flags):
@@ -79,12 +89,13 @@ def open_regular(path, flags):
     return file
 
 
-def decode(stream, formats=FORMATS, check=None):
+def decode(stream, formats=FORMATS, check=None, upright=False):
     """An open image file -> Pillow RGB image.
 
     Args:
         formats: names of Pillow's formats that are read.
         check: function of the Pillow image before it is decoded; raises an error of its own.
+        upright: whether the image is turned as its EXIF says.
     """
     try:
         image = Image.open(stream, formats=formats)  # reads the header only
@@ -105,7 +116,48 @@ def decode(stream, formats=FORMATS, check=None):
             if any(b'#' in block for block in iter(partial(stream.read, 1 << 20), b'')):
                 raise ValueError('got a PPM file of written numbers with comments between them, '
                                  'each of which Pillow takes long to skip; expected one without')
-        return as_rgb(image)
+        return upright_rgb(image) if upright else as_rgb(image)
+
+
+def upright_rgb(image):
+    """A Pillow image of any mode -> the same in RGB, turned as its EXIF says.
+
+    What is said beside the pixels stays behind, so that nobody turns the result again.
+    """
+    rgb = as_rgb(image)
+    orientation = orientation_of(image)  # now: a TIFF file, which Pillow has turned, has none left
+    if orientation in WAY_UPRIGHT:
+        rgb = rgb.transpose(WAY_UPRIGHT[orientation])
+    rgb.info = {}
+    return rgb
+
+
+def orientation_of(image):
+    """EXIF's orientation of a Pillow image, 1 to 8; 1, upright, where it is missing or broken."""
+    try:
+        orientation = image.getexif().get(ORIENTATION)
+    except Exception:  # noqa: BLE001 - the picture is there, whatever is wrong with its EXIF
+        return 1
+    return orientation if type(orientation) is int and 1 <= orientation <= 8 else 1
+
+
+def turned_as(content, pixels):
+    """The pixels of a JPEG file, uint8 [H, W, 3], turned as its EXIF says.
+
+    Pillow reads the EXIF here, too, so that OpenCV's decoder turns the same files.
+
+    Args:
+        content: bytes of the file.
+        pixels: as the file has them.
+    """
+    try:
+        with Image.open(io.BytesIO(content), formats=('JPEG',)) as image:  # the header only
+            orientation = orientation_of(image)
+    except Exception:  # noqa: BLE001 - as in orientation_of
+        return pixels
+    if orientation not in WAY_UPRIGHT:
+        return pixels
+    return np.asarray(Image.fromarray(pixels).transpose(WAY_UPRIGHT[orientation]))
 
 
 def as_rgb(image):

@@ -14,7 +14,7 @@ from PIL import Image
 
 from common.core.errors import InputError, one_line, printable
 from common.data.image_names import READABLE, PassedOver, is_hidden, is_image
-from common.data.images import as_rgb, load_image
+from common.data.images import as_rgb, load_image, upright_rgb
 from common.data.loader import Loader
 from common.data.samplers import EvalSampler
 
@@ -29,7 +29,7 @@ class InputImages:
 
     def __init__(self, images, preprocessing):
         self.images = images
-        self.transform = preprocessing.transform()
+        self.transform, self.upright = preprocessing.transform(), preprocessing.exif_orientation
         self.black = np.zeros((*preprocessing.image_size, 3), np.uint8)
 
     def __len__(self):
@@ -38,18 +38,19 @@ class InputImages:
     def __getitem__(self, key):
         image = self.images[key[1]]
         try:
-            return self.transform(read_image(image)), ''
+            return self.transform(read_image(image, self.upright)), ''
         except Exception as error:  # noqa: BLE001 - whatever is wrong with the file
             reason = getattr(error, 'strerror', None) or one_line(error)
             name = os.fspath(image) if isinstance(image, (str, os.PathLike)) else f'image {key[1]}'
             return self.black, printable(f'{name}: cannot read the image: {reason}')
 
 
-def read_image(image):
+def read_image(image, upright=True):
     """Reads an image.
 
     Args:
         image: path, Pillow image, or uint8 array [H, W, 3] (RGB).
+        upright: whether it is turned as its EXIF says; an array has none.
 
     Returns:
         A Pillow image in mode RGB.
@@ -59,9 +60,9 @@ def read_image(image):
         OSError: the file cannot be read.
     """
     if isinstance(image, (str, os.PathLike)):
-        return load_image(image)
+        return load_image(image, upright=upright)
     if isinstance(image, Image.Image):
-        return as_rgb(image)
+        return upright_rgb(image) if upright else as_rgb(image)
     is_array = isinstance(image, np.ndarray)
     if not is_array or image.dtype != np.uint8 or image.shape[2:] != (3,) or not image.size:
         got = f'{image.dtype}{list(image.shape)}' if is_array else type(image).__name__

@@ -35,9 +35,11 @@ class ImageList(ImageSource):
         root: the folder that the paths are relative to.
         labels: int64 [n].
         backend: the decoder of common.data.images.load_image, pillow or cv2.
+        upright: whether images are turned as their EXIF says.
     """
 
     backend = 'pillow'
+    upright = False
 
     def __init__(self, file, root, names, ends, labels, lines):
         self.file = file
@@ -54,7 +56,7 @@ class ImageList(ImageSource):
 
     def load(self, index):
         """The image as RGB; raises what common.data.images.load_image raises."""
-        return load_image(self.path(index), self.backend)
+        return load_image(self.path(index), self.backend, self.upright)
 
     def path(self, index):
         """The path of an entry, with the root."""

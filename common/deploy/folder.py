@@ -18,7 +18,7 @@ FORMATS = ('paddle', 'onnx')
 # The key of the config that says what a field of Preprocessing may be.
 KEY_OF_FIELD = {'image_size': 'DATA.IMAGE_SIZE', 'crop_pct': 'DATA.CROP_PCT',
                 'interpolation': 'DATA.INTERPOLATION', 'mean': 'DATA.IMAGENET_MEAN',
-                'std': 'DATA.IMAGENET_STD'}
+                'std': 'DATA.IMAGENET_STD', 'exif_orientation': 'DATA.EXIF_ORIENTATION'}
 # The type that a key of export.json must have.
 TYPE_OF_KEY = {'format': str, 'preprocessing': dict, 'num_classes': int, 'files': dict}
 
@@ -54,6 +54,8 @@ def read_metadata(folder):
     fields = {field: check_value(key, metadata['preprocessing'].get(field), file)
               for field, key in KEY_OF_FIELD.items()}
     fields['image_size'] = list(to_pair(fields['image_size']))
+    # an earlier export says nothing of it
+    fields['exif_orientation'] = fields['exif_orientation'] is not False
     return {**metadata, 'class_names': class_names, 'preprocessing': Preprocessing(**fields)}
 
 

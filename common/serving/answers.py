@@ -46,3 +46,4 @@ class ModelInfo:
     layers: int            # with attention
     heads: list[int]       # of each layer
     limits: Limits         # of a picture
+    upright: bool          # whether pictures are turned as their EXIF says

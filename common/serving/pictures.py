@@ -43,11 +43,12 @@ class PictureFile(io.BytesIO):
         return super().read(size)
 
 
-def read_picture(content):
+def read_picture(content, upright=True):
     """Decodes a picture.
 
     Args:
         content: bytes of the file.
+        upright: whether it is turned as its EXIF says.
 
     Returns:
         A Pillow RGB image.
@@ -56,7 +57,7 @@ def read_picture(content):
         Refused: it is no picture, or is broken or too large.
     """
     try:
-        return decode(PictureFile(content), FORMATS, partial(check_picture, content))
+        return decode(PictureFile(content), FORMATS, partial(check_picture, content), upright)
     except Refused:
         raise
     except UnidentifiedImageError:

@@ -45,7 +45,8 @@ class Service:
         config = self.model.config
         return ModelInfo(config.MODEL.NAME, config.MODEL.NUM_CLASSES, self.classifier.class_names,
                          self.preprocessing.image_size, len(self.heads), self.heads,
-                         Limits(MAX_BODY, MAX_PIXELS, MAX_SIDE))
+                         Limits(MAX_BODY, MAX_PIXELS, MAX_SIDE),
+                         self.preprocessing.exif_orientation)
 
     async def run(self, request, function, upload, *args):
         """Calls function(bytes of the upload, *args) in the thread.
@@ -74,9 +75,13 @@ class Service:
         finally:
             self.waiting -= 1
 
+    def read(self, content):
+        """The picture of a file's bytes, upright unless the model's config says otherwise."""
+        return read_picture(content, self.preprocessing.exif_orientation)
+
     def predict(self, content, topk):
         """The Prediction for the bytes of a picture's file."""
-        scores, error = next(classify(self.classifier, [read_picture(content)]))
+        scores, error = next(classify(self.classifier, [self.read(content)]))
         if error:
             raise Refused(400, error)
         return Prediction([Class(**found)
@@ -89,7 +94,7 @@ class Service:
             layer: index, negative from the end.
             head: a number as text, 'mean' or 'all'.
         """
-        picture = read_picture(content)
+        picture = self.read(content)
         pixels, errors = next(pixel_batches(self.preprocessing, [picture], batch_size=1))
         if errors[0]:
             raise Refused(400, errors[0])
