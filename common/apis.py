@@ -10,7 +10,6 @@ The names and fields are MMClassification's. Different from it: an array is RGB,
 import os
 import warnings
 from collections.abc import Iterator, Sequence
-from functools import partial
 from typing import NamedTuple
 
 import numpy as np
@@ -22,7 +21,6 @@ from common.config import ConfigNode
 from common.core.class_names import check_class_names, imagenet_classes  # noqa: F401 - for users
 from common.core.devices import set_device  # noqa: F401 - for users
 from common.core.errors import InputError, printable
-from common.core.flags import add_flag
 from common.core.sizes import to_pair
 from common.data.batches import Normalize
 from common.data.image_names import PassedOver
@@ -97,7 +95,11 @@ class Classifier:
 
     def __init__(self, preprocessing: Preprocessing, class_names: Sequence[str] | None = None):
         self.preprocessing = preprocessing
-        self.class_names = class_names and [printable(name) for name in class_names]
+        self.set_class_names(class_names)
+
+    def set_class_names(self, names: Sequence[str] | None) -> None:
+        """Sets the names of the classes: one for each of K, or None."""
+        self.class_names = names and [printable(name) for name in names]
 
     def __call__(self, pixels: np.ndarray) -> np.ndarray:
         """uint8 [B, 3, H, W] -> logits, float32 [B, K], both of numpy."""
@@ -146,7 +148,8 @@ class Eager(Classifier):
         return logits.astype('float32').numpy()
 
 
-def init_model(config_or_name: str, checkpoint: str | os.PathLike | None = None,
+def init_model(config_or_name: str | None = None,
+               checkpoint: str | os.PathLike | None = None,
                device: str | None = None, options: Sequence[str] = (), **keywords) -> nn.Layer:
     """A model that is ready to be used: create_model, with the same keywords, in evaluation mode.
 
@@ -154,7 +157,8 @@ def init_model(config_or_name: str, checkpoint: str | os.PathLike | None = None,
     decides a factor of 2 to 4 in speed, and no function of the Python API calls it.
 
     Args:
-        config_or_name: name of a model, see common.zoo.list_models, or the path of a yaml.
+        config_or_name: name of a model, see common.zoo.list_models, or the path of a yaml; None
+            takes the model that the weights are of: `init_model(checkpoint='RUN')`.
         checkpoint: weight file of any format, or a run's folder; None leaves newly initialised
             weights. A checkpoint of this project also brings its number of classes, preprocessing
             and class names.
@@ -169,7 +173,7 @@ def init_model(config_or_name: str, checkpoint: str | os.PathLike | None = None,
 
     Raises:
         InputError: an unknown name, key or device, one key given twice, or weights that do not
-            fit.
+            fit, or without a name do not tell which model they are of.
 
     Source: the function of this name in MMClassification.
 
@@ -283,22 +287,3 @@ def softmax(logits):
     """float [B, K] -> float32 [B, K]; each row sums to 1."""
     weights = np.exp(logits.astype(np.float64) - logits.max(axis=1, keepdims=True))
     return (weights / weights.sum(axis=1, keepdims=True)).astype(np.float32)
-
-
-def add_model_flags(parser, needed=True):
-    """Adds the flags by which the tools take a model, for `model_of`.
-
-    Args:
-        parser: argparse.ArgumentParser.
-        needed: whether -cfg and -pretrained must be given.
-    """
-    add = partial(add_flag, parser)
-    add('cfg', 'name of a model, or a yaml file', required=needed, metavar='NAME')
-    add('pretrained', 'weight file of any format', required=needed, metavar='FILE')
-    add('device', 'cpu, gpu or gpu:N; default a GPU if there is one')
-    add('o', 'a key of the config; several are possible', action='append', metavar='KEY=VALUE')
-
-
-def model_of(args):
-    """The model that the flags of `add_model_flags` name, in evaluation mode."""
-    return init_model(args.cfg, args.pretrained, args.device, args.o or [])

@@ -1,8 +1,10 @@
 """Converts weight files of every known format to .pdparams or .safetensors.
 
 python -m common.convert -cfg vit_base_patch16_224 -src ViT-B_16-224.npz -dst vit.pdparams [-check]
+python -m common.convert -src RUN -dst best.safetensors
 
-A run's own file brings its number of classes; -o MODEL.NUM_CLASSES=10 says it for other files.
+A run's own file brings its model and its number of classes; -o MODEL.NUM_CLASSES=10 says it for
+other files, whose model needs no name if no other one has their names and shapes.
 The model decides what fits: the file must hold all of its weights, under the names of any code
 that it understands. `-check` loads the result into a new model, runs both, and prints a hash.
 """
@@ -20,12 +22,12 @@ from common.core.files import replace_atomically
 from common.core.flags import check_output
 from common.train.checkpoint import write_atomically
 from common.weights.load import load_pretrained, read_weights, weights_of_run
-from common.zoo import build_model, create_model, model_config
+from common.zoo import build_model, create_model, list_models, model_config
 
 SUFFIXES = ('.pdparams', '.safetensors')
 
 
-def convert(name_or_file: str, source: str | os.PathLike, target: str, check: bool = False,
+def convert(name_or_file: str | None, source: str | os.PathLike, target: str, check: bool = False,
             options: Sequence[str] = ()) -> tuple[list[str], str | None]:
     """Writes the weights of a file, for a model and under its names, to another file.
 
@@ -33,7 +35,8 @@ def convert(name_or_file: str, source: str | os.PathLike, target: str, check: bo
     behind.
 
     Args:
-        name_or_file: name of a model, or the path of a yaml.
+        name_or_file: name of a model, or the path of a yaml; None takes the model that the source
+            is of, and the first of the sentences names it.
         source: weight file of any known format, or a run's folder.
         target: .pdparams or .safetensors file to write.
         check: whether to load the result again and compare the logits of a random image, which
@@ -65,9 +68,7 @@ def convert(name_or_file: str, source: str | os.PathLike, target: str, check: bo
     if in_place and read_weights(origin).metadata:
         raise InputError(f'-dst: got {target}, the source itself, which holds more than weights; '
                          f'expected another file')
-    notes, classes = list(model.notes), model.config.MODEL.NUM_CLASSES
-    if classes != model_config(name_or_file).MODEL.NUM_CLASSES:
-        notes.append(f'the result holds weights only; load it with -o MODEL.NUM_CLASSES={classes}')
+    notes = [*model.notes, *what_is_left_behind(model, name_or_file)]
     save(model, target)
     if not check:
         return notes, None
@@ -78,6 +79,22 @@ def convert(name_or_file: str, source: str | os.PathLike, target: str, check: bo
         raise InputError(f'{target}: the logits differ from the source by '
                          f'{np.abs(expected - got).max():.3g}, expected none')
     return notes, hashlib.sha256(expected.tobytes()).hexdigest()[:16]
+
+
+def what_is_left_behind(model, name_or_file):
+    """Sentences about what a file with a model's weights alone does not say.
+
+    Args:
+        model: what is converted.
+        name_or_file: what the user has called it, or None.
+    """
+    name, classes = name_or_file or model.config.MODEL.NAME, model.config.MODEL.NUM_CLASSES
+    if name_or_file is None and name not in list_models():
+        return [f"the result holds weights only; load it with a yaml of {name} as -cfg, such as "
+                f"the run's config.yaml"]
+    if classes == model_config(name).MODEL.NUM_CLASSES:
+        return []
+    return [f'the result holds weights only; load it with -o MODEL.NUM_CLASSES={classes}']
 
 
 def save(model, target):
@@ -103,8 +120,10 @@ def logits(model):
 def main(argv=None):
     """The command line; a family's load_pytorch_weights.py calls it too."""
     parser = argparse.ArgumentParser(description='Converts weights.', allow_abbrev=False)
-    parser.add_argument('-cfg', required=True, help='name of a model, or a yaml file')
-    parser.add_argument('-src', required=True, metavar='FILE', help='weights of any known format')
+    parser.add_argument('-cfg', metavar='NAME', help='name of a model, or a yaml file; default: '
+                        'what the weights are of')
+    parser.add_argument('-src', required=True, metavar='FILE',
+                        help="weights of any known format, or a run's folder")
     parser.add_argument('-dst', required=True, metavar='FILE', help='.pdparams or .safetensors')
     parser.add_argument('-check', action='store_true', help='load the result and compare logits')
     parser.add_argument('-o', action='append', metavar='KEY=VALUE',

@@ -15,12 +15,13 @@ import argparse
 import os
 from functools import partial
 
-from common.apis import add_model_flags, images_of_tool, model_of
+from common.apis import images_of_tool
 from common.core.errors import errors_of_a_tool, printable, say
 from common.core.flags import add_flag, check_output_folder
 from common.core.processes import set_up_cpu
 from common.deploy.export import export_model, runtime_of
 from common.deploy.folder import FORMATS, check_replaceable
+from common.model_flags import add_model_flags, model_of
 
 __all__ = ['export_model', 'runtime_of', 'main']
 

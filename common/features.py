@@ -10,12 +10,13 @@ import argparse
 import sys
 from functools import partial
 
-from common.apis import add_model_flags, images_of_tool, model_of
+from common.apis import images_of_tool
 from common.core.errors import errors_of_a_tool
 from common.core.flags import add_flag, check_least, check_not_read, check_output
 from common.core.processes import set_up_cpu
 from common.inspection.features import default_type, write_features
 from common.layers.classifier import FEATURE_TYPES
+from common.model_flags import add_model_flags, model_of, weights_of_flags
 
 
 def make_parser():
@@ -41,7 +42,7 @@ def main(argv=None):
         check_output('output', args.output, ('.npz',))
         set_up_cpu()
         files = images_of_tool(args.images)
-        check_not_read('output', args.output, [args.pretrained])
+        check_not_read('output', args.output, weights_of_flags(args))
         model = model_of(args)
         types = list(dict.fromkeys(args.type or [default_type(model)]))
         failed = write_features(model, files, args.output, types, args.stage, args.batch_size,

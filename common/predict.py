@@ -1,7 +1,8 @@
 """Classifies images.
 
-python -m common.predict -cfg vit_digits -pretrained best.pdparams IMAGE|FOLDER ... [-topk 5]
-    [-json FILE] [-csv FILE] [-batch_size 32] [-workers 4] [-runtime paddle-bf16]
+python -m common.predict -pretrained RUN|FILE [-cfg NAME] IMAGE|FOLDER ... [-topk 5]
+    [-class_names FILE] [-json FILE] [-csv FILE] [-batch_size 32] [-workers 4]
+    [-runtime paddle-bf16]
 python -m common.predict -exported FOLDER IMAGE|FOLDER ...
 """
 import argparse
@@ -9,13 +10,15 @@ import os
 import sys
 from functools import partial
 
-from common.apis import add_model_flags, images_of_tool, model_of, set_device
+from common.apis import images_of_tool, set_device
+from common.core.class_names import class_names
 from common.core.errors import InputError, errors_of_a_tool
 from common.core.flags import add_flag, check_least, check_not_read, check_output
 from common.core.processes import set_up_cpu
 from common.data.image_names import is_image
 from common.deploy.export import runtime_of
 from common.inspection.predictions import predict, print_predictions, write_csv, write_json
+from common.model_flags import add_model_flags, model_of, weights_of_flags
 from common.runtimes import RUNTIMES, load_exported
 
 
@@ -39,16 +42,19 @@ def make_parser():
 def classifier_of(args):
     """The model that the flags name, as a Classifier of their runtime."""
     if not args.exported:
-        for flag in ('cfg', 'pretrained'):
-            if not getattr(args, flag):
-                raise InputError(f'-{flag}: got none, expected -cfg and -pretrained, or -exported')
+        if not args.pretrained:
+            raise InputError("-pretrained: got none, expected weights, a run's folder, or "
+                             '-exported')
         return runtime_of(model_of(args), args.runtime or 'eager')
     for flag in ('cfg', 'pretrained', 'o'):
         if getattr(args, flag):
             raise InputError(f'-exported: got -{flag} too, expected one of the two')
     if args.device:
         set_device(args.device)
-    return load_exported(args.exported, args.runtime)
+    classifier = load_exported(args.exported, args.runtime)
+    if args.class_names:
+        classifier.set_class_names(class_names(args.class_names, classifier.num_classes))
+    return classifier
 
 
 def outputs_of(args):
@@ -65,7 +71,7 @@ def check_outputs(args):
         if is_image(path):  # -json *.png
             raise InputError(f'-{flag}: got {path}, the name of an image, expected the name of a '
                              f'file to be written')
-        check_not_read(flag, path, [args.pretrained] if args.pretrained else [])
+        check_not_read(flag, path, weights_of_flags(args))
     if len(set(map(os.path.realpath, outputs.values()))) < len(outputs):
         raise InputError(f'-json, -csv: got {args.csv} for both, expected two files')
 

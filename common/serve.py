@@ -14,10 +14,10 @@ import ipaddress
 import sys
 from functools import partial
 
-from common.apis import add_model_flags, model_of
 from common.core.errors import errors_of_a_tool
 from common.core.flags import add_flag
 from common.core.processes import set_up_cpu
+from common.model_flags import add_model_flags, model_of
 from common.serving.server import check_extra, listen, serve
 from common.serving.service import Service
 

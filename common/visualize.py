@@ -11,7 +11,7 @@ each with [-output FILE.png | FOLDER]
 import argparse
 import sys
 
-from common.apis import add_model_flags, images_of_tool, model_of
+from common.apis import images_of_tool
 from common.config import update_config
 from common.core.errors import InputError, errors_of_a_tool
 from common.core.flags import add_flag, check_least
@@ -23,6 +23,7 @@ from common.inspection.embedding_pictures import embedding_picture
 from common.inspection.image_pictures import check_count, draw_images
 from common.inspection.output import Output
 from common.inspection.window_pictures import WindowPictures
+from common.model_flags import add_model_flags, model_of
 from common.zoo import model_config
 
 

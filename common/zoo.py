@@ -24,6 +24,7 @@ from common.layers.model_table import TABLE_HEAD, table_row
 from common.weights import identify
 from common.weights.checkpoint_config import check_stated, load_with_names, merged_config
 from common.weights.load import lookalike, read_weights
+from common.weights.model_of_file import KnownModels, config_of_file
 
 ROOT = os.path.dirname(os.path.dirname(os.path.abspath(__file__)))
 
@@ -89,7 +90,7 @@ def check_checkout():
                          f'clone of the repository, installed by: pip install -e .')
 
 
-def create_model(name: str, pretrained: str | os.PathLike | None = None,
+def create_model(name: str | None = None, pretrained: str | os.PathLike | None = None,
                  num_classes: int | None = None, image_size: int | Sequence[int] | None = None, *,
                  checkpoint: str | os.PathLike | None = None, device: str | None = None,
                  options: Sequence[str] = (), **model_overrides) -> nn.Layer:
@@ -101,7 +102,8 @@ def create_model(name: str, pretrained: str | os.PathLike | None = None,
     processors it decides a factor of 2 to 4 in speed, and no function of the Python API calls it.
 
     Args:
-        name: one of list_models(), another project's name (ALIASES), or the path of a yaml.
+        name: one of list_models(), another project's name (ALIASES), or the path of a yaml; None
+            takes the model that the weights are of: `create_model(pretrained='RUN')`.
         pretrained: weight file of any format, or a run's folder; None leaves newly initialised
             weights. A checkpoint of this project also brings its classes and preprocessing.
         num_classes: outputs of the classifier; with weights, another number than the file's gives
@@ -120,7 +122,8 @@ def create_model(name: str, pretrained: str | os.PathLike | None = None,
         'common' at level INFO.
 
     Raises:
-        InputError: an unknown name, key or device, a key given twice, weights that do not fit.
+        InputError: an unknown name, key or device, a key given twice, weights that do not fit, or
+            without a name do not tell which model they are of.
 
     Source: the function of this name in timm; the models' sources stand in their files.
 
@@ -141,7 +144,11 @@ def create_model(name: str, pretrained: str | os.PathLike | None = None,
         set_device(device)
     values = keys_of_arguments(num_classes, image_size, **model_overrides)
     weights = read_weights(file) if file else None
-    config, stated = merged_config(model_config(name), options, values, file, weights)
+    if name is None:
+        config, weights = config_of_weights(weights, file)
+    else:
+        config = model_config(name)
+    config, stated = merged_config(config, options, values, file, weights)
     if weights:
         check_stated(config, stated, weights, file, build_model)
     model = build_model(config)
@@ -202,6 +209,18 @@ def model_config(name_or_file: str) -> ConfigNode:
     return load_family_file(family, 'config').get_config(file)
 
 
+def config_of_weights(weights, file):
+    """(config of the model that some weights are of, the weights with a note that says so), where
+    the user names no model; see weights/model_of_file.py."""
+    if weights is None:
+        raise InputError('model: got neither a name nor weights, expected one of them')
+    types = dict(zip(MODELS, model_types(), strict=True))
+    config, note = config_of_file(weights, file, KnownModels(
+        types, lambda model_type: load_family_file(MODELS[model_type][0], 'config').get_config(),
+        model_config, build_model, with_values))
+    return config, weights._replace(notes=[note, *weights.notes])
+
+
 def find_yaml(name_or_file):
     """The (yaml file, family) of a name, alias or path."""
     check_checkout()
@@ -255,16 +274,19 @@ def known_as(model, state, layout):
 
 def describe(state, layout):
     """A sentence about which of the models some weights are for, or ''; see weights/identify.py."""
-    def with_values(name, values):
-        if not values:
-            return without_weights(name)
-        return identify.with_values(model_config(name), values, build_model)
-
     return identify.describe(state, layout, model_types(), with_values)
 
 
+def with_values(name, values):
+    """The model of a name with other values of MODEL keys, without its weights, or None."""
+    if not values:
+        return without_weights(name)
+    return identify.with_values(model_config(name), values, build_model)
+
+
 def model_types():
-    """Yields (module, function that yields (name, MODEL node) of its models) for each type."""
+    """Yields (module, function that yields (name, MODEL node) of its models) for each type, in the
+    order of MODELS."""
     def models(folder, model_type):
         for name in models_of(folder):
             model = model_config(name).MODEL

@@ -398,8 +398,8 @@ def test_tools(tmp_path):
 @pytest.mark.parametrize('flags, message', [
     ('-exported folder -cfg vit_digits', '-exported: got -cfg too, expected one of the two'),
     ('-exported folder -o A=1', '-exported: got -o too, expected one of the two'),
-    ('-cfg vit_digits', '-pretrained: got none, expected -cfg and -pretrained, or -exported'),
-    ('', '-cfg: got none, expected -cfg and -pretrained, or -exported')])
+    ('-cfg vit_digits', "-pretrained: got none, expected weights, a run's folder, or -exported"),
+    ('', "-pretrained: got none, expected weights, a run's folder, or -exported")])
 def test_flags_that_do_not_go_together(flags, message):
     args = predict.make_parser().parse_args(['image.png', *flags.split()])
     assert refusal(predict.classifier_of, args) == message

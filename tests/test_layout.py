@@ -21,6 +21,7 @@ LAYERS = (
     'data',
     'train',
     'apis',
+    'model_flags',
     'attention_maps',
     'deploy inspection serving',
     'runtimes',

@@ -27,8 +27,7 @@ def describe(state, layout, model_types, build):
         '' if there is none.
     """
     candidates = list(near_models(state, layout, model_types))
-    exact = [name for name, other in candidates
-             if not other and fits(build(name, {}), state, layout)]
+    exact = exact_models(candidates, build, state, layout)
     if exact:
         return f'; the file fits to {" or ".join(exact[:4])}'
     name, other = min(candidates, key=lambda candidate: len(candidate[1]), default=(None, {}))
@@ -37,6 +36,17 @@ def describe(state, layout, model_types, build):
     options = ' '.join(f'-o MODEL.{key}={json.dumps(value, separators=(",", ":"))}'
                        for key, value in other.items())
     return f'; the file fits to {name} with {options}'
+
+
+def exact_models(candidates, build, state, layout):
+    """The names of the models that some weights fit to, whatever their classes and image size.
+
+    Args:
+        candidates: of `near_models`.
+        build, state, layout: see `describe`.
+    """
+    return [name for name, other in candidates
+            if not other and fits(build(name, {}), state, layout)]
 
 
 def near_models(state, layout, model_types):

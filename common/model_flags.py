@@ -1,0 +1,51 @@
+"""The flags by which every tool takes a model, and the model that they name.
+
+    -pretrained RUN|FILE          its best weights, or any weight file; what the file says about its
+                                  model, classes and images holds
+    -cfg NAME                     the model, where the file does not tell it, or for another one
+    -class_names FILE, -device, -o KEY=VALUE
+"""
+import json
+import os
+from functools import partial
+
+from common.apis import init_model
+from common.core.errors import complain
+from common.core.flags import add_flag
+from common.weights.load import weights_of_run
+
+
+def add_model_flags(parser, needed=True):
+    """Adds the flags by which the tools take a model, for `model_of`.
+
+    Args:
+        parser: argparse.ArgumentParser.
+        needed: whether -pretrained must be given.
+    """
+    add = partial(add_flag, parser)
+    add('cfg', 'name of a model, or a yaml file; default: what the weights are of', metavar='NAME')
+    add('pretrained', "weight file of any format, or a run's folder", required=needed,
+        metavar='FILE')
+    add('class_names', 'file with the name of each class, one a line', metavar='FILE')
+    add('device', 'cpu, gpu or gpu:N; default a GPU if there is one')
+    add('o', 'a key of the config; several are possible', action='append', metavar='KEY=VALUE')
+
+
+def model_of(args):
+    """The model that the flags of `add_model_flags` name, in evaluation mode.
+
+    Where the weights say which model it is, a line on standard error tells its name.
+    """
+    options = args.o or []
+    if args.class_names:
+        options = [f'DATA.CLASS_NAMES={json.dumps(args.class_names)}', *options]
+    model = init_model(args.cfg, args.pretrained, args.device, options)
+    if args.cfg is None:
+        complain(f'{args.pretrained}: {model.notes[0]}')
+    return model
+
+
+def weights_of_flags(args):
+    """The files that `model_of` reads the weights from, which no tool may write."""
+    file = args.pretrained
+    return [] if not file else [weights_of_run(file) if os.path.isdir(file) else file]
