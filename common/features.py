@@ -14,15 +14,15 @@ from common.apis import images_of_tool
 from common.core.errors import errors_of_a_tool
 from common.core.flags import add_flag, check_least, check_not_read, check_output
 from common.core.processes import set_up_cpu
-from common.inspection.features import default_type, write_features
-from common.layers.classifier import FEATURE_TYPES
+from common.inspection.features import write_features
+from common.layers.classifier import FEATURE_TYPES, feature_type_of
 from common.model_flags import add_model_flags, model_of, weights_of_flags
 
 
 def make_parser():
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0], allow_abbrev=False)
     parser.add_argument('images', nargs='+', metavar='IMAGE', help='image file, or a folder')
-    add_model_flags(parser)
+    add_model_flags(parser, names=False)
 
     add = partial(add_flag, parser)
     add('output', 'default features.npz', default='features.npz', metavar='FILE')
@@ -44,7 +44,7 @@ def main(argv=None):
         files = images_of_tool(args.images)
         check_not_read('output', args.output, weights_of_flags(args))
         model = model_of(args)
-        types = list(dict.fromkeys(args.type or [default_type(model)]))
+        types = list(dict.fromkeys(args.type or [feature_type_of(model)]))
         failed = write_features(model, files, args.output, types, args.stage, args.batch_size,
                                 args.workers)
     if failed:

@@ -15,18 +15,20 @@ from common.core.flags import add_flag
 from common.weights.load import weights_of_run
 
 
-def add_model_flags(parser, needed=True):
+def add_model_flags(parser, needed=True, names=True):
     """Adds the flags by which the tools take a model, for `model_of`.
 
     Args:
         parser: argparse.ArgumentParser.
         needed: whether -pretrained must be given.
+        names: whether the tool shows names of classes, which -class_names then gives.
     """
     add = partial(add_flag, parser)
     add('cfg', 'name of a model, or a yaml file; default: what the weights are of', metavar='NAME')
     add('pretrained', "weight file of any format, or a run's folder", required=needed,
         metavar='FILE')
-    add('class_names', 'file with the name of each class, one a line', metavar='FILE')
+    if names:
+        add('class_names', 'file with the name of each class, one a line', metavar='FILE')
     add('device', 'cpu, gpu or gpu:N; default a GPU if there is one')
     add('o', 'a key of the config; several are possible', action='append', metavar='KEY=VALUE')
 
@@ -37,8 +39,9 @@ def model_of(args):
     Where the weights say which model it is, a line on standard error tells its name.
     """
     options = args.o or []
-    if args.class_names:
-        options = [f'DATA.CLASS_NAMES={json.dumps(args.class_names)}', *options]
+    class_names = getattr(args, 'class_names', None)
+    if class_names:
+        options = [f'DATA.CLASS_NAMES={json.dumps(class_names)}', *options]
     model = init_model(args.cfg, args.pretrained, args.device, options)
     if args.cfg is None:
         complain(f'{args.pretrained}: {model.notes[0]}')

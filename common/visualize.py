@@ -42,7 +42,7 @@ def make_parser():
     for shows_images in (attention, windows):
         shows_images.add_argument('images', nargs='+', metavar='IMAGE',
                                   help='image file, or a folder')
-        add_model_flags(shows_images)
+        add_model_flags(shows_images, names=False)
         add_flag(shows_images, 'query', 'row and column in pixels of what the model sees: for '
                  'this place only', metavar='ROW,COLUMN')
     add_flag(attention, 'layer', 'from 0, negative from the end; default -1', type=int, default=-1,
@@ -51,7 +51,8 @@ def make_parser():
              metavar='N')
     add_flag(windows, 'layer', 'default the last one with several windows', type=int, metavar='N')
 
-    add_model_flags(tool('embedding', 'filters of the first layer, and position embeddings'))
+    add_model_flags(tool('embedding', 'filters of the first layer, and position embeddings'),
+                    names=False)
 
     augment = tool('augment', 'a batch of training samples as the training sees them')
     add_flag(augment, 'cfg', 'name of a model, or a yaml file', required=True, metavar='NAME')

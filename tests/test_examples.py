@@ -37,6 +37,7 @@ PUBLIC = {
     'common.layers.classifier': [
         'ImageClassifier.extract_feat', 'ImageClassifier.get_attention',
         'ImageClassifier.reset_classifier'],
+    'common.probing.linear_probe': ['probe'],
     'common.data.datasets': ['get_dataset'],
     'common.data.tensor_loader': ['get_dataloader'],
     'common.train.optim': ['build_optimizer'],

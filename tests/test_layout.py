@@ -23,12 +23,12 @@ LAYERS = (
     'apis',
     'model_flags',
     'attention_maps',
-    'deploy inspection serving',
+    'deploy inspection probing serving',
     'runtimes',
     'benchmarks',
     'benchmarks',  # they measure all that stands above
     # the commands, each a parser and a call
-    'benchmark cifar convert curves digits export features predict processes runner serve '
+    'benchmark cifar convert curves digits export features predict probe processes runner serve '
     'verify_dataset visualize',
 )
 RANKS = {room: rank for rank, rooms in enumerate(LAYERS) for room in rooms.split()}

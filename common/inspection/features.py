@@ -18,11 +18,6 @@ from common.data.batches import Normalize
 COPY_BYTES = 1 << 20  # of a part at a time, into the file
 
 
-def default_type(model):
-    """The type of the features that a model's classifier gets."""
-    return 'cls_token' if model.reads_class_token else 'avg_featmap'
-
-
 def write_features(model, files, output, types, stage, batch_size, workers):
     """Writes features of images, with a progress bar and a line for each type.
 

@@ -260,6 +260,11 @@ def names_module(model_class):
 FEATURE_TYPES = ('raw', 'featmap', 'cls_token', 'avg_featmap')
 
 
+def feature_type_of(model):
+    """The type of the features that a model's classifier gets."""
+    return 'cls_token' if model.reads_class_token else 'avg_featmap'
+
+
 def check_feature_type(out_type):
     """Raises InputError for what extract_feat of no family gives."""
     if out_type is not None and out_type not in FEATURE_TYPES:
