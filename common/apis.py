@@ -201,7 +201,8 @@ def inference_model(model: nn.Layer | Classifier, images: ImageInput | Sequence[
     Args:
         model: of init_model or create_model, or a Classifier, e.g. of load_exported.
         images: path of an image or of a folder, Pillow image, uint8 array [H, W, 3] (RGB), a list
-            of images, or a stack of them, uint8 [N, H, W, 3].
+            of images, or a stack of them, uint8 [N, H, W, 3]. Files and Pillow images are turned
+            as their EXIF says, unless the model's config has DATA.EXIF_ORIENTATION False.
         batch_size: images in a forward pass.
         workers: processes that read the files; None is up to four, of cores that are free, for
             more than two batches.
