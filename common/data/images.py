@@ -125,7 +125,8 @@ def upright_rgb(image):
     What is said beside the pixels stays behind, so that nobody turns the result again.
     """
     rgb = as_rgb(image)
-    orientation = orientation_of(image)  # now: a TIFF file, which Pillow has turned, has none left
+    # Pillow turns TIFF files itself when it decodes them; before 10.1 it keeps the tag all the same
+    orientation = 1 if image.format == 'TIFF' else orientation_of(image)
     if orientation in WAY_UPRIGHT:
         rgb = rgb.transpose(WAY_UPRIGHT[orientation])
     rgb.info = {}
