@@ -95,11 +95,7 @@ class Classifier:
 
     def __init__(self, preprocessing: Preprocessing, class_names: Sequence[str] | None = None):
         self.preprocessing = preprocessing
-        self.set_class_names(class_names)
-
-    def set_class_names(self, names: Sequence[str] | None) -> None:
-        """Sets the names of the classes: one for each of K, or None."""
-        self.class_names = names and [printable(name) for name in names]
+        self.class_names = class_names and [printable(name) for name in class_names]
 
     def __call__(self, pixels: np.ndarray) -> np.ndarray:
         """uint8 [B, 3, H, W] -> logits, float32 [B, K], both of numpy."""

@@ -12,7 +12,7 @@ from functools import partial
 
 from common.apis import images_of_tool, set_device
 from common.core.class_names import class_names
-from common.core.errors import InputError, errors_of_a_tool
+from common.core.errors import InputError, errors_of_a_tool, printable
 from common.core.flags import add_flag, check_least, check_not_read, check_output
 from common.core.processes import set_up_cpu
 from common.data.image_names import is_image
@@ -53,7 +53,8 @@ def classifier_of(args):
         set_device(args.device)
     classifier = load_exported(args.exported, args.runtime)
     if args.class_names:
-        classifier.set_class_names(class_names(args.class_names, classifier.num_classes))
+        names = class_names(args.class_names, classifier.num_classes)
+        classifier.class_names = [printable(name) for name in names]
     return classifier
 
 

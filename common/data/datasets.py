@@ -59,14 +59,14 @@ def get_dataset(config: ConfigNode, is_train: bool | str = True,
         raise InputError('MODEL.NUM_CLASSES: got 0, a model without a classifier, expected at '
                          'least 1 to train or evaluate')
     backend = config.AUG.BACKEND if is_train else 'pillow'
-    images, names = read_source(data.DATASET, data.DATA_PATH, is_train, backend,
-                                bool(data.EXIF_ORIENTATION))
+    images, names = read_source(data.DATASET, data.DATA_PATH, is_train, backend)
     if names is None or not config.EVAL:
         images.check_labels(classes)
     if data.CLASS_NAMES:
         names = user_labels(images, names, config)
     elif names is not None and not config.EVAL:
         check_count(names, classes, data.DATA_PATH)
+    images.upright = bool(data.EXIF_ORIENTATION)
     if is_train and data.TRAIN_FRACTION < 1.0:
         images = Subset(images, take_fraction(images.labels, data.TRAIN_FRACTION, config.SEED))
     transform = train_transform(config) if is_train else eval_transform(config)
@@ -86,15 +86,8 @@ def is_training(is_train, mode=None):
     return MODES[asked]
 
 
-def read_source(dataset, data_path, is_train, backend, upright=False):
-    """The source of a data set's images, and its class names or None.
-
-    Args:
-        dataset, data_path: DATA.DATASET and DATA.DATA_PATH.
-        is_train: the training or the evaluation images.
-        backend: what decodes image files, pillow or cv2.
-        upright: whether image files are turned as their EXIF says.
-    """
+def read_source(dataset, data_path, is_train, backend):
+    """The source of a data set's images, and its class names or None."""
     if dataset == 'digits':
         return read_digits(is_train)
     if dataset in ('cifar10', 'cifar100'):
@@ -104,7 +97,7 @@ def read_source(dataset, data_path, is_train, backend, upright=False):
     else:
         name = 'train_list.txt' if is_train else 'val_list.txt'
         images, names = read_list(os.path.join(data_path, name)), None
-    images.backend, images.upright = backend, upright
+    images.backend = backend
     return images, names
 
 

@@ -35,11 +35,9 @@ class ImageList(ImageSource):
         root: the folder that the paths are relative to.
         labels: int64 [n].
         backend: the decoder of common.data.images.load_image, pillow or cv2.
-        upright: whether images are turned as their EXIF says.
     """
 
     backend = 'pillow'
-    upright = False
 
     def __init__(self, file, root, names, ends, labels, lines):
         self.file = file

@@ -11,9 +11,12 @@ class ImageSource:
 
     Attributes:
         labels: int64 [n].
+        upright: whether image files are turned as their EXIF says; where there are none it has no
+            effect.
     """
 
     labels: np.ndarray
+    upright = False
 
     def __len__(self):
         return len(self.labels)

@@ -15,7 +15,6 @@ import numpy as np
 import paddle
 import PIL
 
-import common
 from common.apis import Preprocessing
 from common.config import plain_config
 from common.core.errors import complain
@@ -77,7 +76,7 @@ def key_of(model, dataset, kind):
         kind: of the features.
     """
     preprocessing = Preprocessing.of(model.config)._asdict()
-    preprocessing['exif_orientation'] = getattr(dataset.images, 'upright', False)
+    preprocessing['exif_orientation'] = dataset.images.upright
     parts = {
         'model': plain_config(model.config.MODEL), 'kind': kind, 'preprocessing': preprocessing,
         'weights': digest_of_weights(model), 'images': digest_of_images(dataset.images),
@@ -124,7 +123,7 @@ def state_of_file(path):
 
 def digest_of_code(model):
     """The sha256 of the sources that compute features."""
-    root = os.path.dirname(os.path.abspath(common.__file__))
+    root = os.path.dirname(os.path.dirname(os.path.abspath(__file__)))  # common/
     files = {file for pattern in CODE
              for file in glob.glob(os.path.join(root, pattern), recursive=True)}
     for one in type(model).__mro__:

@@ -64,8 +64,8 @@ def read_splits(config):
     """
     data, splits = config.DATA, {}
     for split in ('train', 'val'):
-        images, names = read_source(data.DATASET, data.DATA_PATH, split == 'train', 'pillow',
-                                    bool(data.EXIF_ORIENTATION))
+        images, names = read_source(data.DATASET, data.DATA_PATH, split == 'train', 'pillow')
+        images.upright = bool(data.EXIF_ORIENTATION)
         splits[split] = ImageDataset(images, eval_transform(config), data.IMAGE_SIZE, config.SEED,
                                      class_names=names, mean=data.IMAGENET_MEAN,
                                      std=data.IMAGENET_STD)
