@@ -108,6 +108,9 @@ def test_user_s_word_wins_over_the_file_s(tmp_path):
     ('vit_digits', {'MODEL.EMBED_DIM': 10 ** 9}, 'its config says MODEL.EMBED_DIM 1000000000'),
     ('vit_digits', {'MODEL.MLP_RATIO': 1e9}, 'its config says MODEL.MLP_RATIO'),
     ('vit_digits', {'MODEL.NUM_HEADS': 7}, 'its config makes no model: '),
+    ('vit_digits', {'MODEL.NUM_CLASSES': 1 << 62}, 'its config '),  # Paddle refuses, or we
+    ('vit_digits', {'MODEL.ATTN_HEAD_SIZE': 10 ** 30}, 'its config makes no model: '),
+    ('vitae_digits', {'MODEL.GROUPS': [7, 7, 7]}, 'its config makes no model: '),
     ('vit_digits', {'MODEL.NUM_CLASSES': 10 ** 9}, 'its config says MODEL.NUM_CLASSES 1000000000'),
     ('vit_digits', {'DATA.IMAGE_SIZE': 16384}, 'DATA.IMAGE_SIZE'),
     ('vit_digits', {'DATA.IMAGE_SIZE': 64}, 'its config says DATA.IMAGE_SIZE 64'),

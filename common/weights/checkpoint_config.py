@@ -12,7 +12,7 @@ from paddle import nn
 
 from common.config import ConfigNode, set_key, set_options
 from common.core.class_names import class_names_of
-from common.core.errors import InputError
+from common.core.errors import InputError, one_line
 from common.weights.dialects import translate
 from common.weights.load import Weights, load_pretrained, other_model
 
@@ -120,8 +120,7 @@ def check_stated(config: ConfigNode, stated: dict, weights: Weights, file: str,
         raise InputError(f'{file}: its config says DATA.IMAGE_SIZE {size} and DATA.CROP_PCT '
                          f'{config.DATA.CROP_PCT:g}, expected images of at most {MAX_PIXELS} '
                          f'pixels; -o DATA.IMAGE_SIZE=N where it is meant')
-    with paddle.LazyGuard():
-        model = build(config)
+    model = build_lazily(build, config, file)
     state, _ = translate(model, weights.state, weights.layout)
     model_state = model.state_dict()
     # (key, name of an array, the axis of it that the key decides)
@@ -139,6 +138,22 @@ def check_stated(config: ConfigNode, stated: dict, weights: Weights, file: str,
             source = 'its config says' if 'config' in weights.metadata else 'its class names say'
             raise InputError(f'{file}: {source} {key} {stated[key]}, for which {name} is '
                              f'{expected}; the file has {got}')
+
+
+def build_lazily(build, config, file):
+    """A model without its weights, by a config that a file has a part in.
+
+    Raises:
+        InputError: what the file says makes no model. (Paddle has errors of its own for numbers
+            that are too large.)
+    """
+    try:
+        with paddle.LazyGuard():
+            return build(config)
+    except InputError as error:
+        raise InputError(f'{file}: its config makes no model: {error}') from None
+    except Exception as error:  # noqa: BLE001 - whatever the numbers in a file lead to
+        raise InputError(f'{file}: its config makes no model: {one_line(error)}') from None
 
 
 def load_with_names(model: nn.Layer, file: str | None, weights: Weights | None,

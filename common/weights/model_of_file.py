@@ -8,13 +8,11 @@ import re
 from collections.abc import Callable
 from typing import Any, NamedTuple
 
-import paddle
-
 from common.config import ConfigNode, set_key
 from common.core.config_keys import wrong
 from common.core.config_values import RUN_KEYS
 from common.core.errors import InputError
-from common.weights.checkpoint_config import CHECKPOINT_KEYS
+from common.weights.checkpoint_config import CHECKPOINT_KEYS, build_lazily
 from common.weights.dialects import find_prefixes, own_names, translate
 from common.weights.identify import (
     describe,
@@ -109,11 +107,7 @@ def check_sizes(config, weights, file, known):
         raise InputError(f'{file}: its config says MODEL.WINDOW_SIZE {config.MODEL.WINDOW_SIZE} '
                          f'for a model of {config.MODEL.NAME}, more than a file is believed; '
                          f'{EXPECTED}')
-    try:
-        with paddle.LazyGuard():
-            model = known.build(config)
-    except InputError as error:
-        raise InputError(f'{file}: its config makes no model: {error}') from None
+    model = build_lazily(known.build, config, file)
     if not fits(model, weights.state, weights.layout):
         raise InputError(f'{file}: its arrays are not those of the model that its config says, '
                          f'{config.MODEL.TYPE} {config.MODEL.NAME}; {EXPECTED}')
