@@ -1,0 +1,319 @@
+"""The sections of the page, as Markup. What a number means stands beside it in a sentence."""
+import numpy as np
+
+from common.reporting import figures
+from common.reporting.html import data_uri, element, joined, number_cell, row, table
+
+CONFUSIONS = 20  # pairs of classes in the table
+CHANGED = 20     # classes in the table of a comparison
+SIGNIFICANT = 0.05
+
+
+def percent(value, digits=2):
+    """A fraction of 1 in percent; a dash where it is not defined."""
+    return '–' if value is None or np.isnan(value) else f'{100 * value:.{digits}f} %'
+
+
+def percent_cell(value):
+    """The same as a cell that is sorted by the value; what is not defined comes last."""
+    return number_cell(percent(value, 1), -1 if np.isnan(value) else f'{value:.6f}')
+
+
+def section(key, title, *children):
+    return element('section', element('h2', title, id=f'{key}-title'), *children, id=key,
+                   aria_labelledby=f'{key}-title')
+
+
+def paragraph(*children, soft=False):
+    return element('p', *children, class_='soft' if soft else None)
+
+
+def picture(pictures, name, alt):
+    """A picture that has a light and a dark form.
+
+    Args:
+        pictures: {name: (PNG bytes for light pages, for dark ones)}.
+    """
+    light, dark = (data_uri(content, 'png') for content in pictures[name])
+    return element('picture',
+                   element('source', srcset=dark, media='(prefers-color-scheme: dark)'),
+                   element('img', src=light, alt=alt, decoding='async'))
+
+
+def class_text(analysis, number):
+    """'name', or 'class 3' where a class has no name but its number."""
+    name = analysis.predictions.class_names[number]
+    return f'class {name}' if name == str(number) else name
+
+
+# The figures
+
+def headline(analysis):
+    """The large numbers, and what limits them."""
+    summary = analysis.summary
+    low, high = summary['interval']
+    cards = [('accuracy', percent(summary['accuracy']),
+              f'{summary["correct"]} of {summary["images"]} images; the model\'s true accuracy is '
+              f'in {percent(low)} to {percent(high)} ({100 * summary["level"]:.0f} % confidence '
+              f'interval)')]
+    cards += [(f'top-{k}', percent(value), f'the label is among the {k} most probable classes')
+              for k, value in summary['top'].items() if k != '1']
+    cards += [('loss', f'{summary["loss"]:.4f}', 'mean cross entropy'),
+              ('macro F1', percent(summary['macro_f1']),
+               'mean of the classes, however many images each has'),
+              ('balanced accuracy', percent(summary['macro_recall']),
+               'mean recall of the classes'),
+              ('ECE', percent(summary['ece']),
+               'how far the confidence is from the accuracy')]
+    made = [element('div', element('dt', name), element('dd', element('strong', value),
+                                                        element('small', words)))
+            for name, value, words in cards]
+    notes = [element('li', note) for note in analysis.notes]
+    return joined([element('dl', *made, class_='cards'),
+                   element('ul', *notes, class_='notes') if notes else ''])
+
+
+def class_section(analysis):
+    """The table of the classes, which a reader can sort and search."""
+    classes, names = analysis.classes, analysis.predictions.class_names
+    rows = []
+    for number, name in enumerate(names):
+        other = int(classes.confused_with[number])
+        confused = element('td', '–') if other < 0 else element(
+            'td', class_text(analysis, other), ' ',
+            element('small', f'{classes.confused[number]} of {classes.images[number]}'))
+        rows.append(row(element('th', name, scope='row'), number_cell(number),
+                        number_cell(int(classes.images[number])),
+                        *(percent_cell(values[number]) for values in
+                          (classes.precision, classes.recall, classes.f1)), confused))
+    columns = ['class', '#number', '#images', '#precision', '#recall', '#F1',
+               'most often taken for']
+    search = element('label', 'Search ', element('input', type='search', id='search',
+                                                 autocomplete='off'),
+                     class_='search', hidden=True)
+    return section(
+        'classes', 'Classes',
+        paragraph('Precision: how many of the images that are predicted as the class are of it. '
+                  'Recall: how many of its images are predicted as it. F1 is the harmonic mean of '
+                  'both. A dash: not defined, as precision is where nothing is predicted as the '
+                  'class.', soft=True),
+        search, table(f'The {len(names)} classes', columns, rows, id='class-table'))
+
+
+def confusion_section(analysis, pictures):
+    names, matrix = analysis.predictions.class_names, analysis.matrix
+    images = matrix.sum(axis=1)
+    pairs = figures.confusions(matrix)
+    rows = [row(class_text(analysis, label), class_text(analysis, predicted), number_cell(count),
+                number_cell(percent(count / images[label], 1)))
+            for label, predicted, count in pairs[:CONFUSIONS]]
+    words = f'Confusion matrix of {len(names)} classes: rows are labels, columns predictions. ' \
+            f'{percent(analysis.summary["accuracy"])} of the images lie on the diagonal; the ' \
+            f'most frequent confusions are in the table that follows.'
+    of = f'{len(pairs)} pairs' if len(pairs) > CONFUSIONS else 'all'
+    return section(
+        'confusion', 'Confusions',
+        element('figure', picture(pictures, 'confusion_matrix', words)),
+        table(f'Most frequent confusions ({len(rows)} of {of})'
+              if len(pairs) > CONFUSIONS else 'Confusions',
+              ['label', 'prediction', '#images', "#of the label's"], rows) if rows
+        else paragraph('No image is confused with another class.'))
+
+
+def calibration_section(analysis, pictures):
+    summary, calibration = analysis.summary, analysis.calibration
+    gap = summary['mean_confidence'] - summary['accuracy']
+    words = 'more confident than right' if gap > 0 else 'more often right than confident'
+    rows = [row(f'{low:.2f} to {high:.2f}', number_cell(count),
+                number_cell(percent(confidence, 1)), number_cell(percent(accuracy, 1)))
+            for low, high, count, confidence, accuracy in zip(
+                calibration.edges[:-1], calibration.edges[1:], calibration.counts,
+                calibration.confidences, calibration.accuracies, strict=True) if count]
+    return section(
+        'calibration', 'Calibration',
+        paragraph(f'The mean confidence is {percent(summary["mean_confidence"])}, the accuracy '
+                  f'{percent(summary["accuracy"])}: the model is {words}. The expected calibration '
+                  f'error (ECE, {figures.BINS} bins of the same width) is '
+                  f'{percent(summary["ece"])}, the largest gap of a bin '
+                  f'{percent(summary["largest_calibration_gap"])}.'),
+        element('figure', picture(pictures, 'reliability',
+                                  'Reliability curve: accuracy over confidence; its numbers are in '
+                                  'the table that follows.')),
+        element('details', element('summary', 'Numbers of the curve'),
+                table('Reliability', ['confidence', '#images', '#mean confidence', '#accuracy'],
+                      rows)))
+
+
+def coverage_section(analysis, pictures):
+    by_coverage, by_accuracy = figures.coverage_table(analysis.curve)
+    first = [row(percent(point['asked'], 0), number_cell(percent(point['coverage'], 1)),
+                 number_cell(f'{point["threshold"]:.3f}'), number_cell(percent(point['accuracy'])))
+             for point in by_coverage]
+    second = [row(percent(point['asked'], 0), number_cell(percent(point['coverage'], 1)),
+                  number_cell('–' if point['threshold'] is None else f'{point["threshold"]:.3f}'),
+                  number_cell(percent(point['accuracy']))) for point in by_accuracy]
+    rest = ['#images answered', '#confidence at least', '#accuracy on these']
+    return section(
+        'coverage', 'Coverage',
+        paragraph('What the accuracy is if the model answers only where it is confident enough, '
+                  'and the other images go to a person.'),
+        element('figure', picture(pictures, 'coverage',
+                                  'Accuracy over the share of images that are answered; points of '
+                                  'the curve are in the tables that follow.')),
+        table('Accuracy for a coverage', ['coverage', *rest], first),
+        table('Coverage for an accuracy', ['accuracy asked', *rest], second))
+
+
+# The images
+
+def shown_image(analysis, gallery, index, *lines):
+    """A figure of an image: what the model sees, its attention, and some lines of text."""
+    name = analysis.predictions.names[index]
+    label = class_text(analysis, analysis.predictions.labels[index])
+    seen, attention = gallery.pictures(index)
+    images = [small_image(seen, f'{name}, labelled {label}'),
+              small_image(attention, f'Attention of the last layer over {name}')
+              if attention else '']
+    return element('li', element('figure', element('div', *images, class_='pair'),
+                                 element('figcaption', *lines,
+                                         element('small', name, class_='file'))))
+
+
+def small_image(address, alt):
+    if address is None:
+        return element('p', 'This image cannot be read now.')
+    return element('img', src=address, alt=alt, loading='lazy', decoding='async')
+
+
+def said(analysis, index):
+    """Lines about the label and the prediction of an image."""
+    predictions = analysis.predictions
+    label, predicted = predictions.labels[index], predictions.predicted[index]
+    lines = [element('span', 'label ', element('b', class_text(analysis, label)),
+                     '' if label == predicted else f' {percent(predictions.label_scores[index], 1)}'
+                     )]
+    confidence = percent(predictions.confidences[index], 1)
+    if label == predicted:
+        lines.append(element('span', f'predicted with {confidence}'))
+        if predictions.top.shape[1] > 1:
+            second = class_text(analysis, predictions.top[index, 1])
+            lines.append(element('span', f'then {second} '
+                                         f'{percent(predictions.scores[index, 1], 1)}'))
+    else:
+        lines.append(element('span', 'predicted ',
+                             element('b', class_text(analysis, predicted)), f' {confidence}'))
+    return lines
+
+
+def image_list(analysis, gallery, indices):
+    return element('ul', *(shown_image(analysis, gallery, index, *said(analysis, index))
+                           for index in indices), class_='gallery')
+
+
+def image_sections(analysis, gallery, count):
+    """Mistakes, narrow hits and suspicious labels. count: images in each at most."""
+    with_attention = 'Beside each image, as the model sees it, is the attention of the last ' \
+        'layer, the mean of its heads; yellow is the most. '
+    wrong = len(analysis.predictions) - analysis.summary['correct']
+    suspicious = [int(index) for index in analysis.suspicious[:count]]
+    nothing = paragraph('There is none.')
+    return joined([
+        section('mistakes', 'Most confident mistakes',
+                paragraph(f'{wrong} images are predicted wrongly. {with_attention}'),
+                image_list(analysis, gallery, analysis.mistakes) if analysis.mistakes
+                else nothing),
+        section('hits', 'Least confident hits',
+                paragraph('Right, but by little: what is like these may be wrong next time.'),
+                image_list(analysis, gallery, analysis.hits) if analysis.hits else nothing),
+        section('suspicious', 'Suspicious labels',
+                paragraph(f'{len(analysis.suspicious)} images are predicted as another class with '
+                          f'at least the mean probability that this class has on its own images '
+                          f'(confident learning, arXiv 1911.00068). Their labels may be wrong: '
+                          f'look at them. All are in suspicious.csv.'),
+                image_list(analysis, gallery, suspicious) if suspicious else nothing)])
+
+
+def duplicate_section(analysis, gallery, images, count):
+    """Pairs of a validation and a training image. images: the validation set's ImageSource."""
+    duplicates = analysis.duplicates
+    children = [paragraph(duplicates.note)]
+    if duplicates.pairs:
+        items = []
+        for pair, name, label in list(zip(duplicates.pairs, duplicates.train_names,
+                                          duplicates.train_labels, strict=True))[:count]:
+            here = analysis.predictions.names[pair.index]
+            own = class_text(analysis, analysis.predictions.labels[pair.index])
+            other = [element('span', f'both labelled {own}')] if own in (label, f'class {label}') \
+                else [element('span', element('b', 'different labels: '), f'{own}, {label}')]
+            items.append(element('li', element(
+                'figure',
+                element('div', small_image(gallery.plain(images, pair.index), here),
+                        small_image(gallery.plain(duplicates.images, pair.train_index), name),
+                        class_='pair'),
+                element('figcaption', *other, element('span', f'similarity {pair.similarity:.3f}'),
+                        element('small', f'{here} and {name}', class_='file')))))
+        children.append(element('ul', *items, class_='gallery'))
+    return section('duplicates', 'Near-duplicates in the training set', *children)
+
+
+# Two models
+
+def comparison_section(analysis, gallery, count):
+    comparison = analysis.comparison
+    before = comparison.other.correct.mean()
+    change = analysis.summary['accuracy'] - before
+    better, worse = len(comparison.better), len(comparison.worse)
+    verdict = 'more than chance would do in one of 20 cases' \
+        if comparison.p_value < SIGNIFICANT else 'no more than chance may do'
+    rows = [row('right here', number_cell(comparison.both_right), number_cell(better),
+                header=True),
+            row('wrong here', number_cell(worse), number_cell(comparison.both_wrong),
+                header=True)]
+    return section(
+        'comparison', 'What has changed',
+        paragraph('Beside ', element('b', comparison.name), f', which has {percent(before)}: '
+                  f'{100 * change:+.2f} points. {better} images got better, {worse} got worse. By '
+                  f"McNemar's test (exact) the difference is {verdict}: "
+                  f'p = {comparison.p_value:.3g}.'),
+        table('Images, by both models', ['', '#right before', '#wrong before'], rows),
+        changed_classes(analysis),
+        *(element('div', element('h3', f'Got {word} ({len(indices)})'),
+                  element('ul', *(shown_image(
+                      analysis, gallery, index, *said(analysis, index), before_line(
+                          comparison.other, index)) for index in indices[:count].tolist()),
+                      class_='gallery'))
+          for word, indices in (('better', comparison.better), ('worse', comparison.worse))
+          if len(indices)))
+
+
+def before_line(other, index):
+    name = other.class_names[other.predicted[index]]
+    return element('span', f'before: {name} {percent(other.confidences[index], 1)}')
+
+
+def changed_classes(analysis):
+    """The classes whose recall has changed most."""
+    now, before = analysis.classes.recall, analysis.classes_before.recall
+    change = np.nan_to_num(now - before)
+    order = np.argsort(-np.abs(change), kind='stable')
+    chosen = [number for number in order[:CHANGED].tolist() if change[number]]
+    if not chosen:
+        return paragraph('The recall of each class is as before.')
+    rows = [row(element('th', class_text(analysis, number), scope='row'),
+                number_cell(int(analysis.classes.images[number])),
+                number_cell(percent(before[number], 1)), number_cell(percent(now[number], 1)),
+                number_cell(f'{100 * change[number]:+.1f}')) for number in chosen]
+    return table(f'Recall that has changed most ({len(chosen)} of '
+                 f'{int((change != 0).sum())} classes)',
+                 ['class', '#images', '#before', '#now', '#points'], rows)
+
+
+def file_section(analysis, files):
+    """What the report was made of, and the files beside the page. files: {name: words}."""
+    facts = [element('div', element('dt', what), element('dd', text))
+             for what, text in analysis.facts.items()]
+    return section('files', 'Model, data and files',
+                   element('dl', *facts, class_='facts'),
+                   paragraph('In the folder of this page:'),
+                   element('ul', *(element('li', element('code', name), f': {words}')
+                                   for name, words in files.items())))

@@ -1,0 +1,161 @@
+"""What a report is about: the model, its weights and the validation set, from a run's folder or from
+flags; and its predictions, in the evaluation of the training program."""
+import os
+from typing import Any, NamedTuple
+
+import paddle
+from tqdm import tqdm
+
+from common.apis import init_model
+from common.config import ConfigNode, update_config
+from common.core.class_names import match_labels
+from common.core.devices import pick_device, set_device
+from common.core.errors import InputError
+from common.data.batches import Batches, build_normalize
+from common.data.datasets import get_dataset
+from common.data.loader import build_loader
+from common.reporting.predictions import Collector
+from common.reporting.tables import read_predictions
+from common.train.engine import evaluate
+from common.train.precision import Precision
+from common.weights.load import read_weights, weights_of_run
+from common.zoo import model_config
+
+CONFIG = 'config.yaml'           # in a run's folder
+PREDICTIONS = 'predictions.csv'  # in a report's folder
+
+
+class Source(NamedTuple):
+    """A trained model with the data that it is evaluated on.
+
+    Attributes:
+        model: in evaluation mode; its `config` is the config of the evaluation.
+        weights: the file that they are of.
+        dataset: the validation set; its labels are the model's.
+        class_names: list of K.
+        notes: sentences about classes and labels.
+    """
+
+    model: Any
+    weights: str
+    dataset: Any
+    class_names: list
+    notes: list
+
+    @property
+    def config(self) -> ConfigNode:
+        return self.model.config
+
+
+def open_source(run, flags):
+    """The Source of a run's folder, or of the flags alone.
+
+    Args:
+        run: a run's folder, or None.
+        flags: namespace with cfg, pretrained, device, o, and what else FLAG_KEYS has; None is a
+            flag that was not given.
+
+    Raises:
+        InputError: there is no such run, model or data; or the weights do not fit.
+    """
+    if run is None:
+        for flag in ('cfg', 'pretrained'):
+            if not getattr(flags, flag):
+                raise InputError(f"-{flag}: got none, expected a run's folder, or -cfg and "
+                                 f'-pretrained')
+        cfg, weights = flags.cfg, flags.pretrained
+    else:
+        if not os.path.isfile(os.path.join(run, CONFIG)):
+            raise InputError(f"{run}: got no {CONFIG} in it, expected a run's folder; for a weight "
+                             f'file give -cfg NAME -pretrained FILE')
+        cfg = flags.cfg or os.path.join(run, CONFIG)
+        weights = flags.pretrained or weights_in(run, cfg)
+    if os.path.isdir(weights):
+        weights = weights_of_run(weights)
+    if flags.device:
+        set_device(flags.device)
+    else:
+        paddle.set_device(pick_device(model_config(cfg)))
+    model = init_model(cfg, weights, options=flags.o or [])
+    model.config = evaluation_config(model.config, flags)
+    return with_data(model, weights)
+
+
+def weights_in(run, cfg):
+    """The weights of a run: its own, or those that a run of -eval has evaluated."""
+    model = model_config(cfg)
+    if model.EVAL and (model.MODEL.PRETRAINED or model.MODEL.RESUME):
+        return model.MODEL.PRETRAINED or model.MODEL.RESUME
+    return weights_of_run(run)
+
+
+def evaluation_config(config, flags):
+    """The config with the flags that are about data, and with EVAL."""
+    config = update_config(config, flags)
+    config.defrost()
+    config.EVAL = True
+    config.freeze()
+    return config
+
+
+def with_data(model, weights):
+    """The Source of a model whose config names the data."""
+    config = model.config
+    dataset = get_dataset(config, is_train=False)
+    notes = match_labels(dataset, read_weights(weights).metadata.get('class_names'), weights,
+                         config)
+    names = dataset.class_names or model.class_names
+    return Source(model, weights, dataset, class_names_for(names, config), notes)
+
+
+def class_names_for(names, config):
+    """The names of all classes; their numbers where there are none."""
+    return list(names or map(str, range(config.MODEL.NUM_CLASSES)))
+
+
+def predict(source, topk):
+    """The Predictions of a Source, by the evaluation of the training program in this process."""
+    config = source.config
+    device = 'gpu' if paddle.device.get_device().startswith('gpu') else 'cpu'
+    precision = Precision(config.AMP, config.AMP_DTYPE, config.AMP_LEVEL, device)
+    model, _ = precision.decorate(source.model)
+    batches = Batches(build_loader(config, source.dataset, is_train=False),
+                      build_normalize(config))
+    collector = Collector(source.dataset.images.labels, topk)
+
+    def shown():
+        with tqdm(total=len(source.dataset), desc='evaluate', unit='img', disable=None,
+                  leave=False) as bar:
+            for batch in batches:
+                yield batch
+                bar.update(len(batches.indices))
+
+    evaluate(model, shown(), precision,
+             observe=lambda logits: collector.add(logits.numpy(), batches.indices))
+    return predictions_of(collector, source.dataset, source.class_names)
+
+
+def predictions_of(collector, dataset, class_names):
+    """The Predictions of what a Collector has got of a data set."""
+    return collector.predictions(map(dataset.images.name, range(len(dataset))), class_names)
+
+
+def other_predictions(path, config, flags, topk):
+    """The Predictions that a report is compared with.
+
+    Args:
+        path: a run's folder, which is evaluated on the same data; or a report's folder, or its
+            predictions.csv, which is read.
+        config: that of this report's evaluation, which names the data.
+        flags: of this report; those of data and device hold for the other run, too.
+        topk: how many classes are kept.
+    """
+    if os.path.isfile(os.path.join(path, CONFIG)):
+        options = dict(vars(flags), cfg=None, pretrained=None, data_path=config.DATA.DATA_PATH,
+                       dataset=config.DATA.DATASET, class_names=config.DATA.CLASS_NAMES, o=None)
+        return predict(open_source(path, type(flags)(**options)), topk)
+    inside = os.path.join(path, PREDICTIONS)
+    if os.path.isdir(path) and not os.path.isfile(inside):
+        raise InputError(f"-compare: {path}: got a folder without {CONFIG} and {PREDICTIONS}, "
+                         f"expected a run's folder, or a report's")
+    return read_predictions(inside if os.path.isdir(path) else path)
