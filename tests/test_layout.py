@@ -23,11 +23,12 @@ LAYERS = (
     'apis',
     'attention_maps',
     'deploy inspection serving',
+    'reporting',
     'runtimes',
     'benchmarks',
     'benchmarks',  # they measure all that stands above
     # the commands, each a parser and a call
-    'benchmark cifar convert curves digits export features predict processes runner serve '
+    'benchmark cifar convert curves digits export features predict processes report runner serve '
     'verify_dataset visualize',
 )
 RANKS = {room: rank for rank, rooms in enumerate(LAYERS) for room in rooms.split()}

@@ -1,4 +1,4 @@
-"""Fonts of pictures: names of classes and files may be Chinese, and matplotlib's own font is not."""
+"""Fonts of pictures: names of classes and files may be Chinese, which matplotlib's font has not."""
 import functools
 import os
 import re

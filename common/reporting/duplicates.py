@@ -16,9 +16,9 @@ from common.data.loader import Loader
 from common.data.samplers import EvalSampler
 
 SIDE = 16       # differences on a side
-SIMILAR = 0.9   # see docs/report.md for what was measured
+SIMILAR = 0.9   # docs/report.md says what copies and other pictures have
 BATCH = 256     # images that are compared at once
-FLAT = 2.0      # mean absolute difference of 255 below which a picture is of one colour
+FLAT = 1.0      # mean absolute difference of 255 below which a picture is of one colour
 
 
 class Duplicate(NamedTuple):
@@ -36,7 +36,7 @@ class Small:
     def __call__(self, image, random=None):
         if not isinstance(image, Image.Image):
             image = Image.fromarray(image)
-        small = image.convert('L').resize((SIDE + 1, SIDE + 1), Image.BOX, reducing_gap=2.0)
+        small = image.convert('L').resize((SIDE + 1, SIDE + 1), Image.BICUBIC)
         return np.asarray(small)[..., np.newaxis].repeat(3, axis=2)
 
 

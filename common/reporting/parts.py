@@ -3,6 +3,7 @@ import numpy as np
 
 from common.reporting import figures
 from common.reporting.html import data_uri, element, joined, number_cell, row, table
+from common.reporting.pictures import COUNTS_UP_TO
 
 CONFUSIONS = 20  # pairs of classes in the table
 CHANGED = 20     # classes in the table of a comparison
@@ -37,7 +38,12 @@ def picture(pictures, name, alt):
     light, dark = (data_uri(content, 'png') for content in pictures[name])
     return element('picture',
                    element('source', srcset=dark, media='(prefers-color-scheme: dark)'),
-                   element('img', src=light, alt=alt, decoding='async'))
+                   element('img', src=light, alt=alt))
+
+
+def beside(shown, *tables):
+    """A picture with tables beside it, or below it on a phone."""
+    return element('div', element('figure', shown), element('div', *tables), class_='beside')
 
 
 def class_text(analysis, number):
@@ -53,9 +59,9 @@ def headline(analysis):
     summary = analysis.summary
     low, high = summary['interval']
     cards = [('accuracy', percent(summary['accuracy']),
-              f'{summary["correct"]} of {summary["images"]} images; the model\'s true accuracy is '
-              f'in {percent(low)} to {percent(high)} ({100 * summary["level"]:.0f} % confidence '
-              f'interval)')]
+              f'{summary["correct"]:,} of {summary["images"]:,} images; with more images of this '
+              f'kind it would be {percent(low)} to {percent(high)} '
+              f'({100 * summary["level"]:.0f} % confidence interval)')]
     cards += [(f'top-{k}', percent(value), f'the label is among the {k} most probable classes')
               for k, value in summary['top'].items() if k != '1']
     cards += [('loss', f'{summary["loss"]:.4f}', 'mean cross entropy'),
@@ -113,7 +119,9 @@ def confusion_section(analysis, pictures):
     of = f'{len(pairs)} pairs' if len(pairs) > CONFUSIONS else 'all'
     return section(
         'confusion', 'Confusions',
-        element('figure', picture(pictures, 'confusion_matrix', words)),
+        # a large one scrolls sideways on a phone, in itself
+        element('figure', picture(pictures, 'confusion_matrix', words),
+                **({'class_': 'wide', 'tabindex': '0'} if len(names) > COUNTS_UP_TO else {})),
         table(f'Most frequent confusions ({len(rows)} of {of})'
               if len(pairs) > CONFUSIONS else 'Confusions',
               ['label', 'prediction', '#images', "#of the label's"], rows) if rows
@@ -136,12 +144,9 @@ def calibration_section(analysis, pictures):
                   f'error (ECE, {figures.BINS} bins of the same width) is '
                   f'{percent(summary["ece"])}, the largest gap of a bin '
                   f'{percent(summary["largest_calibration_gap"])}.'),
-        element('figure', picture(pictures, 'reliability',
-                                  'Reliability curve: accuracy over confidence; its numbers are in '
-                                  'the table that follows.')),
-        element('details', element('summary', 'Numbers of the curve'),
-                table('Reliability', ['confidence', '#images', '#mean confidence', '#accuracy'],
-                      rows)))
+        beside(picture(pictures, 'reliability', 'Reliability curve: accuracy over confidence; its '
+                       'numbers are in the table beside it.'),
+               table('Reliability', ['confidence', '#images', '#mean', '#accuracy'], rows)))
 
 
 def coverage_section(analysis, pictures):
@@ -152,16 +157,16 @@ def coverage_section(analysis, pictures):
     second = [row(percent(point['asked'], 0), number_cell(percent(point['coverage'], 1)),
                   number_cell('–' if point['threshold'] is None else f'{point["threshold"]:.3f}'),
                   number_cell(percent(point['accuracy']))) for point in by_accuracy]
-    rest = ['#images answered', '#confidence at least', '#accuracy on these']
+    rest = ['#answered', '#threshold', '#accuracy']
     return section(
         'coverage', 'Coverage',
         paragraph('What the accuracy is if the model answers only where it is confident enough, '
-                  'and the other images go to a person.'),
-        element('figure', picture(pictures, 'coverage',
-                                  'Accuracy over the share of images that are answered; points of '
-                                  'the curve are in the tables that follow.')),
-        table('Accuracy for a coverage', ['coverage', *rest], first),
-        table('Coverage for an accuracy', ['accuracy asked', *rest], second))
+                  'and the other images go to a person. The threshold is the least confidence that '
+                  'is answered.'),
+        beside(picture(pictures, 'coverage', 'Accuracy over the share of images that are answered; '
+                       'points of the curve are in the tables beside it.'),
+               table('Accuracy for a coverage', ['coverage', *rest], first),
+               table('Coverage for an accuracy', ['accuracy', *rest], second)))
 
 
 # The images
@@ -263,8 +268,8 @@ def comparison_section(analysis, gallery, count):
     before = comparison.other.correct.mean()
     change = analysis.summary['accuracy'] - before
     better, worse = len(comparison.better), len(comparison.worse)
-    verdict = 'more than chance would do in one of 20 cases' \
-        if comparison.p_value < SIGNIFICANT else 'no more than chance may do'
+    verdict = 'chance alone would seldom make such a difference' \
+        if comparison.p_value < SIGNIFICANT else 'chance alone may well make such a difference'
     rows = [row('right here', number_cell(comparison.both_right), number_cell(better),
                 header=True),
             row('wrong here', number_cell(worse), number_cell(comparison.both_wrong),
@@ -273,7 +278,7 @@ def comparison_section(analysis, gallery, count):
         'comparison', 'What has changed',
         paragraph('Beside ', element('b', comparison.name), f', which has {percent(before)}: '
                   f'{100 * change:+.2f} points. {better} images got better, {worse} got worse. By '
-                  f"McNemar's test (exact) the difference is {verdict}: "
+                  f"McNemar's test (exact) {verdict}: "
                   f'p = {comparison.p_value:.3g}.'),
         table('Images, by both models', ['', '#right before', '#wrong before'], rows),
         changed_classes(analysis),

@@ -1,8 +1,10 @@
 """The pictures of a report: confusion matrix, reliability and coverage, each for light and dark
 pages. As all pictures here they do without pyplot; see common/inspection/drawing.py.
 """
+import math
 from typing import NamedTuple
 
+import cv2
 import numpy as np
 from matplotlib.colors import LinearSegmentedColormap, PowerNorm
 from matplotlib.figure import Figure
@@ -13,7 +15,7 @@ DPI = 110
 COUNTS_UP_TO = 32    # classes for which each cell of a confusion matrix shows its number
 NAMES_UP_TO = 128    # classes whose names stand beside it
 NAME_LENGTH = 24     # characters of a name there
-TICKS = 10           # numbers of classes beside a larger one
+MOST_TICKS = 10      # numbers of classes beside a larger one
 # A share is drawn as its square root, so that a few mistakes among many images are seen.
 GAMMA = 0.5
 
@@ -52,21 +54,21 @@ def dress(axes, theme, title, x, y):
 
 def reliability_figure(calibration, theme):
     """Accuracy over confidence, with how many images there are below it."""
-    figure = new_figure(theme, 5.4, 5.2)
+    figure = new_figure(theme, 5.4, 5.4)
     curve, counts = figure.subplots(2, 1, sharex=True, height_ratios=[3, 1])
     edges, filled = calibration.edges, calibration.counts > 0
     middle, width = (edges[1:] + edges[:-1]) / 2, edges[1] - edges[0]
-    curve.plot([0, 1], [0, 1], '--', color=theme.text, linewidth=1, label='as confident as right')
+    curve.plot([0, 1], [0, 1], '--', color=theme.text, linewidth=1, label='calibrated')
     curve.bar(middle[filled], calibration.accuracies[filled], width * 0.92, color=theme.accent,
               alpha=0.35)
     curve.plot(calibration.confidences[filled], calibration.accuracies[filled], 'o-',
-               color=theme.accent, label='accuracy of the images in a bin')
+               color=theme.accent, label='this model, in bins')
     curve.set_xlim(0, 1)
     curve.set_ylim(0, 1)
     curve.grid(color=theme.line, alpha=0.5)
-    curve.legend(facecolor=theme.back, edgecolor=theme.line, labelcolor=theme.text, fontsize=9,
-                 loc='upper left')
-    dress(curve, theme, f'Reliability: ECE {100 * calibration.ece:.2f} %', '', 'accuracy')
+    figure.legend(facecolor=theme.back, edgecolor=theme.line, labelcolor=theme.text, fontsize=9,
+                  loc='outside upper center', ncols=2)
+    dress(curve, theme, f'ECE {100 * calibration.ece:.2f} %', '', 'accuracy')
     counts.bar(middle, calibration.counts, width * 0.92, color=theme.second)
     counts.grid(color=theme.line, alpha=0.5, axis='y')
     dress(counts, theme, '', 'confidence of the prediction', 'images')
@@ -81,7 +83,8 @@ def coverage_figure(curve, theme):
     axes.plot(100 * coverages, 100 * accuracies, color=theme.accent, linewidth=2,
               marker='o' if len(coverages) == 1 else None)
     axes.set_xlim(0, 100)
-    low = max(0.0, 100 * float(accuracies.min()))
+    # the first few images may all be wrong; what many have decides what is shown
+    low = 100 * float(accuracies[coverages >= min(0.02, coverages.max())].min())
     axes.set_ylim(low - 0.05 * (100 - low) - 0.5, 100 + 0.03 * (100 - low) + 0.3)
     axes.grid(color=theme.line, alpha=0.5)
     dress(axes, theme, 'Accuracy where the model is confident', 'images answered (%)',
@@ -104,11 +107,12 @@ def confusion_figure(matrix, class_names, theme):
     figure = new_figure(theme, side + margin + 0.9, side + margin)
     axes = figure.subplots()
     cells = LinearSegmentedColormap.from_list('cells', theme.cells)
-    image = axes.imshow(shares if K <= NAMES_UP_TO else enlarged(shares, K), cmap=cells,
+    image = axes.imshow(shares if K <= NAMES_UP_TO else enlarged(shares), cmap=cells,
                         norm=PowerNorm(GAMMA, 0, 1), interpolation='nearest',
                         extent=(-0.5, K - 0.5, K - 0.5, -0.5))
     dress(axes, theme, 'Confusion matrix', 'prediction', 'label')
-    bar = figure.colorbar(image, ax=axes, fraction=0.035, pad=0.02, ticks=[0, .01, .1, .25, .5, 1])
+    bar = figure.colorbar(image, ax=axes, fraction=0.035, pad=0.02, aspect=35,
+                          ticks=[0, .01, .1, .25, .5, 1])
     bar.ax.set_yticklabels(['0 %', '1 %', '10 %', '25 %', '50 %', '100 %'], color=theme.text)
     bar.ax.tick_params(colors=theme.text)
     bar.set_label("share of the label's images", color=theme.text)
@@ -119,15 +123,10 @@ def confusion_figure(matrix, class_names, theme):
     return figure
 
 
-def enlarged(shares, K):
-    """Shares off the diagonal of a large matrix, spread over the cells around them: a mark of some
-    2 pixels is seen, one of half a pixel is not."""
-    reach = K // 500
-    spread = shares - np.diag(np.diag(shares))
-    for axis in (0, 1):
-        padded = np.pad(spread, [(reach, reach) if axis == other else (0, 0) for other in (0, 1)])
-        spread = np.max([np.take(padded, range(start, start + K), axis=axis)
-                         for start in range(2 * reach + 1)], axis=0)
+def enlarged(shares):
+    """Shares off the diagonal of a large matrix, spread over the cells around them: what is a
+    pixel or less would not be seen."""
+    spread = cv2.dilate(shares - np.diag(np.diag(shares)), np.ones((3, 3), np.uint8))
     return np.maximum(spread, shares)
 
 
@@ -135,9 +134,9 @@ def label_classes(axes, class_names, theme):
     """Names beside the matrix, or some numbers where there are too many classes."""
     K = len(class_names)
     if K > NAMES_UP_TO:
-        numbers = np.unique(np.linspace(0, K - 1, TICKS + 1).round().astype(int))
-        axes.set_xticks(numbers)
-        axes.set_yticks(numbers)
+        step = 10 ** math.ceil(math.log10(K / MOST_TICKS))
+        axes.set_xticks(range(0, K, step))
+        axes.set_yticks(range(0, K, step))
         return
     size = 9 if K <= COUNTS_UP_TO else 7
     words = [literal(name if len(name) <= NAME_LENGTH else f'{name[:NAME_LENGTH - 1]}…')

@@ -5,8 +5,8 @@ import os
 from typing import NamedTuple
 
 from common.core.errors import InputError, printable
-from common.core.files import replace_atomically
 from common.core.figures import png_bytes
+from common.core.files import replace_atomically
 from common.core.flags import check_output_folder
 from common.data.datasets import get_dataset
 from common.reporting import pictures, tables

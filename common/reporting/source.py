@@ -1,5 +1,5 @@
-"""What a report is about: the model, its weights and the validation set, from a run's folder or from
-flags; and its predictions, in the evaluation of the training program."""
+"""What a report is about: the model, its weights and the validation set, from a run's folder or
+from flags; and its predictions, by the evaluation of the training program."""
 import os
 from typing import Any, NamedTuple
 
