@@ -6,7 +6,7 @@ python -m common.benchmark peers NAME [-train]
 python -m common.benchmark memory NAME
 python -m common.benchmark data FOLDER [-images 512] [-image_size 224] [-batch_size 32]
     [-workers 0 1 2]
-python -m common.benchmark report [-images 50000] [-classes 1000]
+python -m common.benchmark report NAME [-images 50000] [-classes 1000]
 each but memory and report with [-rounds N]
 
 What is compared takes turns, so that a busy machine slows all of it; a ratio is the median of the
@@ -86,6 +86,7 @@ def make_parser():
     add_flag(data, 'rounds', 'epochs of each pipeline, default 3', type=int, default=3, metavar='N')
 
     report = tools.add_parser('report', help='how long a report takes beside the evaluation')
+    report.add_argument('name', metavar='NAME', help='the model whose attention is drawn')
     add_flag(report, 'images', 'predictions, default 50000', type=int, default=50_000, metavar='N')
     add_flag(report, 'classes', 'default 1000', type=int, default=1000, metavar='N')
     return parser
@@ -123,7 +124,7 @@ def measure_data(args):
 
 def measure_report(args):
     check_extra()
-    print(report_table(args.images, args.classes))
+    print(report_table(args.name, args.images, args.classes))
 
 
 MEASUREMENTS = {'model': measure_models, 'peers': measure_peers, 'memory': measure_memory,

@@ -1,7 +1,8 @@
 """Measures how long a report takes beside the evaluation of its model.
 
-The images are noise that is made where it is asked for, the model is small with random weights, and
-the logits are drawn: so what is measured is the report, with as many images and classes as asked.
+The images are noise that is made where it is asked for, the model has random weights, and the logits
+are drawn: so what is measured is the report, with as many images and classes as asked, and the
+attention of the model over the images that are shown.
 """
 import os
 import tempfile
@@ -39,10 +40,11 @@ class NoiseImages(ImageSource):
             0, 256, (self.side, self.side, 3), dtype=np.uint8)
 
 
-def noise_source(images, class_names):
-    """A Source of `images` images of noise, with about as many of each class."""
+def noise_source(images, class_names, name=MODEL):
+    """A Source of `images` images of noise, with about as many of each class, and of the model of a
+    name."""
     labels = np.arange(images) % len(class_names)
-    model = create_model(MODEL, num_classes=len(class_names))
+    model = create_model(name, num_classes=len(class_names))
     model.eval()
     dataset = ImageDataset(NoiseImages(labels), None, model.config.DATA.IMAGE_SIZE,
                            class_names=class_names)
@@ -65,17 +67,18 @@ def drawn_predictions(source, seed=0, strength=4.0):
     return predictions_of(collector, source.dataset, source.class_names)
 
 
-def report_table(images, classes):
+def report_table(name, images, classes):
     """Measures the two parts of a report: what is kept of each batch, and the rest.
 
     Args:
+        name: of the model.
         images: how many predictions.
         classes: of the model.
 
     Returns:
         A markdown table.
     """
-    source = noise_source(images, [f'class {number}' for number in range(classes)])
+    source = noise_source(images, [f'class {number}' for number in range(classes)], name)
     start = time.perf_counter()
     predictions = drawn_predictions(source)
     kept = time.perf_counter() - start
@@ -85,5 +88,5 @@ def report_table(images, classes):
         written = time.perf_counter() - start
         size = os.path.getsize(page) / 1e6
     return '\n'.join([
-        '| Images | Classes | Drawing and keeping, s | Report, s | Page, MB |', '|---' * 5 + '|',
-        f'| {images} | {classes} | {kept:.1f} | {written:.1f} | {size:.1f} |'])
+        '| Model | Images | Classes | Drawing and keeping, s | Report, s | Page, MB |', '|---' * 6 + '|',
+        f'| {name} | {images} | {classes} | {kept:.1f} | {written:.1f} | {size:.1f} |'])
