@@ -565,7 +565,8 @@ def test_what_is_missing_is_named(monkeypatch):
     from common.runner import check_report
     assert "expected -eval" in refusal(check_report, base_config())
     monkeypatch.setattr(figures.importlib.util, 'find_spec', lambda name: None)
-    assert "pip install 'paddle-vitae[report]'" in refusal(figures.check_extra)
+    assert refusal(figures.check_extra) == \
+        "the report needs scikit-learn and scipy: pip install -e '.[report]'"
 
 
 def test_benchmark_has_a_line(monkeypatch, capsys):

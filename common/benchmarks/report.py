@@ -1,8 +1,8 @@
 """Measures how long a report takes beside the evaluation of its model.
 
-The images are noise that is made where it is asked for, the model has random weights, and the logits
-are drawn: so what is measured is the report, with as many images and classes as asked, and the
-attention of the model over the images that are shown.
+The images are noise that is made where it is asked for, the model has random weights, and the
+logits are drawn: so what is measured is the report, with as many images and classes as asked, and
+the attention of the model over the images that are shown.
 """
 import os
 import tempfile
@@ -88,5 +88,6 @@ def report_table(name, images, classes):
         written = time.perf_counter() - start
         size = os.path.getsize(page) / 1e6
     return '\n'.join([
-        '| Model | Images | Classes | Drawing and keeping, s | Report, s | Page, MB |', '|---' * 6 + '|',
+        '| Model | Images | Classes | Drawing and keeping, s | Report, s | Page, MB |',
+        '|---' * 6 + '|',
         f'| {name} | {images} | {classes} | {kept:.1f} | {written:.1f} | {size:.1f} |'])

@@ -63,9 +63,7 @@ def check_extra():
     missing = [name for name, package in (('scikit-learn', 'sklearn'), ('scipy', 'scipy'))
                if importlib.util.find_spec(package) is None]
     if missing:
-        raise InputError(f'report: {", ".join(missing)} is not installed, which computes its '
-                         f"figures; pip install 'paddle-vitae[report]', or pip install "
-                         f'{" ".join(missing)}')
+        raise InputError(f"the report needs {' and '.join(missing)}: pip install -e '.[report]'")
 
 
 def summary(predictions, matrix, classes, calibration):

@@ -12,7 +12,11 @@ SIGNIFICANT = 0.05
 
 def percent(value, digits=2):
     """A fraction of 1 in percent; a dash where it is not defined."""
-    return '–' if value is None or np.isnan(value) else f'{100 * value:.{digits}f} %'
+    return '–' if value is None or np.isnan(value) else f'{100 * value:.{digits}f}\N{NO-BREAK SPACE}%'
+
+
+def images_are(count):
+    return '1 image is' if count == 1 else f'{count:,} images are'
 
 
 def percent_cell(value):
@@ -88,12 +92,13 @@ def class_section(analysis):
         confused = element('td', '–') if other < 0 else element(
             'td', class_text(analysis, other), ' ',
             element('small', f'{classes.confused[number]} of {classes.images[number]}'))
-        rows.append(row(element('th', name, scope='row'), number_cell(number),
+        rows.append(row(element('th', name, scope='row'),
                         number_cell(int(classes.images[number])),
                         *(percent_cell(values[number]) for values in
-                          (classes.precision, classes.recall, classes.f1)), confused))
-    columns = ['class', '#number', '#images', '#precision', '#recall', '#F1',
-               'most often taken for']
+                          (classes.precision, classes.recall, classes.f1)), confused,
+                        number_cell(number)))
+    columns = ['class', '#images', '#precision', '#recall', '#F1', 'most often taken for',
+               '#number']
     search = element('label', 'Search ', element('input', type='search', id='search',
                                                  autocomplete='off'),
                      class_='search', hidden=True)
@@ -224,17 +229,17 @@ def image_sections(analysis, gallery, count):
     nothing = paragraph('There is none.')
     return joined([
         section('mistakes', 'Most confident mistakes',
-                paragraph(f'{wrong} images are predicted wrongly. {with_attention}'),
+                paragraph(f'{images_are(wrong)} predicted wrongly. {with_attention}'),
                 image_list(analysis, gallery, analysis.mistakes) if analysis.mistakes
                 else nothing),
         section('hits', 'Least confident hits',
                 paragraph('Right, but by little: what is like these may be wrong next time.'),
                 image_list(analysis, gallery, analysis.hits) if analysis.hits else nothing),
         section('suspicious', 'Suspicious labels',
-                paragraph(f'{len(analysis.suspicious)} images are predicted as another class with '
+                paragraph(f'{images_are(len(analysis.suspicious))} predicted as another class with '
                           f'at least the mean probability that this class has on its own images '
-                          f'(confident learning, arXiv 1911.00068). Their labels may be wrong: '
-                          f'look at them. All are in suspicious.csv.'),
+                          f'(confident learning, arXiv 1911.00068), so that the label may be '
+                          f'wrong. suspicious.csv has all of them.'),
                 image_list(analysis, gallery, suspicious) if suspicious else nothing)])
 
 
@@ -277,7 +282,7 @@ def comparison_section(analysis, gallery, count):
     return section(
         'comparison', 'What has changed',
         paragraph('Beside ', element('b', comparison.name), f', which has {percent(before)}: '
-                  f'{100 * change:+.2f} points. {better} images got better, {worse} got worse. By '
+                  f'{100 * change:+.2f} points. {better} images got better and {worse} worse. By '
                   f"McNemar's test (exact) {verdict}: "
                   f'p = {comparison.p_value:.3g}.'),
         table('Images, by both models', ['', '#right before', '#wrong before'], rows),

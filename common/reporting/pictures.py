@@ -62,7 +62,7 @@ def reliability_figure(calibration, theme):
     curve.bar(middle[filled], calibration.accuracies[filled], width * 0.92, color=theme.accent,
               alpha=0.35)
     curve.plot(calibration.confidences[filled], calibration.accuracies[filled], 'o-',
-               color=theme.accent, label='this model, in bins')
+               color=theme.accent, label='this model, in bins', clip_on=False)
     curve.set_xlim(0, 1)
     curve.set_ylim(0, 1)
     curve.grid(color=theme.line, alpha=0.5)
