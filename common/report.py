@@ -52,20 +52,21 @@ def default_folder(args):
 
 def main(argv=None):
     args = make_parser().parse_args(argv)
-    output = args.output
-    args.output = None  # to the config it would be the folder of runs
     with errors_of_a_tool():
         check_least(args, images=0, topk=1, duplicates=0, batch_size=1)
         check_extra()
-        folder = default_folder(args) if output is None else output
+        folder = default_folder(args) if args.output is None else args.output
         check_output_folder('output', folder)
         if args.compare is not None and not os.path.exists(args.compare):
             raise InputError(f'-compare: no such file or folder: {args.compare}')
         set_up_cpu()
-        source = open_source(args.run, args)
+        source = open_source(
+            args.run, args.cfg, args.pretrained, args.device, args.o or [],
+            data_path=args.data_path, dataset=args.dataset, class_names=args.class_names,
+            batch_size=args.batch_size)
         predictions = predict(source, args.topk)
         other = args.compare and (args.compare, other_predictions(
-            args.compare, source.config, args, args.topk))
+            args.compare, source.config, args.topk, args.batch_size, args.device))
         page = write_report(folder, predictions, source, Options(args.images, args.duplicates),
                             other)
         say(f'accuracy {predictions.correct.mean():.2%} on {len(predictions)} images')

@@ -17,7 +17,7 @@ from common.core.errors import InputError
 from common.core.flags import add_flag
 from common.core.signals import StopSignal, is_child
 from common.reporting.evaluation import EvaluationReport
-from common.reporting.figures import check_extra
+from common.reporting.figures import check_classes, check_extra
 from common.train.launcher import errors_in_one_line, launch, supervise
 from common.train.run_folder import AUTO
 from common.zoo import check_family
@@ -102,6 +102,7 @@ def check_report(config):
         raise InputError('-report: got it in a training, expected -eval; for the run that has '
                          'ended: python -m common.report RUN')
     check_extra()
+    check_classes(config.MODEL.NUM_CLASSES)
 
 
 def check_flags(config):

@@ -37,6 +37,8 @@ PUBLIC = {
     'common.layers.classifier': [
         'ImageClassifier.extract_feat', 'ImageClassifier.get_attention',
         'ImageClassifier.reset_classifier'],
+    'common.reporting.source': ['open_source'],
+    'common.reporting.report': ['write_report'],
     'common.data.datasets': ['get_dataset'],
     'common.data.tensor_loader': ['get_dataloader'],
     'common.train.optim': ['build_optimizer'],

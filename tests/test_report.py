@@ -564,6 +564,7 @@ def test_what_is_missing_is_named(monkeypatch):
     from common.config import base_config
     from common.runner import check_report
     assert "expected -eval" in refusal(check_report, base_config())
+    assert 'got a model of 21843 classes' in refusal(figures.check_classes, 21843)
     monkeypatch.setattr(figures.importlib.util, 'find_spec', lambda name: None)
     assert refusal(figures.check_extra) == \
         "the report needs scikit-learn and scipy: pip install -e '.[report]'"

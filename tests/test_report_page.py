@@ -154,7 +154,8 @@ def test_table_of_classes_is_sorted_and_searched(pages, browser):
     recall = 3
     for turns, direction in enumerate(('ascending', 'descending'), 1):
         browser.value(click)
-        values = [float(text.rstrip('\xa0%').replace('–', '-1')) for text in column(browser, recall)]
+        values = [float(text.rstrip('\xa0%').replace('–', '-1'))
+                  for text in column(browser, recall)]
         assert values == sorted(values, reverse=turns == 2)
         assert browser.value("document.querySelectorAll('#class-table thead th')[3]"
                              ".getAttribute('aria-sort')") == direction

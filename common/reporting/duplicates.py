@@ -17,6 +17,7 @@ from common.data.samplers import EvalSampler
 
 SIDE = 16       # differences on a side
 SIMILAR = 0.9   # docs/report.md says what copies and other pictures have
+DIGITS = 4      # of a similarity
 BATCH = 256     # images that are compared at once
 FLAT = 1.0      # mean absolute difference of 255 below which a picture is of one colour
 
@@ -80,10 +81,11 @@ class NearestImages:
 
     def duplicates(self):
         """The Duplicates, the most similar first."""
-        found = np.flatnonzero(self.similarities >= SIMILAR)
-        found = found[np.argsort(-self.similarities[found], kind='stable')]
+        similarities = self.similarities.round(DIGITS)  # the same order on every processor
+        found = np.flatnonzero(similarities >= SIMILAR)
+        found = found[np.argsort(-similarities[found], kind='stable')]
         return [Duplicate(int(index), int(self.nearest[index]),
-                          min(float(self.similarities[index]), 1.0)) for index in found]
+                          min(float(similarities[index]), 1.0)) for index in found]
 
 
 def find_duplicates(train, val, config):

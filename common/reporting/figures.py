@@ -12,6 +12,7 @@ from common.core.errors import InputError
 
 LEVEL = 0.95                    # of the confidence intervals
 BINS = 15                       # of the reliability curve and the ECE, as in arXiv 1706.04599
+MOST_CLASSES = 4096             # the confusion matrix takes 134 MB then
 TOP_KS = (1, 3, 5)
 COVERAGES = (1.0, 0.95, 0.9, 0.8, 0.7, 0.5)  # for which the accuracy is said
 TARGETS = (0.9, 0.95, 0.99)     # accuracies for which the coverage is said
@@ -64,6 +65,13 @@ def check_extra():
                if importlib.util.find_spec(package) is None]
     if missing:
         raise InputError(f"the report needs {' and '.join(missing)}: pip install -e '.[report]'")
+
+
+def check_classes(count):
+    """Raises InputError for a model of more classes than a report can have."""
+    if count > MOST_CLASSES:
+        raise InputError(f'report: got a model of {count} classes, expected at most '
+                         f'{MOST_CLASSES}')
 
 
 def summary(predictions, matrix, classes, calibration):

@@ -1,8 +1,9 @@
-"""The page of a report: page.html with the sections of parts.py in it. It loads nothing."""
+"""The page of a report, which loads nothing: page.html with the sections of parts.py and
+image_parts.py in it."""
 import os
 from string import Template
 
-from common.reporting import parts
+from common.reporting import image_parts, parts
 from common.reporting.html import Markup, element, joined
 
 TEMPLATE = os.path.join(os.path.dirname(os.path.abspath(__file__)), 'page.html')
@@ -24,13 +25,13 @@ def page_of(analysis, gallery, images, pictures, files, count):
         count: how many images each gallery shows at most.
     """
     sections = [
-        parts.comparison_section(analysis, gallery, count) if analysis.comparison else '',
+        image_parts.comparison_section(analysis, gallery, count) if analysis.comparison else '',
         parts.class_section(analysis),
         parts.confusion_section(analysis, pictures),
         parts.calibration_section(analysis, pictures),
         parts.coverage_section(analysis, pictures),
-        parts.image_sections(analysis, gallery, count),
-        parts.duplicate_section(analysis, gallery, images, count),
+        image_parts.image_sections(analysis, gallery, count),
+        image_parts.duplicate_section(analysis, gallery, images, count),
         parts.file_section(analysis, files)]
     links = [element('a', title, href=f'#{key}') for key, title in TITLES.items()
              if key != 'comparison' or analysis.comparison]

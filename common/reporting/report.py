@@ -13,10 +13,11 @@ from common.reporting import pictures, tables
 from common.reporting.analysis import DuplicatePairs, analyse, as_json
 from common.reporting.comparison import compare
 from common.reporting.duplicates import SIMILAR, find_duplicates
-from common.reporting.figures import check_extra
+from common.reporting.figures import check_classes, check_extra
 from common.reporting.gallery import Gallery
 from common.reporting.page import page_of
-from common.reporting.source import PREDICTIONS
+from common.reporting.predictions import Predictions
+from common.reporting.source import PREDICTIONS, Source
 from common.train.run_folder import write_text
 
 FOLDER = 'report'      # in a run's folder
@@ -51,7 +52,9 @@ class Options(NamedTuple):
     attention: bool = True
 
 
-def write_report(folder, predictions, source, options=None, other=None):
+def write_report(folder: str, predictions: Predictions, source: Source,
+                 options: Options | None = None,
+                 other: tuple[str, Predictions] | None = None) -> str:
     """Writes the report of a model on its validation set: report.html, and FILES.
 
     Args:
@@ -67,8 +70,21 @@ def write_report(folder, predictions, source, options=None, other=None):
     Raises:
         InputError: the extra 'report' is not installed, the folder cannot be written, or the other
             predictions are of other images.
+
+    Source: this project; docs/report.md names the sources of the figures.
+
+    Example:
+        >>> import paddle
+        >>> from common.reporting.report import write_report
+        >>> from common.reporting.source import open_source, predict
+        >>> from common.zoo import create_model
+        >>> paddle.save(create_model('vit_digits').state_dict(), 'weights.pdparams')
+        >>> source = open_source(cfg='vit_digits', pretrained='weights.pdparams', dataset='digits')
+        >>> write_report('report', predict(source), source)
+        'report/report.html'
     """
     check_extra()
+    check_classes(len(predictions.class_names))
     check_output_folder('output', folder)
     options = options or Options()
     comparison = compare(predictions, other[1], other[0]) if other else None

@@ -1,6 +1,8 @@
 """What a report is about: the model, its weights and the validation set, from a run's folder or
 from flags; and its predictions, by the evaluation of the training program."""
 import os
+from argparse import Namespace
+from collections.abc import Sequence
 from typing import Any, NamedTuple
 
 import paddle
@@ -14,7 +16,8 @@ from common.core.errors import InputError
 from common.data.batches import Batches, build_normalize
 from common.data.datasets import get_dataset
 from common.data.loader import build_loader
-from common.reporting.predictions import Collector
+from common.reporting.figures import check_classes
+from common.reporting.predictions import TOP, Collector, Predictions
 from common.reporting.tables import read_predictions
 from common.train.engine import evaluate
 from common.train.precision import Precision
@@ -47,37 +50,58 @@ class Source(NamedTuple):
         return self.model.config
 
 
-def open_source(run, flags):
-    """The Source of a run's folder, or of the flags alone.
+def open_source(run: str | None = None, cfg: str | None = None, pretrained: str | None = None,
+                device: str | None = None, options: Sequence[str] = (), **data) -> Source:
+    """The model and the validation set of a run, or of a weight file.
 
     Args:
         run: a run's folder, or None.
-        flags: namespace with cfg, pretrained, device, o, and what else FLAG_KEYS has; None is a
-            flag that was not given.
+        cfg: name of a model, or the path of a yaml; None is the run's.
+        pretrained: weight file of any format; None is the run's best.
+        device: 'cpu', 'gpu' or 'gpu:N'; None is the config's. It holds for the process.
+        options: 'KEY=VALUE' strings for any keys of the config.
+        data: data_path, dataset, class_names and batch_size, as the training program's flags; None
+            is the config's.
+
+    Returns:
+        A Source.
 
     Raises:
         InputError: there is no such run, model or data; or the weights do not fit.
+
+    Source: this project.
+
+    Example:
+        >>> import paddle
+        >>> from common.reporting.source import open_source, predict
+        >>> from common.zoo import create_model
+        >>> paddle.save(create_model('vit_digits').state_dict(), 'weights.pdparams')
+        >>> source = open_source(cfg='vit_digits', pretrained='weights.pdparams', dataset='digits')
+        >>> predictions = predict(source)
+        >>> len(predictions), predictions.top.shape
+        (355, (355, 5))
     """
     if run is None:
-        for flag in ('cfg', 'pretrained'):
-            if not getattr(flags, flag):
-                raise InputError(f"-{flag}: got none, expected a run's folder, or -cfg and "
-                                 f'-pretrained')
-        cfg, weights = flags.cfg, flags.pretrained
+        if not cfg or not pretrained:
+            raise InputError(f"-{'pretrained' if cfg else 'cfg'}: got none, expected a run's "
+                             f'folder, or -cfg and -pretrained')
+        weights = pretrained
     else:
         if not os.path.isfile(os.path.join(run, CONFIG)):
             raise InputError(f"{run}: got no {CONFIG} in it, expected a run's folder; for a weight "
                              f'file give -cfg NAME -pretrained FILE')
-        cfg = flags.cfg or os.path.join(run, CONFIG)
-        weights = flags.pretrained or weights_in(run, cfg)
+        cfg = cfg or os.path.join(run, CONFIG)
+        weights = pretrained or weights_in(run, cfg)
     if os.path.isdir(weights):
         weights = weights_of_run(weights)
-    if flags.device:
-        set_device(flags.device)
+    if device:
+        set_device(device)
     else:
         paddle.set_device(pick_device(model_config(cfg)))
-    model = init_model(cfg, weights, options=flags.o or [])
-    model.config = evaluation_config(model.config, flags)
+    model = init_model(cfg, weights, options=options)
+    flags = Namespace(**data, eval=True, o=options)
+    model.config = update_config(model.config, flags)
+    check_classes(model.config.MODEL.NUM_CLASSES)
     return with_data(model, weights)
 
 
@@ -87,15 +111,6 @@ def weights_in(run, cfg):
     if model.EVAL and (model.MODEL.PRETRAINED or model.MODEL.RESUME):
         return model.MODEL.PRETRAINED or model.MODEL.RESUME
     return weights_of_run(run)
-
-
-def evaluation_config(config, flags):
-    """The config with the flags that are about data, and with EVAL."""
-    config = update_config(config, flags)
-    config.defrost()
-    config.EVAL = True
-    config.freeze()
-    return config
 
 
 def with_data(model, weights):
@@ -113,8 +128,21 @@ def class_names_for(names, config):
     return list(names or map(str, range(config.MODEL.NUM_CLASSES)))
 
 
-def predict(source, topk):
-    """The Predictions of a Source, by the evaluation of the training program in this process."""
+def predict(source: Source, topk: int = TOP) -> Predictions:
+    """Evaluates a model as the training program does it, in this process.
+
+    Args:
+        source: of open_source.
+        topk: how many classes of each image are kept.
+
+    Returns:
+        Predictions.
+
+    Raises:
+        InputError: an image cannot be read.
+
+    Source: this project; see common.train.engine.evaluate, and the example of open_source.
+    """
     config = source.config
     device = 'gpu' if paddle.device.get_device().startswith('gpu') else 'cpu'
     precision = Precision(config.AMP, config.AMP_DTYPE, config.AMP_LEVEL, device)
@@ -140,20 +168,21 @@ def predictions_of(collector, dataset, class_names):
     return collector.predictions(map(dataset.images.name, range(len(dataset))), class_names)
 
 
-def other_predictions(path, config, flags, topk):
+def other_predictions(path, config, topk, batch_size=None, device=None):
     """The Predictions that a report is compared with.
 
     Args:
         path: a run's folder, which is evaluated on the same data; or a report's folder, or its
             predictions.csv, which is read.
         config: that of this report's evaluation, which names the data.
-        flags: of this report; those of data and device hold for the other run, too.
         topk: how many classes are kept.
+        batch_size, device: see open_source.
     """
     if os.path.isfile(os.path.join(path, CONFIG)):
-        options = dict(vars(flags), cfg=None, pretrained=None, data_path=config.DATA.DATA_PATH,
-                       dataset=config.DATA.DATASET, class_names=config.DATA.CLASS_NAMES, o=None)
-        return predict(open_source(path, type(flags)(**options)), topk)
+        data = config.DATA
+        return predict(open_source(
+            path, device=device, data_path=data.DATA_PATH, dataset=data.DATASET,
+            class_names=data.CLASS_NAMES, batch_size=batch_size), topk)
     inside = os.path.join(path, PREDICTIONS)
     if os.path.isdir(path) and not os.path.isfile(inside):
         raise InputError(f"-compare: {path}: got a folder without {CONFIG} and {PREDICTIONS}, "
