@@ -149,6 +149,12 @@ def test_interval_calibration_and_coverage_are_those_of_plain_loops():
     np.testing.assert_allclose(analysis.summary['ece'], ece)
     np.testing.assert_allclose(analysis.summary['largest_calibration_gap'], largest)
 
+    # a confidence at the edge of two bins is in the lower one
+    edges = np.linspace(0, 1, 16)[1:]
+    some = predictions_of(labels[:15], logits[:15])
+    some.scores[:, 0] = edges
+    assert figures.calibration_of(some).counts.tolist() == [1] * 15
+
     thresholds, coverages, accuracies = analysis.curve
     np.testing.assert_allclose(thresholds, np.unique(predictions.confidences)[::-1])
     for threshold, coverage, accuracy in zip(thresholds, coverages, accuracies, strict=True):
