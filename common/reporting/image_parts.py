@@ -86,7 +86,7 @@ def duplicate_section(analysis, gallery, images, count):
             here = analysis.predictions.names[pair.index]
             own = class_text(analysis, analysis.predictions.labels[pair.index])
             other = [element('span', f'both labelled {own}')] if own in (label, f'class {label}') \
-                else [element('span', element('b', 'different labels: '), f'{own}, {label}')]
+                else [element('span', element('b', 'different labels: '), f'{own} | {label}')]
             items.append(element('li', element(
                 'figure',
                 element('div', small_image(gallery.plain(images, pair.index), here),

@@ -32,8 +32,8 @@ FILES = {
     'duplicates.csv': 'validation images that are in the training set, too',
     'comparison.csv': 'images that one of the two models alone has right',
     'figures.json': 'the figures of this page',
-    'confusion_matrix.png': 'the pictures of this page', 'reliability.png': '',
-    'coverage.png': '',
+    'confusion_matrix.png': 'a picture of this page', 'reliability.png': 'another',
+    'coverage.png': 'the third',
 }
 
 
@@ -115,7 +115,7 @@ def facts_of(source):
         'data': f'{len(source.dataset)} validation images of {where}',
         'weights': source.weights,
         'image size': data.IMAGE_SIZE,
-        'crop': f'{data.CROP_PCT:g} of the resized image, {data.INTERPOLATION}',
+        'crop': f'{100 * data.CROP_PCT:g} % of a side of the resized image, {data.INTERPOLATION}',
     }.items()}
 
 
@@ -201,4 +201,4 @@ def write_files(folder, analysis, drawn):
     for name in missing:
         with contextlib.suppress(FileNotFoundError):
             os.remove(files[name])
-    return {name: words for name, words in FILES.items() if words and name not in missing}
+    return {name: words for name, words in FILES.items() if name not in missing}
