@@ -108,8 +108,8 @@ def open_source(run: str | None = None, cfg: str | None = None, pretrained: str 
 def weights_in(run, cfg):
     """The weights of a run: its own, or those that a run of -eval has evaluated."""
     model = model_config(cfg)
-    if model.EVAL and (model.MODEL.PRETRAINED or model.MODEL.RESUME):
-        return model.MODEL.PRETRAINED or model.MODEL.RESUME
+    if model.EVAL and model.MODEL.PRETRAINED:
+        return model.MODEL.PRETRAINED
     return weights_of_run(run)
 
 
