@@ -6,7 +6,8 @@ python -m common.benchmark peers NAME [-train]
 python -m common.benchmark memory NAME
 python -m common.benchmark data FOLDER [-images 512] [-image_size 224] [-batch_size 32]
     [-workers 0 1 2]
-each but memory with [-rounds N]
+python -m common.benchmark report NAME [-images 50000] [-classes 1000]
+each but memory and report with [-rounds N]
 
 What is compared takes turns, so that a busy machine slows all of it; a ratio is the median of the
 rounds' ratios. Weights are random: they do not change the time. On a GPU a measurement ends when
@@ -16,7 +17,8 @@ threads there are.
 -engine measures the training loop with its log and counters beside the bare step. `peers` compares
 a model with a plain one (benchmarks/baseline.py), `memory` both, and gradient checkpointing, by the
 peak memory of training (benchmarks/memory.py), `data` the loader with other ways to read the
-files of FOLDER/train_list.txt (benchmarks/data.py).
+files of FOLDER/train_list.txt (benchmarks/data.py), `report` how long a report takes beside the
+evaluation (benchmarks/report.py).
 """
 import argparse
 import json
@@ -29,10 +31,12 @@ from common.benchmarks.data import data_table
 from common.benchmarks.engine import engine_table
 from common.benchmarks.memory import memory_table
 from common.benchmarks.model import environment, model_rows, model_table
+from common.benchmarks.report import report_table
 from common.core.errors import InputError, errors_of_a_tool
 from common.core.files import replace_atomically
 from common.core.flags import add_flag, check_least, check_output
 from common.core.processes import set_up_cpu
+from common.reporting.figures import check_extra
 from common.runtimes import RUNTIMES
 
 
@@ -80,6 +84,11 @@ def make_parser():
     add_flag(data, 'workers', 'loader processes, default 0 1 2', type=int, nargs='+',
              default=[0, 1, 2], metavar='N')
     add_flag(data, 'rounds', 'epochs of each pipeline, default 3', type=int, default=3, metavar='N')
+
+    report = tools.add_parser('report', help='how long a report takes beside the evaluation')
+    report.add_argument('name', metavar='NAME', help='the model whose attention is drawn')
+    add_flag(report, 'images', 'predictions, default 50000', type=int, default=50_000, metavar='N')
+    add_flag(report, 'classes', 'default 1000', type=int, default=1000, metavar='N')
     return parser
 
 
@@ -113,8 +122,13 @@ def measure_data(args):
                      args.rounds))
 
 
+def measure_report(args):
+    check_extra()
+    print(report_table(args.name, args.images, args.classes))
+
+
 MEASUREMENTS = {'model': measure_models, 'peers': measure_peers, 'memory': measure_memory,
-                'data': measure_data}
+                'data': measure_data, 'report': measure_report}
 
 
 def main(argv: Sequence[str] | None = None) -> None:
@@ -125,7 +139,7 @@ def main(argv: Sequence[str] | None = None) -> None:
     """
     args = make_parser().parse_args(argv)
     with errors_of_a_tool():
-        check_least(args, batch_size=1, rounds=1, image_size=1, images=1, workers=0)
+        check_least(args, batch_size=1, rounds=1, image_size=1, images=1, workers=0, classes=2)
         on_gpu = paddle.device.get_device().startswith('gpu')
         if getattr(args, 'amp', None) and not on_gpu:
             raise InputError('-amp: got it on a CPU, where Paddle computes in float32; '

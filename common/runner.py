@@ -16,6 +16,8 @@ from common.core.environment import DEBUG, SUPERVISED
 from common.core.errors import InputError
 from common.core.flags import add_flag
 from common.core.signals import StopSignal, is_child
+from common.reporting.evaluation import EvaluationReport
+from common.reporting.figures import check_classes, check_extra
 from common.train.launcher import errors_in_one_line, launch, supervise
 from common.train.run_folder import AUTO
 from common.zoo import check_family
@@ -49,6 +51,8 @@ def make_parser():
         metavar='FILE')
     add('last_epoch', 'epochs that count as done', type=int, metavar='N')
     add('eval', 'evaluate and stop', action='store_true')
+    add('report', "with -eval: also writes a page of what the model gets wrong into the run's "
+        'folder, see docs/report.md', action='store_true')
     add('amp', 'mixed precision, in training and evaluation', action='store_true')
     add('visualdl', 'write the figures for VisualDL too', action='store_true')
     add('nprocs', 'processes on this machine: default every visible GPU, or 1 on a CPU',
@@ -82,11 +86,23 @@ def run(get_config: Callable, update_config: Callable, build_model: Callable,
         check_family(args.cfg, get_config(None))
         config = update_config(get_config(args.cfg), args)
         check_flags(config)
+        if args.report:
+            check_report(config)
         if args.max_restarts:
             sys.exit(supervise(config, args.max_restarts, signals))
         if SUPERVISED in os.environ:
             processes.end_with_parent(signal.SIGTERM, int(os.environ[SUPERVISED]))
-        launch(config, args.nprocs, build_model, get_dataset, signals)
+        launch(config, args.nprocs, build_model, get_dataset, signals,
+               EvaluationReport() if args.report else None)
+
+
+def check_report(config):
+    """Raises InputError where -report can do nothing."""
+    if not config.EVAL:
+        raise InputError('-report: got it in a training, expected -eval; for the run that has '
+                         'ended: python -m common.report RUN')
+    check_extra()
+    check_classes(config.MODEL.NUM_CLASSES)
 
 
 def check_flags(config):

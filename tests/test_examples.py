@@ -38,6 +38,8 @@ PUBLIC = {
         'ImageClassifier.extract_feat', 'ImageClassifier.get_attention',
         'ImageClassifier.reset_classifier'],
     'common.probing.linear_probe': ['probe'],
+    'common.reporting.source': ['open_source'],
+    'common.reporting.report': ['write_report'],
     'common.data.datasets': ['get_dataset'],
     'common.data.tensor_loader': ['get_dataloader'],
     'common.train.optim': ['build_optimizer'],

@@ -24,12 +24,13 @@ LAYERS = (
     'model_flags',
     'attention_maps',
     'deploy inspection probing serving',
+    'reporting',
     'runtimes',
     'benchmarks',
     'benchmarks',  # they measure all that stands above
     # the commands, each a parser and a call
-    'benchmark cifar convert curves digits export features predict probe processes runner serve '
-    'verify_dataset visualize',
+    'benchmark cifar convert curves digits export features predict probe processes report runner '
+    'serve verify_dataset visualize',
 )
 RANKS = {room: rank for rank, rooms in enumerate(LAYERS) for room in rooms.split()}
 

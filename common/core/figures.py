@@ -1,8 +1,10 @@
 """Figures of matplotlib as files."""
+import io
 import warnings
 
 from common.core.errors import printable
 from common.core.files import replace_atomically
+from common.core.fonts import set_fonts
 
 
 def save(figure, file, dpi=110):
@@ -13,10 +15,24 @@ def save(figure, file, dpi=110):
         file: path.
         dpi: pixels of the picture on an inch of the figure.
     """
-    with replace_atomically(file) as temporary, warnings.catch_warnings():
-        # matplotlib's font has no Chinese, for one; it draws boxes, and warns of each character
+    with replace_atomically(file) as temporary:
+        write_png(figure, temporary, dpi)
+
+
+def png_bytes(figure, dpi=110):
+    """A figure as the bytes of a PNG file."""
+    target = io.BytesIO()
+    write_png(figure, target, dpi)
+    return target.getvalue()
+
+
+def write_png(figure, target, dpi):
+    """Writes a figure as PNG to a path or a stream."""
+    set_fonts(figure)
+    with warnings.catch_warnings():
+        # characters that no font here has become boxes; matplotlib would warn of each
         warnings.filterwarnings('ignore', 'Glyph .* missing|Matplotlib currently does not support')
-        figure.savefig(temporary, format='png', dpi=dpi)
+        figure.savefig(target, format='png', dpi=dpi)
 
 
 def literal(text):

@@ -155,7 +155,7 @@ def reduce_means(sums):
 
 
 @paddle.no_grad()
-def evaluate(model, batches, precision, real_mask=None):
+def evaluate(model, batches, precision, real_mask=None, observe=None):
     """Loss and accuracy over the batches of all ranks; each sample counts once.
 
     Args:
@@ -164,6 +164,7 @@ def evaluate(model, batches, precision, real_mask=None):
         precision: common.train.precision.Precision.
         real_mask: called for the batch that was read last, gives bool [B, K], the right classes
             of each image by the ReaL labels; or None.
+        observe: called with the logits of each batch, float32 [B, K]; or None.
 
     Returns:
         dict: loss (mean cross entropy), acc1, acc5 (among the top min(5, K)), as fractions of
@@ -176,6 +177,8 @@ def evaluate(model, batches, precision, real_mask=None):
         with precision.autocast():
             logits = model(images)                                       # [B, K]
         logits = logits.astype('float32')
+        if observe:
+            observe(logits)
         loss = F.cross_entropy(logits, labels, reduction='none').astype('float64').sum()
         top = logits.topk(min(TOP, logits.shape[1]), axis=1)[1]            # [B, min(5, K)]
         hit = top == labels.unsqueeze(1)

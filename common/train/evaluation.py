@@ -35,13 +35,15 @@ class Evaluation:
         if self.real:  # before the first epoch, not after it
             self.real.check(map(dataset.images.name, range(len(dataset))), self.num_classes)
 
-    def run(self, model, epoch, averaged=False):
+    def run(self, model, epoch, averaged=False, collector=None):
         """Evaluates a model in one pass.
 
         Args:
             model: a Layer, not its DataParallel.
             epoch: how many epochs it was trained for; 0 if that is unknown.
             averaged: whether its weights are the moving average.
+            collector: its `add` is called with the logits of each batch, float32 [B, K] of numpy,
+                and the indices of the images that they are of, a list of B; or None.
 
         Returns:
             dict: the epoch, and the result of common.train.engine.evaluate.
@@ -51,8 +53,10 @@ class Evaluation:
         """
         start = time.perf_counter()
         with self.log.progress(len(self.batches.loader), 'evaluate') as bar:
+            observe = collector and (
+                lambda logits: collector.add(logits.numpy(), self.batches.indices))
             result = evaluate(model, self.until_stopped(bar), self.precision,
-                              self.real_mask if self.real else None)
+                              self.real_mask if self.real else None, observe)
         result = {'epoch': epoch, **result}
         self.log.metric('eval_ema' if averaged else 'eval', at=epoch, **result)
         what = 'averaged weights' if averaged else 'evaluation'

@@ -138,7 +138,7 @@ def run_child(command, environment, signals):
     return exit_code(child.returncode)
 
 
-def launch(config, nprocs, build_model, get_dataset, signals):
+def launch(config, nprocs, build_model, get_dataset, signals, report=None):
     """Runs `worker` here (one process, or one of a launcher's), or spawns one for each device.
 
     Args:
@@ -147,6 +147,7 @@ def launch(config, nprocs, build_model, get_dataset, signals):
         build_model: config -> Layer.
         get_dataset: (config, is_train) -> data set.
         signals: StopSignal.
+        report: see Run.
     """
     device = pick_device(config)
     nprocs = count_processes(nprocs, device)
@@ -156,7 +157,7 @@ def launch(config, nprocs, build_model, get_dataset, signals):
         dist.use_gloo()
     folder = choose_folder(config)
     config, note = find_resumed(config, folder)
-    run = Run(config, device, folder, note, build_model, train_set, val_set)
+    run = Run(config, device, folder, note, build_model, train_set, val_set, report)
     if dist.is_launched() or nprocs == 1:
         worker(run, signals)
         return

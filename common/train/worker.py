@@ -54,6 +54,9 @@ class Run:
         build_model: config -> Layer.
         train_set: None in an evaluation.
         val_set: the validation set.
+        report: of an evaluation: `collector(val_set)` gives what Evaluation.run calls with the
+            logits, and `write(collector, model, config, folder, val_set, notes)` is called on
+            each rank after all else; or None.
     """
     config: Any
     device: str
@@ -62,6 +65,7 @@ class Run:
     build_model: Callable
     train_set: Any
     val_set: Any
+    report: Any = None
 
 
 def worker(run, signals):
@@ -160,19 +164,23 @@ def evaluate_weights(run, model, metadata, precision, log, signals):
     if config.MODEL.RESUME:
         metadata = resume(config.MODEL.RESUME, model, None, None)
         log.info(f'weights: {metadata["file"]} loaded')
-    for line in match_labels(run.val_set, metadata.get('class_names'),
-                             config.MODEL.RESUME or config.MODEL.PRETRAINED, config):
+    notes = match_labels(run.val_set, metadata.get('class_names'),
+                         config.MODEL.RESUME or config.MODEL.PRETRAINED, config)
+    for line in notes:
         log.warning(line)
     evaluation = Evaluation(config, run.val_set, build_normalize(config), precision, log, signals)
     with signals.noted():
         model, _ = precision.decorate(model)
-        result = evaluation.run(model, 0)
+        collector = run.report and run.report.collector(run.val_set)
+        result = evaluation.run(model, 0, collector=collector)
         if metadata.get('ema'):
             ema = Ema(model, decay=1.0)
             ema.load(metadata['ema'], config.MODEL.RESUME)
             with ema.in_place():
                 result['averaged'] = evaluation.run(model, 0, averaged=True)
         write_final_result(log, run.folder, result, 'evaluation')
+    if run.report:  # seconds or minutes, which a signal ends at once
+        run.report.write(collector, model, config, run.folder, run.val_set, notes)
 
 
 def prepare_training(run, model, evaluation):
