@@ -17,6 +17,7 @@ from common.core.errors import InputError
 from common.core.flags import add_flag
 from common.core.signals import StopSignal, is_child
 from common.train.launcher import errors_in_one_line, launch, supervise
+from common.train.multi_label import check_keys
 from common.train.run_folder import AUTO
 from common.zoo import check_family
 
@@ -92,6 +93,7 @@ def run(get_config: Callable, update_config: Callable, build_model: Callable,
 def check_flags(config):
     """Raises InputError for what can be known to be wrong before any process starts."""
     model = config.MODEL
+    check_keys(config)
     if config.EVAL and not (model.PRETRAINED or model.RESUME):
         raise InputError('-eval: got no weights, expected -pretrained FILE; without weights the '
                          'accuracy would be that of random numbers')
