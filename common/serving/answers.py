@@ -19,7 +19,7 @@ class Class:
 
 @dataclass
 class Prediction:
-    classes: list[Class]  # most probable first
+    classes: list[Class]  # most probable first; of a multi-label model there may be none
 
 
 @dataclass
@@ -46,3 +46,4 @@ class ModelInfo:
     layers: int            # with attention
     heads: list[int]       # of each layer
     limits: Limits         # of a picture
+    multi_label: bool      # whether a picture may have several classes, or none

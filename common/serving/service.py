@@ -4,6 +4,7 @@ from concurrent.futures import ThreadPoolExecutor
 
 from common.apis import as_classifier, classify, pixel_batches
 from common.attention_maps import attention_maps
+from common.core.probabilities import THRESHOLD
 from common.serving.answers import (
     AttentionMaps,
     Class,
@@ -45,7 +46,7 @@ class Service:
         config = self.model.config
         return ModelInfo(config.MODEL.NAME, config.MODEL.NUM_CLASSES, self.classifier.class_names,
                          self.preprocessing.image_size, len(self.heads), self.heads,
-                         Limits(MAX_BODY, MAX_PIXELS, MAX_SIDE))
+                         Limits(MAX_BODY, MAX_PIXELS, MAX_SIDE), self.classifier.multi_label)
 
     async def run(self, request, function, upload, *args):
         """Calls function(bytes of the upload, *args) in the thread.
@@ -74,13 +75,13 @@ class Service:
         finally:
             self.waiting -= 1
 
-    def predict(self, content, topk):
+    def predict(self, content, topk, threshold=THRESHOLD):
         """The Prediction for the bytes of a picture's file."""
         scores, error = next(classify(self.classifier, [read_picture(content)]))
         if error:
             raise Refused(400, error)
         return Prediction([Class(**found)
-                           for found in self.classifier.top_classes(scores, topk)])
+                           for found in self.classifier.predicted(scores, topk, threshold)])
 
     def attention(self, content, layer, head):
         """The AttentionMaps for the bytes of a picture's file.

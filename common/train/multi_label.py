@@ -19,6 +19,23 @@ def check_keys(config):
                          f'classes or none')
 
 
+def check_same_labels(config, metadata, file):
+    """Raises InputError where a file's model was trained on multi-label data, and the evaluation
+    would ask it for the one class of an image.
+
+    Args:
+        config: of the evaluation.
+        metadata: of the file.
+        file: its path.
+    """
+    stated = metadata.get('config')
+    stated = stated.get('DATA') if isinstance(stated, dict) else None
+    if isinstance(stated, dict) and stated.get('MULTI_LABEL') is True \
+            and not config.DATA.MULTI_LABEL:
+        raise InputError(f'{file}: got a multi-label model, expected -o DATA.MULTI_LABEL=true '
+                         f'beside it')
+
+
 def average_precision(scores, is_positive):
     """The average precision of one class: the sum over the thresholds of (R[t] - R[t-1]) * P[t].
 
@@ -39,8 +56,7 @@ def average_precision(scores, is_positive):
     ordered = scores[order]
     ends = np.flatnonzero(np.append(ordered[1:] != ordered[:-1], True))  # of runs of equal scores
     hits = np.cumsum(is_positive[order])[ends]
-    recall = hits / hits[-1]
-    return min(float((np.diff(recall, prepend=0.0) * (hits / (ends + 1))).sum()), 1.0)
+    return float((np.diff(hits, prepend=0) * (hits / (ends + 1))).sum() / hits[-1])
 
 
 @paddle.no_grad()

@@ -113,4 +113,4 @@ def classes_text(result, class_names):
                       for value, index in sorted(found)[:SHOWN_CLASSES])
     without = len(result['AP']) - len(found)
     return f'AP, lowest first: {shown}{", ..." if len(found) > SHOWN_CLASSES else ""}' \
-        + (f'; {without} classes have no image here' if without else '')
+        + (f'; no image here has {without} of the {len(result["AP"])} classes' if without else '')

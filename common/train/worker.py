@@ -24,6 +24,7 @@ from common.train.ema import Ema, build_ema
 from common.train.evaluation import Evaluation, write_final_result
 from common.train.log import RunLog
 from common.train.losses import build_loss
+from common.train.multi_label import check_same_labels
 from common.train.optim import build_optimizer
 from common.train.patience import Patience
 from common.train.precision import Precision
@@ -163,8 +164,9 @@ def evaluate_weights(run, model, metadata, precision, log, signals):
     if config.MODEL.RESUME:
         metadata = resume(config.MODEL.RESUME, model, None, None)
         log.info(f'weights: {metadata["file"]} loaded')
-    for line in match_labels(run.val_set, metadata.get('class_names'),
-                             config.MODEL.RESUME or config.MODEL.PRETRAINED, config):
+    file = config.MODEL.RESUME or config.MODEL.PRETRAINED
+    check_same_labels(config, metadata, file)
+    for line in match_labels(run.val_set, metadata.get('class_names'), file, config):
         log.warning(line)
     evaluation = Evaluation(config, run.val_set, build_normalize(config), precision, log, signals)
     with signals.noted():
@@ -175,7 +177,8 @@ def evaluate_weights(run, model, metadata, precision, log, signals):
             ema.load(metadata['ema'], config.MODEL.RESUME)
             with ema.in_place():
                 result['averaged'] = evaluation.run(model, 0, averaged=True)
-        write_final_result(log, run.folder, result, 'evaluation', evaluation.class_names)
+        write_final_result(log, run.folder, result, 'evaluation',
+                           evaluation.class_names or metadata.get('class_names'))
 
 
 def prepare_training(run, model, evaluation):
