@@ -23,7 +23,13 @@ from common.core.class_names import check_class_names, imagenet_classes  # noqa:
 from common.core.devices import set_device  # noqa: F401 - for users
 from common.core.errors import InputError, printable
 from common.core.flags import add_flag
-from common.core.probabilities import THRESHOLD, check_threshold, predicted, probabilities
+from common.core.probabilities import (  # noqa: F401 - for users
+    THRESHOLD,
+    check_threshold,
+    predicted,
+    probabilities,
+    softmax,
+)
 from common.core.sizes import to_pair
 from common.data.batches import Normalize
 from common.data.image_names import PassedOver

@@ -92,7 +92,8 @@ class Key:
         if kind in (list, tuple):
             return self.to_list(name, value, where)
         if type(value) is not kind:
-            raise wrong(where, name, value, type_name(kind))
+            raise wrong(where, name, value,
+                        self.choices_text() if self.numbers else type_name(kind))
         return value
 
     def to_list(self, name, value, where):
@@ -106,13 +107,16 @@ class Key:
             raise wrong(where, name, value, f'a list of {type_name(kind)}s')
         return list(value)
 
+    def choices_text(self):
+        return 'one of ' + ', '.join(self.choices) + ' or a list of numbers' * self.numbers
+
     def expectation(self, value):
         """What a value of the right type should be and is not, in words; None if all is well."""
         entries = value if isinstance(value, list) else [value]
         if self.length is not None and len(entries) != self.length:
             return f'{self.length} numbers'
         if self.choices and value not in self.choices and not isinstance(value, list):
-            return 'one of ' + ', '.join(self.choices) + (' or a list of numbers' * self.numbers)
+            return self.choices_text()
         if self.pattern and not self.pattern[0].fullmatch(value):
             return self.pattern[1]
         if isinstance(value, str) and not is_file_name(value):

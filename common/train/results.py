@@ -84,13 +84,7 @@ def result_text(result):
     text += f'  loss {result["loss"]:.4f}  on {result["seen"]} images'
     if 'real_acc1' in result:
         text += f', ReaL acc@1 {result["real_acc1"]:.2%} on {result["real_seen"]}'
-    return text
-
-
-def best_text(result):
-    """Which evaluation and weights a best result is of, for a line of the log."""
-    text = f'best, epoch {result["epoch"]}'
-    return f'{text}, {NAMES_OF_WEIGHTS[result["weights"]]}' if 'weights' in result else text
+    return text + (f', {NAMES_OF_WEIGHTS[result["weights"]]}' if 'weights' in result else '')
 
 
 def weights_text(result):

@@ -17,7 +17,6 @@ from common.train.results import (
     AVERAGE,
     MODEL,
     NAMES_OF_WEIGHTS,
-    best_text,
     better_weights,
     figures_of,
     is_better,
@@ -111,7 +110,7 @@ class Trainer(Callbacks):
             self.keep_best(self.unsaved)  # once more; the weights are in the checkpoint too
             self.saver.check(BEST)
         best = self.best or self.unsaved
-        write_final_result(self.log, self.saver.folder, best, best_text(best),
+        write_final_result(self.log, self.saver.folder, best, f'best, epoch {best["epoch"]}',
                            self.evaluation.class_names)
         if self.unsaved and dist.is_master():
             raise InputError(f'{BEST}: got {weights_text(self.best)}, expected the best '
