@@ -62,6 +62,9 @@ def test_mark_is_of_the_weights_that_were_saved_O4(averaged, small_data, tmp_pat
     assert epoch == result['epoch'] and result.get('weights', 'model') == weights
     best['kind'] = 'eval_ema' if weights == 'average' else 'eval'
     assert best in lines
+    log = (folder / 'log.txt').read_text()
+    assert '100% of the average will still be the first weights at the end; ' in log
+    assert ("best.pdparams has the model's weights" in log) == averaged
     kinds = ('eval', 'eval_ema') if averaged else ('eval',)
     assert result['acc1'] == pytest.approx(
         max(line['acc1'] for line in lines if line['kind'] in kinds), 1e-5)
