@@ -47,8 +47,8 @@ def test_mark_of_a_run_without_lines_about_the_best_O4(yaml, best, tmp_path):
 def test_mark_is_of_the_weights_that_were_saved_O4(averaged, small_data, tmp_path):
     """A run whose average is as bad as its first weights: the picture shows what the file holds,
     which with TRAIN.EMA.BEST is the better one of both."""
-    keys = ['-o', 'TRAIN.EMA.DECAY=0.9999', '-o', 'TRAIN.EMA.WARMUP=False', '-o', f'TRAIN.EMA.BEST={averaged}', '-o',
-            'TRAIN.BASE_LR=0.01']
+    keys = ['-o', 'TRAIN.EMA.DECAY=0.9999', '-o', 'TRAIN.EMA.WARMUP=False',
+            '-o', f'TRAIN.EMA.BEST={averaged}', '-o', 'TRAIN.BASE_LR=0.01']
     assert cut('vit', small_data, tmp_path, *keys) == 0
     folder = run_folder(tmp_path)
     result = json.loads((folder / 'result.json').read_text())
