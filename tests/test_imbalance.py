@@ -100,28 +100,57 @@ def draws(count=6):
         soft / soft.sum(axis=1, keepdims=True)
 
 
-@pytest.mark.parametrize('smoothing', [0.0, 0.1])
-def test_weighted_cross_entropy_is_pytorch_s_with_distributions(smoothing):
-    """sum over k of w[k] * t[k] * -log p[k], divided by B; a label is its smoothed distribution."""
+def log_p_of(logits):
+    return logits - np.log(np.exp(logits).sum(axis=1, keepdims=True))
+
+
+def test_weighted_cross_entropy_is_pytorch_s():
+    """With labels its reduction='none', with distributions its mean: sum over k of w[k] * t[k] *
+    -log p[k], divided by B."""
     logits, labels, soft = draws()
-    log_p = logits - np.log(np.exp(logits).sum(axis=1, keepdims=True))
-    hard = np.eye(5)[labels] * (1 - smoothing) + smoothing / 5
-    for target, distribution in ((labels, hard), (soft, soft)):
-        expected = -(WEIGHTS * distribution * log_p).sum() / len(logits)
-        got = loss_of(logits, target, f'TRAIN.LABEL_SMOOTHING={smoothing}')
-        assert got == pytest.approx(expected, rel=1e-12)
+    for target, distribution in ((labels, np.eye(5)[labels]), (soft, soft)):
+        expected = -(WEIGHTS * distribution * log_p_of(logits)).sum() / len(logits)
+        assert loss_of(logits, target) == pytest.approx(expected, rel=1e-12)
 
 
 @pytest.mark.parametrize('smoothing', [0.0, 0.1])
-def test_weighted_bce_is_pytorch_s_weight(smoothing):
-    logits, labels, soft = draws()
-    p = 1 / (1 + np.exp(-logits))
+def test_weight_of_an_image_is_how_often_it_is_there(smoothing):
+    logits, labels, _ = draws()
+    weights, option = np.array([1, 3, 2, 0, 4]), f'TRAIN.LABEL_SMOOTHING={smoothing}'
+    times = weights[labels]
+    expected = loss_of(logits.repeat(times, axis=0), labels.repeat(times), option, weights=None)
+    assert loss_of(logits, labels, option, weights=weights) == pytest.approx(
+        expected * times.sum() / len(labels), rel=1e-12)
+
+
+@pytest.mark.parametrize('smoothing', [0.0, 0.1])
+def test_mixed_images_keep_their_own_weights(smoothing):
+    """0.3 of each image and 0.7 of its partner are 0.3 and 0.7 of their weighted losses."""
+    logits, labels, _ = draws()
     hard = np.eye(5)[labels] * (1 - smoothing) + smoothing / 5
-    for target, answers in ((labels, hard), (soft, soft)):
-        terms = WEIGHTS * -(answers * np.log(p) + (1 - answers) * np.log(1 - p))
-        got = [loss_of(logits, target, 'TRAIN.LOSS=bce', f'TRAIN.LABEL_SMOOTHING={smoothing}',
-                       f'TRAIN.BCE_SUM_CLASSES={summed}') for summed in (False, True)]
+    option = f'TRAIN.LABEL_SMOOTHING={smoothing}'
+    expected = 0.3 * loss_of(logits, labels, option) + 0.7 * loss_of(logits, labels[::-1].copy(),
+                                                                     option)
+    got = loss_of(logits, 0.3 * hard + 0.7 * hard[::-1], option)
+    assert got == pytest.approx(expected, rel=1e-12)
+
+
+@pytest.mark.parametrize('smoothing', [0.0, 0.1])
+def test_weighted_bce_weighs_the_positive_answer(smoothing):
+    """PyTorch's BCEWithLogitsLoss(pos_weight); what smoothing adds is not weighted."""
+    logits, labels, soft = draws()
+    p, spread = 1 / (1 + np.exp(-logits)), smoothing / 5
+    for target, answers in ((labels, np.eye(5)[labels]), (soft, soft)):
+        t = answers * (1 - smoothing) + spread
+        terms = -((WEIGHTS * (t - spread) + spread) * np.log(p) + (1 - t) * np.log(1 - p))
+        got = [loss_of(logits, labels if target is labels else t, 'TRAIN.LOSS=bce',
+                       f'TRAIN.LABEL_SMOOTHING={smoothing}', f'TRAIN.BCE_SUM_CLASSES={summed}')
+               for summed in (False, True)]
         assert got == pytest.approx([terms.mean(), terms.sum() / len(logits)], rel=1e-6)
+    got = loss_of(logits, soft, 'TRAIN.LOSS=bce', 'TRAIN.BCE_THRESHOLD=0.2',
+                  f'TRAIN.LABEL_SMOOTHING={smoothing}')
+    terms = -np.where(soft > 0.2, WEIGHTS * np.log(p), np.log(1 - p))
+    assert got == pytest.approx(terms.mean(), rel=1e-6)
 
 
 @pytest.mark.parametrize('options', [[], ['TRAIN.LABEL_SMOOTHING=0.1'], ['TRAIN.LOSS=bce']])

@@ -5,7 +5,7 @@ The key TRAIN.CLASS_WEIGHTS is None, a list of one number for each class, which 
 scikit-learn's compute_class_weight, so that each class's weights have the same sum, and the mean
 over the labels is 1. K counts the classes that have a label; one that has none keeps 1.
 
-What the loss does with them stands in losses.py. Figures of evaluations are without weights.
+What a loss does with them stands in losses.py. Figures of evaluations are without weights.
 """
 import numpy as np
 

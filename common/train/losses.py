@@ -1,9 +1,17 @@
 """Losses over logits [B, K]; all are computed in float32 at least, and are means over the batch.
 
-With weights of the classes, [K], each term of a class is multiplied by the class's weight, and the
-sum is divided by B as without. That is PyTorch's CrossEntropyLoss(weight) with targets that are
-distributions. With labels PyTorch divides by the sum of the labels' weights instead, so that a step
-would depend on how its batch is split into micro-batches and ranks; here it does not.
+Weights of the classes, w [K] (the key TRAIN.CLASS_WEIGHTS):
+
+- Cross entropy: an image's loss times w[label], as if it were there w[label] times. Where a target
+  mixes several images, each one's part has its own weight.
+- Binary cross entropy: the answer "yes" of class k times w[k] (PyTorch's pos_weight).
+
+The sum is divided by B, as without weights, and as PyTorch's CrossEntropyLoss(weight) does with
+targets that are distributions. With labels PyTorch divides by the sum of the labels' weights, so
+that a step would depend on how its batch is split into micro-batches and ranks; here it does not.
+Label smoothing is different from PyTorch's, too, which weighs the spread part class by class: an
+image of a frequent class would get most of its target from rare classes with their large weights.
+Here the spread part has the image's own weight.
 """
 from collections.abc import Callable
 
@@ -14,24 +22,22 @@ import paddle.nn.functional as F
 from common.config import ConfigNode
 
 
-def soft_target_cross_entropy(logits, target, weights=None):
+def soft_target_cross_entropy(logits, target):
     """Cross entropy with a distribution as target.
 
     Args:
         logits: [B, K].
         target: [B, K], rows sum to 1.
-        weights: [K], or None for 1.
     """
-    if weights is not None:
-        target = target * weights
     return -(target * F.log_softmax(at_least_float32(logits), axis=-1)).sum(axis=-1).mean()
 
 
 class LabelSmoothingCrossEntropy:
     """Cross entropy with the fraction s, `smoothing`, of the target spread evenly over all classes.
 
-    (1 - s) * w[label] * -log p[label] + s * mean over k of w[k] * -log p[k] (arXiv 1512.00567, as
-    timm). A target that is already a distribution [B, K] is used as it is.
+    (1 - s) * -log p[label] + s * mean over k of -log p[k], times w[label] (arXiv 1512.00567, as
+    timm). A target that is already a distribution [B, K] has its smoothing, by Mixup, and is used as
+    it is.
 
     Args:
         smoothing: s.
@@ -45,14 +51,22 @@ class LabelSmoothingCrossEntropy:
     def __call__(self, logits, target):
         weights = weights_like(self.weights, logits)
         if target.ndim == 2:
-            return soft_target_cross_entropy(logits, target, weights)
+            if weights is not None:
+                target = self.weighted(target, weights)
+            return soft_target_cross_entropy(logits, target)
         if self.smoothing == 0.0 and weights is None:
             return F.cross_entropy(at_least_float32(logits), target)
         log_p = F.log_softmax(at_least_float32(logits), axis=-1)          # [B, K]
         if weights is not None:
-            log_p = log_p * weights
+            log_p = log_p * weights.index_select(target).unsqueeze(1)
         hit = paddle.take_along_axis(log_p, target.unsqueeze(1), axis=1)  # [B, 1]
         return -((1.0 - self.smoothing) * hit.mean() + self.smoothing * log_p.mean())
+
+    def weighted(self, target, weights):
+        """The target [B, K] of weights [K]; of what is spread each row keeps its own share."""
+        s, K = self.smoothing, target.shape[1]
+        parts = (target - s / K) * weights                                # [B, K], (1 - s) of them
+        return parts + s / K / (1.0 - s) * parts.sum(axis=1, keepdim=True)
 
 
 class BinaryCrossEntropy:
@@ -62,8 +76,7 @@ class BinaryCrossEntropy:
         smoothing: s, which makes a label the target on = 1 - s + s / K, off = s / K.
         threshold: a soft target above it counts as 1, else as 0; None leaves it as it is.
         sum_classes: whether to sum over the classes instead of averaging, as in DeiT III.
-        weights: float [K], of each class's question whatever its answer (`weight` of PyTorch's
-            BCEWithLogitsLoss), or None for 1.
+        weights: w, float [K], or None for 1.
 
     Source: BinaryCrossEntropy of timm 1.0.
     """
@@ -77,14 +90,16 @@ class BinaryCrossEntropy:
     def __call__(self, logits, target):
         logits = at_least_float32(logits)
         K = logits.shape[1]
+        spread = self.smoothing / K
         if target.ndim == 1:
             target = F.label_smooth(F.one_hot(target, K), epsilon=self.smoothing)
         if self.threshold is not None:
-            target = target > self.threshold
-        loss = F.binary_cross_entropy_with_logits(logits, target.astype(logits.dtype),
-                                                  reduction='none')         # [B, K]
+            target, spread = target > self.threshold, 0.0
+        target = target.astype(logits.dtype)
+        loss = F.binary_cross_entropy_with_logits(logits, target, reduction='none')  # [B, K]
         if self.weights is not None:
-            loss = loss * weights_like(self.weights, logits)
+            more = (weights_like(self.weights, logits) - 1.0) * (target - spread)
+            loss = loss - more * F.log_sigmoid(logits)
         return loss.sum(axis=-1).mean() if self.sum_classes else loss.mean()
 
 
