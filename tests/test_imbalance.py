@@ -132,7 +132,7 @@ def test_mixed_images_keep_their_own_weights(smoothing):
     expected = 0.3 * loss_of(logits, labels, option) + 0.7 * loss_of(logits, labels[::-1].copy(),
                                                                      option)
     got = loss_of(logits, 0.3 * hard + 0.7 * hard[::-1], option)
-    assert got == pytest.approx(expected, rel=1e-12)
+    assert got == pytest.approx(expected, rel=1e-7)  # Paddle 2.6 has float32 constants
 
 
 @pytest.mark.parametrize('smoothing', [0.0, 0.1])
@@ -166,7 +166,7 @@ def test_weights_of_one_change_nothing(options):
     logits, labels, soft = draws()
     for target in (labels, soft):
         assert loss_of(logits, target, *options, weights=np.ones(5)) == pytest.approx(
-            loss_of(logits, target, *options, weights=None), rel=1e-12)
+            loss_of(logits, target, *options, weights=None), rel=1e-7)
 
 
 def test_balanced_is_scikit_learn_s():

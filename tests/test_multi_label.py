@@ -248,8 +248,8 @@ def test_evaluation_is_scikit_learn_s_macro_mean():
 # The program with a model in float64, so that no rounding that depends on the batch reaches the
 # float32 numbers that are compared.
 FLOAT64 = '''
-import paddle
 from common.runner import run
+import paddle
 from config import get_config, update_config
 from datasets import get_dataset
 from vit import build_vit
