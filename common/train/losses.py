@@ -36,8 +36,8 @@ class LabelSmoothingCrossEntropy:
     """Cross entropy with the fraction s, `smoothing`, of the target spread evenly over all classes.
 
     (1 - s) * -log p[label] + s * mean over k of -log p[k], times w[label] (arXiv 1512.00567, as
-    timm). A target that is already a distribution [B, K] has its smoothing, by Mixup, and is used as
-    it is.
+    timm). A target that is already a distribution [B, K] has its smoothing, of Mixup, and is used
+    as it is.
 
     Args:
         smoothing: s.

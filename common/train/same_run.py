@@ -9,6 +9,7 @@ from common.config import differences
 from common.core import dist
 from common.core.errors import InputError
 from common.core.label_sets import label_bytes
+from common.train.patience import Patience
 from common.train.results import figures_of, is_better, is_result
 from common.train.run_folder import copy_file
 from common.weights.load import BEST, LAST
@@ -50,7 +51,8 @@ def check_same_run(metadata, num_epochs, folder, log, checkpoint):
     Raises:
         InputError: it is a run on other data or classes.
     """
-    finished = checkpoint['epoch'] >= num_epochs
+    patience = Patience(metadata['config']['TRAIN']['PATIENCE'], checkpoint.get('patience'))
+    finished = checkpoint['epoch'] >= num_epochs or patience.is_over
     before, now = describe_data(checkpoint), describe_data(metadata)
     if before == now:
         now = f'the same but for {hidden_difference(checkpoint, metadata)}'

@@ -280,7 +280,7 @@ def is_finished(run, start, num_epochs, log):
     text = f'nothing to train: {epoch} of {num_epochs} epochs are done'
     if patience.is_over:
         text += f', and {patience.count} evaluations were no better (TRAIN.PATIENCE ' \
-                f'{patience.limit})'
+                f'{patience.limit}; a larger one goes on)'
     if run.folder != run.config.MODEL.RESUME:
         raise InputError(text)
     if any(dist.Barrier('end')(dist.is_master() and has_result(run.folder))):
