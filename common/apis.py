@@ -21,6 +21,13 @@ from common.config import ConfigNode
 from common.core.class_names import check_class_names, imagenet_classes  # noqa: F401 - for users
 from common.core.devices import set_device  # noqa: F401 - for users
 from common.core.errors import InputError, printable
+from common.core.probabilities import (  # noqa: F401 - for users
+    THRESHOLD,
+    check_threshold,
+    predicted,
+    probabilities,
+    softmax,
+)
 from common.core.sizes import to_pair
 from common.data.batches import Normalize
 from common.data.image_names import PassedOver
@@ -91,10 +98,14 @@ class Classifier:
     Attributes:
         preprocessing: Preprocessing.
         class_names: list of K printable str, or None if they are not known.
+        multi_label: whether each class is a yes-or-no question (a sigmoid), not one of them the
+            answer (a softmax).
     """
 
-    def __init__(self, preprocessing: Preprocessing, class_names: Sequence[str] | None = None):
+    def __init__(self, preprocessing: Preprocessing, class_names: Sequence[str] | None = None,
+                 multi_label: bool = False):
         self.preprocessing = preprocessing
+        self.multi_label = multi_label
         self.class_names = class_names and [printable(name) for name in class_names]
 
     def __call__(self, pixels: np.ndarray) -> np.ndarray:
@@ -105,14 +116,16 @@ class Classifier:
         """The name of a class, or its number as text where there are no names."""
         return self.class_names[label] if self.class_names else str(label)
 
-    def top_classes(self, scores, count):
-        """The most probable classes as dicts {label, name, score}, the first one first.
+    def predicted(self, scores, topk=5, threshold=THRESHOLD):
+        """The predicted classes as dicts {label, name, score}, the most probable one first.
 
         Args:
             scores: probabilities of an image's classes, float [K] of numpy.
-            count: how many classes; all if there are fewer.
+            topk: how many classes; all if there are fewer.
+            threshold: of a multi-label model: classes of this probability and more are predicted,
+                however many they are; topk has no effect.
         """
-        labels = scores.argsort(kind='stable')[::-1][:count]
+        labels = predicted(scores, topk, threshold if self.multi_label else None)
         return [{'label': int(label), 'name': self.class_name(label),
                  'score': float(scores[label])} for label in labels]
 
@@ -132,7 +145,8 @@ class Eager(Classifier):
         if name and getattr(model, name) is None:
             raise InputError('model: got one without a classifier (MODEL.NUM_CLASSES 0), which '
                              'gives features, see common.features; expected classes')
-        super().__init__(Preprocessing.of(model.config), getattr(model, 'class_names', None))
+        super().__init__(Preprocessing.of(model.config), getattr(model, 'class_names', None),
+                         model.config.DATA.MULTI_LABEL)
         self.model = model
         self.normalize = Normalize(self.preprocessing.mean, self.preprocessing.std)
 
@@ -191,7 +205,8 @@ def as_classifier(model: nn.Layer | Classifier) -> Classifier:
 
 
 def inference_model(model: nn.Layer | Classifier, images: ImageInput | Sequence[ImageInput],
-                    batch_size: int = 32, workers: int | None = None) -> dict | list[dict]:
+                    batch_size: int = 32, workers: int | None = None,
+                    threshold: float = THRESHOLD) -> dict | list[dict]:
     """Classifies images.
 
     Args:
@@ -202,11 +217,14 @@ def inference_model(model: nn.Layer | Classifier, images: ImageInput | Sequence[
         batch_size: images in a forward pass.
         workers: processes that read the files; None is up to four, of cores that are free, for
             more than two batches.
+        threshold: the probability from which on a multi-label model's classes are predicted.
 
     Returns:
         A dict for one image; for a list, a stack or a folder a list of them, in the order of the
         list or of the names. pred_label is the number of the most probable class, pred_score its
-        probability, pred_scores float32 [K] all probabilities, pred_class its name.
+        probability, pred_scores float32 [K] all probabilities, pred_class its name. Of a
+        multi-label model pred_label, pred_score and pred_class are lists, of the classes from the
+        threshold on, the most probable one first; they may be empty.
 
     Raises:
         InputError: an image cannot be read, or batch_size or workers are no such number.
@@ -225,6 +243,7 @@ def inference_model(model: nn.Layer | Classifier, images: ImageInput | Sequence[
         2
     """
     classifier = as_classifier(model)
+    check_threshold('threshold', threshold)
     if isinstance(images, (str, os.PathLike)) and os.path.isdir(images):
         passed_over = PassedOver()
         images = list_images([images], passed_over)
@@ -238,9 +257,12 @@ def inference_model(model: nn.Layer | Classifier, images: ImageInput | Sequence[
                                   workers):
         if error:
             raise InputError(error)
-        label = int(scores.argmax())
-        results.append({'pred_label': label, 'pred_score': float(scores[label]),
-                        'pred_scores': scores, 'pred_class': classifier.class_name(label)})
+        found = classifier.predicted(scores, 1, threshold)
+        fields = {f'pred_{field}': [entry[key] for entry in found] for field, key in
+                  (('label', 'label'), ('score', 'score'), ('class', 'name'))}
+        if not classifier.multi_label:
+            fields = {field: value for field, (value,) in fields.items()}
+        results.append({**fields, 'pred_scores': scores})
     return results[0] if is_single else results
 
 
@@ -275,12 +297,10 @@ def classify(model: nn.Layer | Classifier, images: Sequence[ImageInput], batch_s
         good = [not error for error in errors]
         if not all(good):
             pixels = pixels[good]
-        scores = iter(softmax(classifier(pixels)) if any(good) else ())
+        scores = iter(())
+        if any(good):
+            scores = iter(probabilities(classifier(pixels), classifier.multi_label))
         for error in errors:
             yield (None, error) if error else (next(scores), None)
 
 
-def softmax(logits):
-    """float [B, K] -> float32 [B, K]; each row sums to 1."""
-    weights = np.exp(logits.astype(np.float64) - logits.max(axis=1, keepdims=True))
-    return (weights / weights.sum(axis=1, keepdims=True)).astype(np.float32)

@@ -44,10 +44,16 @@ _C.DATA.DATA_PATH = '/dataset/imagenet/'
 # digits: the 1,797 that come with scikit-learn; DATA_PATH has no effect
 _C.DATA.DATASET = Key('imagenet2012', choices=('imagenet2012', 'list', 'imagefolder', 'cifar10',
                                                'cifar100', 'digits'))
+# the lists have several labels for an image, 'path 0,3,7', or none, 'path -'; trained with
+# TRAIN.LOSS bce and evaluated by mAP
+_C.DATA.MULTI_LABEL = False
 # file with the name of each class, one a line; None: those of the data set, if it has them
 _C.DATA.CLASS_NAMES = Key(None, kind=str)
 # fraction of the training images of each class that is used, the same ones for the same SEED
 _C.DATA.TRAIN_FRACTION = Key(1.0, low=1e-9, high=1.0)
+# classes of different size in training: 0 takes each image once an epoch, 1 each class as often
+# as any other, between them a class of n images gets n ** (1 - x) shares; see data/balance.py
+_C.DATA.BALANCE = Key(0.0, low=0.0, high=1.0)
 # real.json of the ReaL labels (arXiv 2006.07159), to evaluate with beside the labels
 _C.DATA.REAL_LABELS = Key(None, kind=str)
 # bad training images in an epoch that are replaced by others and counted; one more stops the
@@ -151,6 +157,9 @@ _C.TRAIN.LOSS = Key('cross_entropy', choices=('cross_entropy', 'bce'))
 _C.TRAIN.BCE_THRESHOLD = Key(None, kind=float, low=0.0, high=1.0)
 # bce: the sum over the classes instead of their mean
 _C.TRAIN.BCE_SUM_CLASSES = False
+# weights of the classes in the training loss: None | balanced (n / (K * n_k): the same sum for each
+# class) | a list of K numbers, as they are; see train/class_weights.py
+_C.TRAIN.CLASS_WEIGHTS = Key(None, kind=str, choices=('balanced',), numbers=True, low=0.0)
 # learning rate of a block over that of the next one, from the classifier (1) down to the
 # patches; None: all the same
 _C.TRAIN.LAYER_DECAY = Key(None, kind=float, low=1e-6, high=1.0)
@@ -164,6 +173,8 @@ _C.TRAIN.TO_STATIC = False
 _C.TRAIN.ACCUM_ITER = Key(1, low=1)
 # steps in a row that are left out when a gradient is not finite; one more stops the run
 _C.TRAIN.MAX_SKIPPED = Key(0, low=0)
+# evaluations in a row without a better one after which the run ends; None: it does not
+_C.TRAIN.PATIENCE = Key(None, kind=int, low=1)
 # fraction of the target that is spread evenly over all classes
 _C.TRAIN.LABEL_SMOOTHING = Key(0.0, low=0.0, high=0.999)
 
@@ -196,7 +207,8 @@ _C.TRAIN.EMA.BASE_BATCH = Key(None, kind=int, low=1)
 _C.TRAIN.EMA.WHOLE_BATCHES = False
 # a smaller decay at first: at most (1 + t) / (10 + t) at step t
 _C.TRAIN.EMA.WARMUP = False
-# best.pdparams is chosen by, and holds, the averaged weights instead of the model's
+# best.pdparams holds the averaged weights where their evaluation is no worse than the model's,
+# else the model's; False: always the model's, whatever the average's
 _C.TRAIN.EMA.BEST = False
 
 # what is published about the model, in percent on ImageNet-1k unless said; for the zoo's table

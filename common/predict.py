@@ -1,7 +1,7 @@
 """Classifies images.
 
 python -m common.predict -pretrained RUN|FILE [-cfg NAME] IMAGE|FOLDER ... [-topk 5]
-    [-class_names FILE] [-json FILE] [-csv FILE] [-batch_size 32] [-workers 4]
+    [-threshold 0.5] [-class_names FILE] [-json FILE] [-csv FILE] [-batch_size 32] [-workers 4]
     [-runtime paddle-bf16]
 python -m common.predict -exported FOLDER IMAGE|FOLDER ...
 """
@@ -14,12 +14,15 @@ from common.apis import images_of_tool, set_device
 from common.core.class_names import class_names
 from common.core.errors import InputError, errors_of_a_tool, printable
 from common.core.flags import add_flag, check_least, check_not_read, check_output
+from common.core.probabilities import THRESHOLD, check_threshold
 from common.core.processes import set_up_cpu
 from common.data.image_names import is_image
 from common.deploy.export import runtime_of
 from common.inspection.predictions import predict, print_predictions, write_csv, write_json
 from common.model_flags import add_model_flags, model_of, weights_of_flags
 from common.runtimes import RUNTIMES, load_exported
+
+TOPK = 5  # classes of an image that are shown
 
 
 def make_parser():
@@ -31,7 +34,9 @@ def make_parser():
     add('exported', 'folder of python -m common.export, in place of a model', metavar='FOLDER')
     add('runtime', f'what computes: {", ".join(RUNTIMES)}; default eager, or what -exported is '
         f'for', choices=RUNTIMES, metavar='NAME')
-    add('topk', 'how many classes, default 5', type=int, default=5, metavar='N')
+    add('topk', f'how many classes, default {TOPK}', type=int, metavar='N')
+    add('threshold', f'of a multi-label model: the least probability of a class that is predicted, '
+        f'default {THRESHOLD}', type=float, metavar='X')
     add('json', 'writes the predictions there, too', metavar='FILE')
     add('csv', 'the same, as a table', metavar='FILE')
     add('batch_size', 'images at a time, default 32', type=int, default=32, metavar='N')
@@ -58,6 +63,21 @@ def classifier_of(args):
     return classifier
 
 
+def limit_of(classifier, args):
+    """How many classes are predicted: the arguments topk and threshold of `predict`, of which the
+    model has one.
+
+    Raises:
+        InputError: the flag of the other one is given.
+    """
+    other, own = ('topk', 'threshold') if classifier.multi_label else ('threshold', 'topk')
+    if getattr(args, other) is not None:
+        kind = 'several classes or none' if classifier.multi_label else 'one class'
+        raise InputError(f'-{other}: got {getattr(args, other)} for a model that gives {kind} for '
+                         f'an image, expected -{own}')
+    return {own: getattr(args, own)} if getattr(args, own) is not None else {}
+
+
 def outputs_of(args):
     """{flag: path} of the files to be written."""
     return {flag: getattr(args, flag) for flag in ('json', 'csv')
@@ -81,17 +101,19 @@ def main(argv=None):
     args = make_parser().parse_args(argv)
     with errors_of_a_tool():
         check_least(args, topk=1, batch_size=1, workers=0)
+        check_threshold('-threshold', args.threshold)
         check_outputs(args)
         set_up_cpu()
         files = images_of_tool(args.images)
         for flag, path in outputs_of(args).items():
             check_not_read(flag, path, files)
+        classifier = classifier_of(args)
         predictions = print_predictions(
-            predict(classifier_of(args), files, args.topk, args.batch_size, args.workers),
+            predict(classifier, files, batch_size=args.batch_size, workers=args.workers,
+                    **limit_of(classifier, args)),
             len(files), go_on=bool(outputs_of(args)))
         failed = sum('error' in prediction for prediction in predictions)
-        classes = min(args.topk, max(len(prediction.get('classes', []))
-                                     for prediction in predictions))
+        classes = max(len(prediction.get('classes', [])) for prediction in predictions)
         if args.json:
             write_json(args.json, predictions)
         if args.csv:

@@ -17,8 +17,9 @@ from common.core.errors import InputError
 from common.core.flags import add_flag
 from common.core.signals import StopSignal, is_child
 from common.reporting.evaluation import EvaluationReport
-from common.reporting.figures import check_classes, check_extra
+from common.reporting.figures import check_extra, check_labels
 from common.train.launcher import errors_in_one_line, launch, supervise
+from common.train.multi_label import check_keys
 from common.train.run_folder import AUTO
 from common.zoo import check_family
 
@@ -102,12 +103,13 @@ def check_report(config):
         raise InputError('-report: got it in a training, expected -eval; for the run that has '
                          'ended: python -m common.report RUN')
     check_extra()
-    check_classes(config.MODEL.NUM_CLASSES)
+    check_labels(config)
 
 
 def check_flags(config):
     """Raises InputError for what can be known to be wrong before any process starts."""
     model = config.MODEL
+    check_keys(config)
     if config.EVAL and not (model.PRETRAINED or model.RESUME):
         raise InputError('-eval: got no weights, expected -pretrained FILE; without weights the '
                          'accuracy would be that of random numbers')

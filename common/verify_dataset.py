@@ -30,6 +30,8 @@ def main(argv=None):
     add('decode', 'decode every image', action='store_true')
     add('workers', 'processes that decode; default: one for each core', type=int, metavar='N')
     add('num_classes', 'default: the largest training label + 1', type=int, metavar='N')
+    add('multi_label', "lists with several labels, 'path 0,3,7', or none, 'path -'",
+        action='store_true')
     add('write', 'write the lists that are missing', action='store_true')
     add('force', 'with -write: replace those that exist', action='store_true')
     add('val_labels', 'with -write: labels of the images in PATH/val/', metavar='FILE')
@@ -41,7 +43,8 @@ def main(argv=None):
             write_lists(args.path, args.val_labels, args.ids, args.force)
         elif args.force or args.val_labels or args.ids:
             raise InputError('-force, -val_labels, -ids: got one of them without -write')
-        well = verify(args.path, args.decode, args.workers, args.num_classes).report()
+        well = verify(args.path, args.decode, args.workers, args.num_classes,
+                      args.multi_label).report()
     sys.exit(0 if well else 1)
 
 

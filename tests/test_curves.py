@@ -45,9 +45,10 @@ def test_mark_of_a_run_without_lines_about_the_best_O4(yaml, best, tmp_path):
 
 @pytest.mark.parametrize('averaged', [False, True])
 def test_mark_is_of_the_weights_that_were_saved_O4(averaged, small_data, tmp_path):
-    """A run whose average is as bad as its first weights: the picture shows what the file holds."""
-    keys = ['-o', 'TRAIN.EMA.DECAY=0.9999', '-o', f'TRAIN.EMA.BEST={averaged}', '-o',
-            'TRAIN.BASE_LR=0.01']
+    """A run whose average is as bad as its first weights: the picture shows what the file holds,
+    which with TRAIN.EMA.BEST is the better one of both."""
+    keys = ['-o', 'TRAIN.EMA.DECAY=0.9999', '-o', 'TRAIN.EMA.WARMUP=False',
+            '-o', f'TRAIN.EMA.BEST={averaged}', '-o', 'TRAIN.BASE_LR=0.01']
     assert cut('vit', small_data, tmp_path, *keys) == 0
     folder = run_folder(tmp_path)
     result = json.loads((folder / 'result.json').read_text())
@@ -55,9 +56,18 @@ def test_mark_is_of_the_weights_that_were_saved_O4(averaged, small_data, tmp_pat
     assert saved['epoch'] == result['epoch'] and saved['best']['acc1'] == result['acc1']
     lines = read_metrics(str(folder / 'metrics.jsonl'))[0]
     (text, (epoch, _)), = marks(lines)[0]
-    assert text == f'best {100 * result["acc1"]:.2f}' and epoch == result['epoch']
-    best = {**best_of(lines), 'kind': 'eval_ema' if averaged else 'eval'}
+    best = best_of(lines)
+    weights = best.pop('weights') if averaged else 'model'
+    assert text == f'best {100 * result["acc1"]:.2f}' + f', {weights}' * averaged
+    assert epoch == result['epoch'] and result.get('weights', 'model') == weights
+    best['kind'] = 'eval_ema' if weights == 'average' else 'eval'
     assert best in lines
+    log = (folder / 'log.txt').read_text()
+    assert '100% of the average will still be the first weights at the end; ' in log
+    assert ("best.pdparams has the model's weights" in log) == averaged
+    kinds = ('eval', 'eval_ema') if averaged else ('eval',)
+    assert result['acc1'] == pytest.approx(
+        max(line['acc1'] for line in lines if line['kind'] in kinds), 1e-5)
 
 
 def test_mark_of_a_run_that_goes_on_in_a_new_folder_O4(small_data, tmp_path):

@@ -107,7 +107,7 @@ OTHER_LAYOUTS = {
     'comma and space': (b'a.jpg, 1', 'expected no comma before the label; there is no such file'),
     'semicolon': (b'a.jpg;1', 'put a space or a tab before the label'),
     'float': (b'a.jpg 0.0', 'write it without a point'),
-    'several labels': (b'a.jpg 0,1', 'an image has one label, several are not read'),
+    'several labels': (b'a.jpg 0,1', 'several labels for an image: -o DATA.MULTI_LABEL=true'),
     'negative': (b'a.jpg -1', 'labels count from 0: leave out images that have none'),
     'label first': (b'1 a.jpg', 'the path comes first'),
     'comment': (b'# the images', 'a list has no comments'),

@@ -222,7 +222,8 @@ def test_model_and_description(server):
     assert facts == {
         'name': 'vit_digits', 'classes': 10, 'class_names': CLASSES, 'image_size': [32, 32],
         'layers': 4, 'heads': [4] * 4,
-        'limits': {'bytes': 16 << 20, 'pixels': 12_500_000, 'side': 8192}, 'upright': True}
+        'limits': {'bytes': 16 << 20, 'pixels': 12_500_000, 'side': 8192}, 'upright': True,
+        'multi_label': False}
     paths = server.ask('/openapi.json')[2]['paths']
     assert set(paths) == {'/api/model', '/api/predict', '/api/attention'}
 
@@ -435,11 +436,11 @@ def test_queue_has_an_end_and_who_has_gone_is_not_computed_for_G3(model, monkeyp
     service = Service(model)
     predict = service.predict
 
-    def slow(content, topk):
+    def slow(content, topk, threshold):
         seen.append(topk)
         first.set()
         go_on.wait(20)
-        return predict(content, topk)
+        return predict(content, topk, threshold)
 
     monkeypatch.setattr(service, 'predict', slow)
     body, headers = form(picture()[0])
@@ -905,3 +906,31 @@ def test_page_on_a_phone_has_no_sideways_scrolling(server, browser, tmp_path):
     assert browser.value('document.documentElement.scrollWidth') == 360
     shot = base64.b64decode(browser.call('Page.captureScreenshot')['data'])
     assert Image.open(io.BytesIO(shot)).size == (720, 1400)
+
+
+def test_page_of_a_multi_label_model(browser, tmp_path):
+    """All classes from one half on, however many; and none."""
+    model = init_model('vit_digits', num_classes=3, options=['DATA.MULTI_LABEL=True'])
+    head = getattr(model, model.classifier_name)
+    head.weight.set_value(paddle.zeros_like(head.weight))
+    file = tmp_path / 'picture.png'
+    file.write_bytes(png(64, 64))
+    with in_process(Service(model)) as client:
+        assert client.ask('/api/model')[2]['multi_label'] is True
+        browser.call('Page.navigate', url=f'http://127.0.0.1:{client.port}/')
+        browser.wait("document.title === 'What does vit_digits see?'")
+        for biases, said in (([2.0, -1.0, 3.0], 'class 2, 95.3%; class 0, 88.1%, in '),
+                             ([-2.0, -1.0, -3.0], 'None of its classes, in ')):
+            head.bias.set_value(paddle.to_tensor(biases))
+            browser.value("document.getElementById('status').textContent = ''")
+            browser.drop(file)
+            browser.wait(f"document.getElementById('status').textContent.startsWith('{said}')")
+            assert len(browser.texts('#classes .name')) == sum(bias > 0 for bias in biases)
+            browser.wait("document.querySelectorAll('#heads canvas').length === 5")
+        assert client.send(file.read_bytes(), '/api/predict?threshold=0.04')[2]['classes'] \
+            == [{'label': 1, 'name': '1', 'score': pytest.approx(0.2689, abs=1e-3)},
+                {'label': 0, 'name': '0', 'score': pytest.approx(0.1192, abs=1e-3)},
+                {'label': 2, 'name': '2', 'score': pytest.approx(0.0474, abs=1e-3)}]
+        assert 'threshold: got 2.0' in client.refused(422, '/api/predict?threshold=2',
+                                                      *form(file.read_bytes()))
+    assert not browser.complaints

@@ -14,6 +14,7 @@ from collections import Counter
 import numpy as np
 
 from common.core.errors import InputError, first_few, opened
+from common.core.label_sets import all_labels, renumbered
 
 MAX_NAMES_BYTES = 1 << 24
 IMAGENET_CLASSES = os.path.join(os.path.dirname(os.path.abspath(__file__)), 'imagenet_classes.txt')
@@ -160,7 +161,7 @@ def user_labels(images, dataset_names, config):
         return names
     if None in numbers:
         check_count(dataset_names, len(names), config.DATA.DATA_PATH)
-    images.labels = np.array(numbers)[images.labels]
+    images.labels = renumbered(images.labels, np.array(numbers))
     return names
 
 
@@ -189,7 +190,7 @@ def match_labels(dataset, known, file, config):
         images.check_labels(classes)
         return []
     images.check_labels(len(names))
-    present = np.unique(images.labels).tolist()
+    present = np.unique(all_labels(images.labels)).tolist()
     numbers = match_names(names, known)
     unknown = [names[label] for label in present if numbers[label] is None]
     if unknown:
@@ -206,9 +207,9 @@ def match_labels(dataset, known, file, config):
                              f"expected ImageNet's")
         notes.append(f'classes are in another order than in {file}; they are matched by name')
     numbers = np.array([-1 if number is None else number for number in numbers])
-    images.labels = numbers[images.labels]
+    images.labels = renumbered(images.labels, numbers)
     dataset.class_names = known
-    unseen = sorted(set(range(classes)) - set(images.labels.tolist()))
+    unseen = sorted(set(range(classes)) - set(all_labels(images.labels).tolist()))
     if unseen:
         notes.append(f'{len(unseen)} of {classes} classes have no image here: '
                      f'{first_few([known[label] for label in unseen], quoted=True)}')

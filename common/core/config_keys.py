@@ -3,6 +3,7 @@
     Key(768, low=1)                   # a whole number, at least 1
     Key(None, kind=str)               # a string, or None
     Key('cosine', choices=('cosine', 'linear', 'constant'))
+    Key(None, kind=str, choices=('balanced',), numbers=True)  # [0.5, 2.0] too
 """
 import ast
 import dataclasses
@@ -32,6 +33,7 @@ class Key:
         length: the number of entries of a list.
         ascending: whether the entries of a list must ascend.
         pair: whether [height, width] may stand for a whole number.
+        numbers: whether a list of numbers in low..high may stand for a string.
         pattern: (regular expression for the whole string, the same in words).
         only_in: the MODEL.TYPE of the model that has it, where its family has others without it.
     """
@@ -44,6 +46,7 @@ class Key:
     length: int = None
     ascending: bool = False
     pair: bool = False
+    numbers: bool = False
     pattern: tuple = None
     only_in: str = None
 
@@ -84,10 +87,13 @@ class Key:
             return to_size(name, value, where)
         if kind is float:
             return to_float(name, value, where)
+        if self.numbers and isinstance(parse_literal(value), (list, tuple)):
+            return [to_float(f'{name}[]', item, where) for item in parse_literal(value)]
         if kind in (list, tuple):
             return self.to_list(name, value, where)
         if type(value) is not kind:
-            raise wrong(where, name, value, type_name(kind))
+            raise wrong(where, name, value,
+                        self.choices_text() if self.numbers else type_name(kind))
         return value
 
     def to_list(self, name, value, where):
@@ -101,13 +107,16 @@ class Key:
             raise wrong(where, name, value, f'a list of {type_name(kind)}s')
         return list(value)
 
+    def choices_text(self):
+        return 'one of ' + ', '.join(self.choices) + ' or a list of numbers' * self.numbers
+
     def expectation(self, value):
         """What a value of the right type should be and is not, in words; None if all is well."""
         entries = value if isinstance(value, list) else [value]
         if self.length is not None and len(entries) != self.length:
             return f'{self.length} numbers'
-        if self.choices and value not in self.choices:
-            return 'one of ' + ', '.join(self.choices)
+        if self.choices and value not in self.choices and not isinstance(value, list):
+            return self.choices_text()
         if self.pattern and not self.pattern[0].fullmatch(value):
             return self.pattern[1]
         if isinstance(value, str) and not is_file_name(value):
@@ -115,6 +124,8 @@ class Key:
         if self.ascending and entries != sorted(entries):
             return 'the smaller one first'
         low, high = self.low, self.high
+        if self.numbers and isinstance(value, str):
+            return None
         if any((low is not None and entry < low) or (high is not None and entry > high)
                for entry in entries):
             return f'at least {low}' if high is None else f'{low} to {high}'

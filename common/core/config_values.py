@@ -180,10 +180,25 @@ def check_together(config, where=''):
     if train.TO_STATIC and train.RECOMPUTE:
         raise InputError(f'{where}TRAIN.TO_STATIC, TRAIN.RECOMPUTE: got both, expected one of '
                          f'them')
+    check_multi_label(config.DATA, where)
     by_epochs = train.NUM_STEPS is None and train.WARMUP_STEPS is None
     if by_epochs and train.WARMUP_EPOCHS > train.NUM_EPOCHS:
         raise InputError(f'{where}TRAIN.WARMUP_EPOCHS: got {train.WARMUP_EPOCHS}, expected at most '
                          f'TRAIN.NUM_EPOCHS {train.NUM_EPOCHS}')
+
+
+def check_multi_label(data, where):
+    """Raises InputError for keys of a config's DATA node that need one label for each image."""
+    if not data.MULTI_LABEL:
+        return
+    for key, fits, expected in (
+            ('DATASET', data.DATASET in ('imagenet2012', 'list'), 'imagenet2012 or list'),
+            ('BALANCE', data.BALANCE == 0.0, '0'),
+            ('TRAIN_FRACTION', data.TRAIN_FRACTION == 1.0, '1'),
+            ('REAL_LABELS', data.REAL_LABELS is None, 'null')):
+        if not fits:
+            raise InputError(f'{where}DATA.{key}: got {data[key]}, expected {expected} with '
+                             f'DATA.MULTI_LABEL, whose images may have several labels')
 
 
 def keys_of_arguments(num_classes=None, image_size=None, **arguments):

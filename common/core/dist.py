@@ -5,6 +5,7 @@ import json
 import os
 import time
 
+import numpy as np
 import paddle
 import paddle.distributed as paddle_dist
 
@@ -58,6 +59,25 @@ def all_reduce_sum(values):
     if world_size() > 1:
         paddle_dist.all_reduce(values)
     return values
+
+
+def gather_rows(rows):
+    """The rows of all ranks, those of one rank after the other's, on every rank.
+
+    Args:
+        rows: numpy array [n, K] of float32 or bool; n may be another one on each rank.
+    """
+    if world_size() == 1:
+        return rows
+    counts = paddle.zeros([world_size()], 'float64')
+    counts[rank()] = float(len(rows))
+    counts = [int(count) for count in all_reduce_sum(counts).tolist()]
+    padded = np.zeros([max(counts), rows.shape[1]], np.float32)
+    padded[:len(rows)] = rows
+    parts = []
+    paddle_dist.all_gather(parts, paddle.to_tensor(padded))
+    return np.concatenate([part.numpy()[:count] for part, count in zip(parts, counts, strict=True)]
+                          ).astype(rows.dtype)
 
 
 class AnyReduce:

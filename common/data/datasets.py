@@ -31,7 +31,8 @@ def get_dataset(config: ConfigNode, is_train: bool | str = True,
         mode: train | val, which older copies of PaddleViT have instead of `is_train`.
 
     Returns:
-        ImageDataset. `dataset[index]` is (image float32 [3, H, W], label). In a loop of your own
+        ImageDataset. `dataset[index]` is (image float32 [3, H, W], label); the label is an int, or
+        float32 [K] of zeros and ones with DATA.MULTI_LABEL. In a loop of your own
         over paddle.io.DataLoader, call `dataset.set_epoch` before each pass, or each epoch has the
         same augmentation. `get_dataloader` (tensor_loader.py) does it by itself, and stops at an
         image that cannot be read; Paddle's loader (2.6.2, 3.3.1) with num_workers=0 waits for ever
@@ -59,7 +60,9 @@ def get_dataset(config: ConfigNode, is_train: bool | str = True,
         raise InputError('MODEL.NUM_CLASSES: got 0, a model without a classifier, expected at '
                          'least 1 to train or evaluate')
     backend = config.AUG.BACKEND if is_train else 'pillow'
-    images, names = read_source(data.DATASET, data.DATA_PATH, is_train, backend)
+    images, names = read_source(data.DATASET, data.DATA_PATH, is_train, backend, data.MULTI_LABEL)
+    if data.MULTI_LABEL:
+        images.labels.num_classes = classes
     if names is None or not config.EVAL:
         images.check_labels(classes)
     if data.CLASS_NAMES:
@@ -86,7 +89,7 @@ def is_training(is_train, mode=None):
     return MODES[asked]
 
 
-def read_source(dataset, data_path, is_train, backend):
+def read_source(dataset, data_path, is_train, backend, multi_label=False):
     """The source of a data set's images, and its class names or None."""
     if dataset == 'digits':
         return read_digits(is_train)
@@ -96,7 +99,7 @@ def read_source(dataset, data_path, is_train, backend):
         images, names = read_folder(data_path, is_train)
     else:
         name = 'train_list.txt' if is_train else 'val_list.txt'
-        images, names = read_list(os.path.join(data_path, name)), None
+        images, names = read_list(os.path.join(data_path, name), multi_label=multi_label), None
     images.backend = backend
     return images, names
 

@@ -15,7 +15,7 @@ class Sample(NamedTuple):
     """One image as the training loop's loader takes it."""
 
     image: np.ndarray   # uint8 [H, W, 3]
-    label: int
+    label: int | np.ndarray  # or uint8 [K], 1 at the classes of the image (multi-label)
     boxes: np.ndarray   # int64 [count, 4], (top, left, bottom, right) of what will be erased
     epoch: int
     number: int         # what the sampler asked for: index + repetition * len(data set)
@@ -103,7 +103,8 @@ class ImageDataset(Dataset):
     def read(self, epoch, number, random):
         """The Sample of an image, drawn with a numpy Generator; it is black if the image is bad."""
         index = number % len(self)
-        label = int(self.images.labels[index])
+        label = self.images.labels[index]
+        label = label if isinstance(label, np.ndarray) else int(label)
         try:
             image = self.transform(self.images.load(index), random)
             boxes = self.erasing.boxes(*self.shape[:2], random) if self.erasing else self.no_boxes
@@ -122,7 +123,8 @@ class ImageDataset(Dataset):
         training, which draws it for a whole batch on the device.
 
         Returns:
-            float32 [3, H, W], (pixels / 255 - mean) / std, and the label as an int.
+            float32 [3, H, W], (pixels / 255 - mean) / std, and the label as an int, or as float32
+            [K] of zeros and ones for multi-label data.
 
         Raises:
             InputError: the image cannot be read. None is replaced here.
@@ -135,4 +137,5 @@ class ImageDataset(Dataset):
         pixels = np.ascontiguousarray(pixels.transpose(2, 0, 1))                  # [3, H, W]
         if self.erasing:
             self.erasing.erase_image(pixels, sample.boxes, random)
-        return pixels, sample.label
+        label = sample.label
+        return pixels, label.astype(np.float32) if isinstance(label, np.ndarray) else label

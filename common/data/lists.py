@@ -10,6 +10,7 @@ from array import array
 import numpy as np
 
 from common.core.errors import InputError, opened
+from common.core.label_sets import LabelSets
 from common.data.images import load_image
 from common.data.sources import ImageSource
 
@@ -22,9 +23,13 @@ STRANGE = re.compile(rb'^[/#]|\.\.|[\0\r\\]|,$').search
 LABELS = [(re.compile(pattern, re.S), text) for pattern, text in (
     (rb'-\d+', 'labels count from 0: leave out images that have none'),
     (rb'\d+\.\d*', 'write it without a point'),
-    (rb'\d+(,\d+)+', 'an image has one label, several are not read'),
+    (rb'\d+(,\d+)+', 'several labels for an image: -o DATA.MULTI_LABEL=true'),
+    (rb'-', 'images without a label: -o DATA.MULTI_LABEL=true'),
     (rb'.*[,;]\d+', 'put a space or a tab before the label'),
 )]
+
+# Labels of a multi-label list: none, or whole numbers.
+LABEL_SET = re.compile(rb'-|\d{1,9}(,\d{1,9})*')
 
 
 class ImageList(ImageSource):
@@ -33,7 +38,7 @@ class ImageList(ImageSource):
     Attributes:
         file: the list file, for messages.
         root: the folder that the paths are relative to.
-        labels: int64 [n].
+        labels: int64 [n], or LabelSets.
         backend: the decoder of common.data.images.load_image, pillow or cv2.
     """
 
@@ -44,7 +49,7 @@ class ImageList(ImageSource):
         self.root = root
         self.names = names            # uint8, all relative paths joined
         self.ends = ends              # int64 [n], where each path ends in `names`
-        self.labels = labels          # int64 [n]
+        self.labels = labels          # int64 [n], or LabelSets
         self.lines = lines            # int32 [n], line numbers from 1
 
     def name(self, index):
@@ -65,7 +70,7 @@ class ImageList(ImageSource):
         return f'{self.file}:{self.lines[index]}'
 
 
-def read_list(file: str, root: str | None = None) -> ImageList:
+def read_list(file: str, root: str | None = None, multi_label: bool = False) -> ImageList:
     """Reads a list file.
 
     The label is the last field, so a path may hold spaces. A byte order mark, CRLF, tabs, blank
@@ -74,16 +79,19 @@ def read_list(file: str, root: str | None = None) -> ImageList:
     Args:
         file: path of the list.
         root: folder that the paths are relative to; None is the list's own folder.
+        multi_label: whether the last field is all labels of an image, '0,3,7', or '-' for none.
 
     Raises:
         InputError: 'FILE:LINE: ...' for a line without a label, a label that is not a plain
-            whole number, a path that is absolute or leaves the root, a comment, or bytes that are
-            not UTF-8; and for a file that is missing or has no entry. It says what to change.
+            whole number or is there twice, a path that is absolute or leaves the root, a comment,
+            or bytes that are not UTF-8; and for a file that is missing or has no entry. It says
+            what to change.
     """
     root = os.path.dirname(file) if root is None else root
     if not os.path.isfile(file):
         raise InputError(f'{file}: no such list file')
-    names, ends, labels, lines = bytearray(), array('q'), array('q'), array('i')
+    names, ends, lines = bytearray(), array('q'), array('i')
+    labels, label_ends = array('q'), array('q')
     with opened(file) as stream:
         for number, line in enumerate(stream, 1):
             if number == 1 and line.startswith(BOM):
@@ -91,7 +99,12 @@ def read_list(file: str, root: str | None = None) -> ImageList:
             fields = line.strip().rsplit(None, 1)
             if not fields:
                 continue
-            if len(fields) != 2 or not fields[1].isdigit() or len(fields[1]) > 9:
+            if multi_label:
+                labels.extend(label_set(fields, line, f'{file}:{number}'))
+                label_ends.append(len(labels))
+            elif len(fields) == 2 and fields[1].isdigit() and len(fields[1]) <= 9:
+                labels.append(int(fields[1]))
+            else:
                 raise InputError(f'{file}:{number}: got {shown(line)}, expected "relative/path '
                                  f'label" with a whole number from 0 as the label'
                                  f'{advice(fields)}')
@@ -103,12 +116,35 @@ def read_list(file: str, root: str | None = None) -> ImageList:
                 check_utf8(name, file, number)
             names += name
             ends.append(len(names))
-            labels.append(int(fields[1]))
             lines.append(number)
-    if not labels:
+    if not lines:
         raise InputError(f'{file}: got no entry, expected "relative/path label" lines')
-    return ImageList(file, root, np.frombuffer(names, np.uint8), np.array(ends, np.int64),
-                     np.array(labels, np.int64), np.array(lines, np.int32))
+    labels = np.array(labels, np.int64)
+    if multi_label:
+        labels = LabelSets(labels, np.array(label_ends, np.int64))
+    return ImageList(file, root, np.frombuffer(names, np.uint8), np.array(ends, np.int64), labels,
+                     np.array(lines, np.int32))
+
+
+def label_set(fields, line, where):
+    """The labels of a line of a multi-label list.
+
+    Args:
+        fields: the last field of the line, and what is before it if there is something.
+        line: all of it, for messages.
+        where: 'FILE:LINE'.
+
+    Raises:
+        InputError: they are no such labels, or one of them is there twice.
+    """
+    if len(fields) != 2 or not LABEL_SET.fullmatch(fields[1]) or fields[0].endswith(b','):
+        raise InputError(f'{where}: got {shown(line)}, expected "relative/path labels" with whole '
+                         f'numbers from 0, joined by commas without spaces, or "-" for no label'
+                         f'{"" if len(fields) != 2 else advice(fields, multi_label=True)}')
+    numbers = [] if fields[1] == b'-' else [int(number) for number in fields[1].split(b',')]
+    if len(set(numbers)) < len(numbers):
+        raise InputError(f'{where}: got {shown(line)}, expected each label once')
+    return numbers
 
 
 def check_name(name, root, file, number):
@@ -129,18 +165,19 @@ def check_name(name, root, file, number):
             raise InputError(f'{where} {expected}; there is no such file')
 
 
-def advice(fields):
+def advice(fields, multi_label=False):
     """What to do about a line whose label is no number; '' where that is not known.
 
     Args:
         fields: the label, and what is before it if there is something.
+        multi_label: whether there may be several labels.
     """
     first, label = fields[0], fields[-1]
     if first.startswith(b'#'):
         return '; a list has no comments'
     if b'\0' in label:
         return UTF_16
-    for pattern, text in LABELS:
+    for pattern, text in () if multi_label else LABELS:
         if pattern.fullmatch(label):
             return f'; {text}'
     return '; the path comes first' if first.split(None, 1)[0].isdigit() else ''

@@ -3,6 +3,7 @@ import logging
 import sys
 
 from common.core import dist
+from common.data.balance import build_picker
 from common.data.collate import Collate
 from common.data.mixup import build_mixup
 from common.data.samplers import EvalSampler, TrainSampler
@@ -69,7 +70,8 @@ def build_loader(config, dataset, is_train=True):
     options = {'num_workers': config.DATA.NUM_WORKERS, 'timeout': config.DATA.WORKER_TIMEOUT}
     if not is_train:
         return Loader(dataset, sampler, keep_workers=True, **options)
-    collate = Collate(build_mixup(config), config.AUG.MIXUP_LAST_EPOCH, config.SEED)
+    collate = Collate(build_mixup(config), config.AUG.MIXUP_LAST_EPOCH, config.SEED,
+                      config.TRAIN.LABEL_SMOOTHING)
     return Loader(dataset, sampler, collate=collate, **options)
 
 
@@ -78,5 +80,5 @@ def build_sampler(config, dataset, is_train, rank, world_size):
     data = config.DATA
     if is_train:
         return TrainSampler(len(dataset), data.BATCH_SIZE, config.TRAIN.ACCUM_ITER, config.SEED,
-                            rank, world_size, config.AUG.REPEATS)
+                            rank, world_size, config.AUG.REPEATS, build_picker(config, dataset))
     return EvalSampler(len(dataset), data.BATCH_SIZE_EVAL or data.BATCH_SIZE, rank, world_size)

@@ -60,18 +60,21 @@ class Mixup:
 
         Args:
             images: uint8 [B, 3, H, W], B even (in every mode, as in timm).
-            labels: int64 [B], in [0, K).
+            labels: int64 [B], in [0, K); or a target of multi-label images, float32 [B, K], which
+                is smoothed already.
             random: numpy Generator.
 
         Returns:
-            uint8 [B, 3, H, W] and the target, float32 [B, K], rows of sum 1.
+            uint8 [B, 3, H, W] and the target, float32 [B, K]; for labels its rows have sum 1.
 
         Raises:
             InputError: an odd B.
         """
         check_even(len(images))
         lam, boxes = self.draw(len(images), *images.shape[2:], random)
-        target = smooth_one_hot(labels, self.num_classes, self.label_smoothing)
+        target = labels
+        if labels.ndim == 1:
+            target = smooth_one_hot(labels, self.num_classes, self.label_smoothing)
         return mix_images(images, lam, boxes), mix_targets(target, lam)
 
     def draw(self, batch_size, height, width, random):

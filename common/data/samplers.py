@@ -16,14 +16,17 @@ class TrainSampler:
         rank, world_size: this process, and how many there are.
         repeats: how often in a row each sample comes (repeated augmentation, arXiv 1901.09335);
             an epoch has as many steps as without, and so fewer different samples.
+        picker: common.data.balance.BalancedPicker, which chooses the samples of an epoch, some of
+            them several times and others not; None takes each once.
 
-    In repetition r the index of a sample is its own + r * num_samples.
+    When a sample comes again within an epoch, for the r-th time from 0, its index is its own +
+    r * num_samples, and so its augmentation is another one.
 
     A run reads all of its epochs in one pass (`set_epoch`): so the workers are started once, and
     load the next epoch's first batches during the evaluation.
 
     A training step's samples depend on the global batch only, not on how it is split: step s of an
-    epoch takes the s-th run of the epoch's permutation, and each rank and micro-batch a slice of
+    epoch takes the s-th run of the epoch's order, and each rank and micro-batch a slice of
     that run.
 
     Raises:
@@ -31,7 +34,7 @@ class TrainSampler:
     """
 
     def __init__(self, num_samples, batch_size, accum_iter=1, seed=0, rank=0, world_size=1,
-                 repeats=1):
+                 repeats=1, picker=None):
         self.num_samples = num_samples
         self.batch_size = batch_size
         self.accum_iter = accum_iter
@@ -39,6 +42,7 @@ class TrainSampler:
         self.rank = rank
         self.world_size = world_size
         self.repeats = repeats
+        self.picker = picker
         self.epoch = self.last_epoch = 1
         self.first_step = 0
         self.global_batch = batch_size * accum_iter * world_size
@@ -71,15 +75,24 @@ class TrainSampler:
 
     def batches_of(self, epoch, first_step):
         """Yields the batches of one epoch from a step on."""
-        order = generator(ORDER, self.seed, epoch).permutation(self.num_samples)
-        if self.repeats > 1:
-            again = np.arange(self.repeats) * self.num_samples
-            order = (order[:, None] + again).reshape(-1)[:self.num_samples]
+        order = self.order_of(epoch)
         for step in range(first_step, self.steps_per_epoch):
             run = order[step * self.global_batch:(step + 1) * self.global_batch]
             slices = run.reshape(self.accum_iter, self.world_size, self.batch_size)
             for indices in slices[:, self.rank]:
                 yield [(epoch, int(index)) for index in indices]
+
+    def order_of(self, epoch):
+        """The indices of an epoch in their order, int64 [num_samples]."""
+        random = generator(ORDER, self.seed, epoch)
+        if self.picker:
+            order = random.permutation(self.picker.pick(self.num_samples, self.repeats, random))
+        else:
+            order = random.permutation(self.num_samples)
+        if self.repeats > 1:
+            again = np.arange(self.repeats) * self.num_samples
+            order = (order[:, None] + again).reshape(-1)[:self.num_samples]
+        return order
 
 
 class EvalSampler:

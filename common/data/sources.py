@@ -2,6 +2,7 @@
 import numpy as np
 
 from common.core.errors import InputError
+from common.core.label_sets import LabelSets, all_labels, image_of
 
 
 class ImageSource:
@@ -10,12 +11,12 @@ class ImageSource:
     A subclass sets `labels` and says what an image is called and how it is loaded.
 
     Attributes:
-        labels: int64 [n].
+        labels: int64 [n], or LabelSets where an image has several classes or none.
         upright: whether image files are turned as their EXIF says; where there are none it has no
             effect.
     """
 
-    labels: np.ndarray
+    labels: np.ndarray | LabelSets
     upright = False
 
     def __len__(self):
@@ -35,11 +36,12 @@ class ImageSource:
 
     def check_labels(self, num_classes: int):
         """Raises InputError at the first label that is not in [0, num_classes)."""
-        bad = np.flatnonzero(self.labels >= num_classes)
+        labels = all_labels(self.labels)
+        bad = np.flatnonzero(labels >= num_classes)
         if len(bad):
-            least = self.labels.min()
+            least = labels.min()
             raise InputError(
-                f'{self.where(bad[0])}: label: got {self.labels[bad[0]]}, expected 0 to '
-                f'{num_classes - 1} (MODEL.NUM_CLASSES {num_classes}); {len(bad)} of {len(self)} '
-                f'entries are out of range'
+                f'{self.where(image_of(self.labels, bad[0]))}: label: got {labels[bad[0]]}, '
+                f'expected 0 to {num_classes - 1} (MODEL.NUM_CLASSES {num_classes}); {len(bad)} of '
+                f'{len(labels)} entries are out of range'
                 + (f'; labels count from 0, and the least here is {least}' if least else ''))

@@ -68,9 +68,10 @@ class ByKey:
 
 
 def stack_items(items):
-    """A list of (image, label) as arrays: float32 [B, 3, H, W] and int64 [B]."""
+    """A list of (image, label) as arrays: float32 [B, 3, H, W], and int64 [B] or, multi-label,
+    float32 [B, K]."""
     images, labels = zip(*items, strict=True)
-    return np.stack(images), np.array(labels, np.int64)
+    return np.stack(images), np.array(labels, np.float32 if np.ndim(labels[0]) else np.int64)
 
 
 def get_dataloader(config: ConfigNode, dataset: Dataset, is_train: bool | str = True,

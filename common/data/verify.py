@@ -13,6 +13,7 @@ import numpy as np
 from tqdm import tqdm
 
 from common.core.errors import InputError, one_line, printable
+from common.core.label_sets import all_labels, image_of
 from common.data.folders import folder_labels
 from common.data.images import load_image
 from common.data.lists import SPLITS, read_list
@@ -46,7 +47,7 @@ class Findings(dict):
 
 
 def verify(path: str, decode: bool = False, workers: int | None = None,
-           num_classes: int | None = None) -> Findings:
+           num_classes: int | None = None, multi_label: bool = False) -> Findings:
     """Checks PATH/train_list.txt and PATH/val_list.txt, and prints a line about each list.
 
     Args:
@@ -54,6 +55,7 @@ def verify(path: str, decode: bool = False, workers: int | None = None,
         decode: whether to decode each image, and to compare training and validation by content.
         workers: number of processes that decode; None is one for each core.
         num_classes: number of classes; None is one more than the largest training label.
+        multi_label: whether the lists have several labels for an image, or none (DATA.MULTI_LABEL).
 
     Returns:
         Findings.
@@ -65,18 +67,20 @@ def verify(path: str, decode: bool = False, workers: int | None = None,
     findings, lists, keys = Findings(), {}, {}
     for split in SPLITS:
         try:
-            images = lists[split] = read_list(os.path.join(path, f'{split}_list.txt'))
+            images = lists[split] = read_list(
+                os.path.join(path, f'{split}_list.txt'), multi_label=multi_label)
         except InputError as error:
             findings.add('list that cannot be read', error)
             continue
         if split == 'train' and num_classes is None:
-            num_classes = int(images.labels.max()) + 1
+            num_classes = int(all_labels(images.labels).max(initial=0)) + 1
         check_labels(images, split, num_classes, findings)
         keys[split] = check_files(images, split, load, workers, findings)
         check_duplicates(images, split, keys[split], findings)
     if len(lists) == len(SPLITS):
         check_overlap(lists, keys, findings)
-        check_folder_labels(lists, findings)
+        if not multi_label:
+            check_folder_labels(lists, findings)
     return findings
 
 
@@ -101,14 +105,17 @@ def check_folder_labels(lists, findings):
 
 def check_labels(images, split, num_classes, findings):
     """Counts of the classes, and labels that are out of range."""
-    classes, counts = np.unique(images.labels, return_counts=True)
+    labels = all_labels(images.labels)
+    classes, counts = np.unique(labels, return_counts=True)
+    fewest, most = (counts.min(), counts.max()) if len(counts) else (0, 0)
     print(f'{printable(images.file)}: {len(images)} entries, {len(classes)} classes, '
-          f'{counts.min()} to {counts.max()} images in each', flush=True)
+          f'{fewest} to {most} images in each', flush=True)
     if num_classes is None:
         return
-    for index in np.flatnonzero(images.labels >= num_classes):
-        findings.add(f'{split}: labels out of range', f'{images.where(index)}: got '
-                     f'{images.labels[index]}, expected 0 to {num_classes - 1}')
+    for position in np.flatnonzero(labels >= num_classes):
+        findings.add(f'{split}: labels out of range',
+                     f'{images.where(image_of(images.labels, position))}: got '
+                     f'{labels[position]}, expected 0 to {num_classes - 1}')
     present = set(classes[classes < num_classes].tolist())
     if len(present) < num_classes:
         first = next(number for number in range(num_classes) if number not in present)
@@ -209,7 +216,7 @@ def check_duplicates(images, split, keys, findings):
     """Entries of one file; links to it and other spellings of its path are the same file."""
     first = first_equal(keys[:, :2])
     for index in np.flatnonzero(first != np.arange(len(first))):
-        same = images.labels[index] == images.labels[first[index]]
+        same = np.array_equal(images.labels[index], images.labels[first[index]])
         kind = f'{split}: entries of one file with {"the same label" if same else "two labels"}'
         findings.add(kind, f'{images.where(index)}: {images.name(index)} is '
                            f'{images.where(first[index])}')

@@ -90,6 +90,7 @@ def metadata_of(eager, num_classes, format):
     return {'format': format, 'model': eager.model.config.MODEL.NAME,
             'num_classes': num_classes,
             'class_names': eager.class_names,
+            'multi_label': eager.multi_label,
             'preprocessing': eager.preprocessing._asdict(),
             'input': 'float32 [B, 3, H, W], RGB, (value / 255 - mean) / std',
             'output': 'logits, float32 [B, K]',

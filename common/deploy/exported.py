@@ -25,7 +25,8 @@ class Exported(Classifier):
                              f'{self.format}')
         self.files = [checked_file(folder, name, metadata['files'])
                       for name in graph_files(folder, self.format)]
-        super().__init__(metadata['preprocessing'], metadata['class_names'])
+        super().__init__(metadata['preprocessing'], metadata['class_names'],
+                         metadata['multi_label'])
         self.num_classes = metadata['num_classes']
         self.threads = core_count() if threads is None else threads
         if self.threads < 1:

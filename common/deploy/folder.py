@@ -27,7 +27,8 @@ def read_metadata(folder):
     """The content of a folder's export.json, checked.
 
     Returns:
-        A dict, with `preprocessing` as a Preprocessing and `class_names` as a list or None.
+        A dict, with `preprocessing` as a Preprocessing, `class_names` as a list or None, and
+        `multi_label`.
 
     Raises:
         InputError: there is none, or it is not as an export writes it.
@@ -48,6 +49,9 @@ def read_metadata(folder):
                              f'{"an object" if kind is dict else kind.__name__}')
     if metadata['format'] not in FORMATS:
         raise InputError(f'{file}: format: got {metadata["format"]!r}, expected paddle or onnx')
+    multi_label = metadata.get('multi_label', False)  # older exports have no such field
+    if not isinstance(multi_label, bool):
+        raise InputError(f'{file}: multi_label: got {multi_label!r}, expected true or false')
     class_names = metadata.get('class_names')
     if class_names is not None:
         check_class_names(class_names, metadata['num_classes'], file)
@@ -56,7 +60,8 @@ def read_metadata(folder):
     fields['image_size'] = list(to_pair(fields['image_size']))
     # an earlier export says nothing of it
     fields['exif_orientation'] = fields['exif_orientation'] is not False
-    return {**metadata, 'class_names': class_names, 'preprocessing': Preprocessing(**fields)}
+    return {**metadata, 'multi_label': multi_label, 'class_names': class_names,
+            'preprocessing': Preprocessing(**fields)}
 
 
 def read_json(folder):

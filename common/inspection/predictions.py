@@ -8,12 +8,14 @@ from tqdm import tqdm
 from common.apis import as_classifier, classify
 from common.core.errors import complain, drop_output, printable
 from common.core.files import replace_atomically
+from common.core.probabilities import THRESHOLD
 
 
-def predict(model, files, topk=5, batch_size=32, workers=None):
+def predict(model, files, topk=5, batch_size=32, workers=None, threshold=THRESHOLD):
     """Yields a prediction for each file, in their order: a dict, as -json writes it.
 
     It has `file`, and `classes`, a list of {label, name, score}, most probable first, or `error`.
+    The list of a multi-label model may be empty.
     Names are as common.core.errors.printable gives them.
 
     Args:
@@ -22,6 +24,7 @@ def predict(model, files, topk=5, batch_size=32, workers=None):
         topk: how many classes.
         batch_size: images in a forward pass.
         workers: processes that read the files; None is up to four.
+        threshold: of a multi-label model, which has no topk.
     """
     classifier = as_classifier(model)
     for file, (scores, error) in zip(files, classify(classifier, files, batch_size, workers),
@@ -29,7 +32,8 @@ def predict(model, files, topk=5, batch_size=32, workers=None):
         if error:
             yield {'file': printable(file), 'error': error}
         else:
-            yield {'file': printable(file), 'classes': classifier.top_classes(scores, topk)}
+            yield {'file': printable(file),
+                   'classes': classifier.predicted(scores, topk, threshold)}
 
 
 def print_predictions(predictions, count, go_on):
@@ -66,6 +70,8 @@ def print_predictions(predictions, count, go_on):
 def line_of(prediction):
     """A prediction as a line of the terminal."""
     classes = prediction['classes']
+    if not classes:
+        return f'{prediction["file"]}  no class'
     words = '  '.join(f'{entry["name"]}: {entry["score"]:.1%}' for entry in classes)
     has_no_name = classes[0]['name'] == str(classes[0]['label'])
     return f'{prediction["file"]}  {"class " if has_no_name else ""}{words}'

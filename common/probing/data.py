@@ -27,6 +27,7 @@ def data_config(config, data_path, dataset=None, batch_size=32, workers=None):
     config = config.clone()
     config.defrost()
     config.DATA.DATASET = dataset or layout_of(data_path)
+    config.DATA.MULTI_LABEL = False  # whatever the model was trained for
     if data_path is None and config.DATA.DATASET != 'digits':
         raise InputError(f'DATA: got none, expected the folder of a data set for -dataset '
                          f'{config.DATA.DATASET}')

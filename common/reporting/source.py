@@ -16,7 +16,7 @@ from common.core.errors import InputError
 from common.data.batches import Batches, build_normalize
 from common.data.datasets import get_dataset
 from common.data.loader import build_loader
-from common.reporting.figures import check_classes
+from common.reporting.figures import check_labels
 from common.reporting.predictions import TOP, Collector, Predictions
 from common.reporting.tables import read_predictions
 from common.train.engine import evaluate
@@ -101,7 +101,7 @@ def open_source(run: str | None = None, cfg: str | None = None, pretrained: str 
     model = init_model(cfg, weights, options=options)
     flags = Namespace(**data, eval=True, o=options)
     model.config = update_config(model.config, flags)
-    check_classes(model.config.MODEL.NUM_CLASSES)
+    check_labels(model.config)
     return with_data(model, weights)
 
 

@@ -19,7 +19,7 @@ class Class:
 
 @dataclass
 class Prediction:
-    classes: list[Class]  # most probable first
+    classes: list[Class]  # most probable first; of a multi-label model there may be none
 
 
 @dataclass
@@ -47,3 +47,4 @@ class ModelInfo:
     heads: list[int]       # of each layer
     limits: Limits         # of a picture
     upright: bool          # whether pictures are turned as their EXIF says
+    multi_label: bool      # whether a picture may have several classes, or none

@@ -5,6 +5,7 @@ import os
 import re
 
 from common.core.errors import InputError, one_line
+from common.core.probabilities import THRESHOLD, check_threshold
 from common.serving.answers import AttentionMaps, ModelInfo, Prediction, Refused
 
 PAGE = os.path.join(os.path.dirname(os.path.abspath(__file__)), 'page.html')
@@ -83,11 +84,14 @@ def add_api(app, service):
         return service.info()
 
     @app.post('/api/predict')
-    async def predict(request: Request, file: UploadFile, topk: int = 5) -> Prediction:
-        """The `topk` most probable classes of a picture."""
+    async def predict(request: Request, file: UploadFile, topk: int = 5,
+                      threshold: float = THRESHOLD) -> Prediction:
+        """The `topk` most probable classes of a picture; of a multi-label model those with a
+        probability of `threshold` and more."""
         if topk < 1:
             raise Refused(422, f'topk: got {topk}, expected at least 1')
-        return await service.run(request, service.predict, file, topk)
+        check_threshold('threshold', threshold)
+        return await service.run(request, service.predict, file, topk, threshold)
 
     @app.post('/api/attention')
     async def attention(request: Request, file: UploadFile, layer: int = -1,

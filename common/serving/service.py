@@ -4,6 +4,7 @@ from concurrent.futures import ThreadPoolExecutor
 
 from common.apis import as_classifier, classify, pixel_batches
 from common.attention_maps import attention_maps
+from common.core.probabilities import THRESHOLD
 from common.serving.answers import (
     AttentionMaps,
     Class,
@@ -46,7 +47,7 @@ class Service:
         return ModelInfo(config.MODEL.NAME, config.MODEL.NUM_CLASSES, self.classifier.class_names,
                          self.preprocessing.image_size, len(self.heads), self.heads,
                          Limits(MAX_BODY, MAX_PIXELS, MAX_SIDE),
-                         self.preprocessing.exif_orientation)
+                         self.preprocessing.exif_orientation, self.classifier.multi_label)
 
     async def run(self, request, function, upload, *args):
         """Calls function(bytes of the upload, *args) in the thread.
@@ -79,13 +80,13 @@ class Service:
         """The picture of a file's bytes, upright unless the model's config says otherwise."""
         return read_picture(content, self.preprocessing.exif_orientation)
 
-    def predict(self, content, topk):
+    def predict(self, content, topk, threshold=THRESHOLD):
         """The Prediction for the bytes of a picture's file."""
         scores, error = next(classify(self.classifier, [self.read(content)]))
         if error:
             raise Refused(400, error)
         return Prediction([Class(**found)
-                           for found in self.classifier.top_classes(scores, topk)])
+                           for found in self.classifier.predicted(scores, topk, threshold)])
 
     def attention(self, content, layer, head):
         """The AttentionMaps for the bytes of a picture's file.

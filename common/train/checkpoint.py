@@ -13,38 +13,14 @@ import paddle
 from common.core.errors import InputError, shown
 from common.core.files import ChecksumFile, replace_atomically
 from common.train.optim import optimizer_state, prepare_optimizer_state
+from common.train.patience import is_patience
+from common.train.results import is_count, is_float, is_result
 from common.weights.load import LAST, assign, check_state, state_dict_of
 from common.weights.unpickle import load_pickle
 
 # 2: also within an epoch (step, sums). 1 is read too: there the step is 0.
 FORMAT_VERSION = 2
 PREVIOUS = 'previous.pdparams'
-
-
-# What a run writes beside the arrays is checked: a file that is damaged, or that no run has
-# written, may hold anything there.
-
-def is_count(value):
-    return type(value) is int and 0 <= value < 1 << 53
-
-
-def is_float(value):
-    return type(value) is float
-
-
-def is_fraction(value):
-    return type(value) is float and 0 <= value <= 1
-
-
-RESULT = {'epoch': is_count, 'loss': is_float, 'acc1': is_fraction, 'acc5': is_fraction,
-          'seen': is_count, 'real_acc1': is_fraction, 'real_seen': is_count}
-
-
-def is_result(value):
-    """Whether a value is what common.train.engine.evaluate gives, and the epoch."""
-    return isinstance(value, dict) \
-        and {'epoch', 'loss', 'acc1', 'acc5', 'seen'} <= value.keys() <= RESULT.keys() \
-        and all(RESULT[key](number) for key, number in value.items())
 
 
 def is_config(value):
@@ -55,11 +31,14 @@ def is_config(value):
         and (not isinstance(item, dict) or is_config(item)) for key, item in value.items())
 
 
+# What a run writes beside the arrays is checked: a file that is damaged, or that no run has
+# written, may hold anything there.
 METADATA = {
     'epoch': is_count, 'step': is_count, 'bad_images': is_count,
     'sums': lambda value: isinstance(value, list) and len(value) == 3 and all(map(is_float, value)),
     'best': lambda value: value is None or is_result(value),
     'unsaved': lambda value: value is None or is_result(value),
+    'patience': is_patience,
     'amp_grad_scaler': lambda value: isinstance(value, dict),
     'config': is_config,
     'class_names': lambda value: value is None or isinstance(value, list) and all(

@@ -39,6 +39,9 @@ def describe_training(log, config, state, sampler):
     log.info(f'batch: {sampler.batch_size} x {sampler.world_size} processes x '
              f'{sampler.accum_iter} accumulated = {sampler.global_batch}; {sampler.num_samples} '
              f'images make {sampler.steps_per_epoch} steps an epoch, {schedule.num_steps} in all')
+    if sampler.picker:
+        log.info(f'DATA.BALANCE {config.DATA.BALANCE:g}: '
+                 f'{sampler.picker.describe(sampler.num_samples // sampler.repeats)}')
     scaled = f'BASE_LR {train.BASE_LR:g}'
     if train.LR_BASE_BATCH:
         scaled += f' x {sampler.global_batch} / {train.LR_BASE_BATCH}'
@@ -49,15 +52,24 @@ def describe_training(log, config, state, sampler):
     log.info(f'{train.OPTIMIZER.NAME}: weight decay {train.WEIGHT_DECAY:g} on {len(decayed)} of '
              f'{len(trainable_parameters(state.model))} parameters, clip {train.GRAD_CLIP}')
     if state.ema:
-        describe_ema(log, state.ema, schedule.num_steps)
+        describe_ema(log, state.ema, schedule.num_steps, train.EMA.BEST)
 
 
-def describe_ema(log, ema, num_steps):
-    """Says how fast the moving average moves, and warns if that is too slow for the run."""
+def describe_ema(log, ema, num_steps, can_be_best=False):
+    """Says how fast the moving average moves, and warns if that is too slow for the run.
+
+    Args:
+        log: RunLog.
+        ema: Ema.
+        num_steps: optimiser steps of the whole run.
+        can_be_best: TRAIN.EMA.BEST.
+    """
     at_first = ', less at first' if ema.warmup else ''
     log.info(f'moving average of the weights: decay {ema.decay:.10g} a step{at_first}')
     rest = 0.0 if ema.warmup else ema.decay ** num_steps
     if rest > MAX_FIRST_WEIGHTS:
         log.warning(f'{rest:.0%} of the average will still be the first weights at the end; '
                     f'-o TRAIN.EMA.DECAY=null, a smaller one, or -o TRAIN.EMA.WARMUP=True '
-                    f'helps')
+                    f'helps' + can_be_best * ('; as long as the average is worse than the model in '
+                                              'an evaluation, best.pdparams has the model\'s '
+                                              'weights'))

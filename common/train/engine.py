@@ -83,11 +83,18 @@ def backward(state, images, target, accum_iter):
         scaled = precision.scaler.scale(scaled)
     scaled.backward()
     with paddle.no_grad():
-        labels = target if target.ndim == 1 else target.argmax(axis=-1)
-        correct = (logits.argmax(axis=-1) == labels).astype('float64').sum()
+        correct = is_correct(logits, target, state.multi_label).astype('float64').sum()
         B = images.shape[0]
         return paddle.stack([loss.detach().astype('float64') * B, correct,
                              paddle.full([], B, 'float64')])
+
+
+def is_correct(logits, target, multi_label):
+    """bool [B]: whether the class of the highest logit is the target's, or one of them."""
+    top = logits.argmax(axis=-1)                                        # [B]
+    if multi_label:
+        return paddle.take_along_axis(target, top.unsqueeze(1), axis=1).squeeze(1) > 0.5
+    return top == (target if target.ndim == 1 else target.argmax(axis=-1))
 
 
 def figures_of(meter, epoch, step, lr):

@@ -8,6 +8,8 @@ from common.data.batches import Batches
 from common.data.loader import build_loader
 from common.data.real_labels import read_real_labels
 from common.train.engine import evaluate
+from common.train.multi_label import evaluate_multi_label
+from common.train.results import classes_text, figures_of, result_text
 from common.train.run_folder import write_result
 
 
@@ -27,6 +29,8 @@ class Evaluation:
     def __init__(self, config, dataset, normalize, precision, log, signals):
         self.batches = Batches(build_loader(config, dataset, is_train=False), normalize)
         self.num_classes = config.MODEL.NUM_CLASSES
+        self.multi_label = config.DATA.MULTI_LABEL
+        self.class_names = dataset.class_names
         self.precision = precision
         self.log = log
         self.signals = signals
@@ -46,19 +50,24 @@ class Evaluation:
                 and the indices of the images that they are of, a list of B; or None.
 
         Returns:
-            dict: the epoch, and the result of common.train.engine.evaluate.
+            dict: the epoch, and the result of common.train.engine.evaluate or, of multi-label data,
+            evaluate_multi_label.
 
         Raises:
             Stopped: by a signal, on all ranks.
         """
         start = time.perf_counter()
         with self.log.progress(len(self.batches.loader), 'evaluate') as bar:
+            batches = self.until_stopped(bar)
             observe = collector and (
                 lambda logits: collector.add(logits.numpy(), self.batches.indices))
-            result = evaluate(model, self.until_stopped(bar), self.precision,
-                              self.real_mask if self.real else None, observe)
+            if self.multi_label:
+                result = evaluate_multi_label(model, batches, self.precision, self.num_classes)
+            else:
+                result = evaluate(model, batches, self.precision,
+                                  self.real_mask if self.real else None, observe)
         result = {'epoch': epoch, **result}
-        self.log.metric('eval_ema' if averaged else 'eval', at=epoch, **result)
+        self.log.metric('eval_ema' if averaged else 'eval', at=epoch, **figures_of(result))
         what = 'averaged weights' if averaged else 'evaluation'
         when = f' after epoch {epoch}' if epoch else ''
         self.log.info(f'{what}{when}: {result_text(result)}, {time.perf_counter() - start:.1f} s')
@@ -93,16 +102,7 @@ def signal_of(flags):
     return next((number for number, flag in zip(STOP_SIGNALS, flags, strict=True) if flag), None)
 
 
-def result_text(result):
-    """The figures of an evaluation for a line of the log."""
-    text = (f'acc@1 {result["acc1"]:.2%}  acc@5 {result["acc5"]:.2%}  loss {result["loss"]:.4f}  '
-            f'on {result["seen"]} images')
-    if 'real_acc1' in result:
-        text += f', ReaL acc@1 {result["real_acc1"]:.2%} on {result["real_seen"]}'
-    return text
-
-
-def write_final_result(log, folder, result, what):
+def write_final_result(log, folder, result, what, class_names=None):
     """Writes result.json and the last line of a run, and closes its log.
 
     Args:
@@ -110,9 +110,13 @@ def write_final_result(log, folder, result, what):
         folder: the run's, or None.
         result: dict of the evaluation that the run ends with.
         what: names the evaluation in the log's line.
+        class_names: list of names for the classes of low AP, or None.
     """
     if folder is not None and dist.is_master():
         write_result(folder, result)
         log.info(f'written to {folder}')
+    classes = classes_text(result, class_names)
+    if classes:
+        log.info(classes)
     log.info(f'{what}: {result_text(result)}')
     log.close()

@@ -102,7 +102,7 @@ class RunLog:
         Args:
             kind: train, eval, eval_ema, best or bad_images.
             at: the step or epoch on VisualDL's axis, a whole number.
-            figures: numbers by their names.
+            figures: numbers by their names; also texts, which VisualDL does not get.
         """
         if self.metrics:
             rounded = {name: float(f'{value:.6g}') if isinstance(value, float) else value
@@ -112,6 +112,8 @@ class RunLog:
                 self.metrics.flush()
                 if self.scalars:
                     for name, value in rounded.items():
+                        if isinstance(value, str):
+                            continue
                         self.scalars.add_scalar(tag=f'{kind}/{name}', value=value, step=at)
             except OSError as error:
                 self.lose(error)

@@ -42,11 +42,13 @@ def freeze(model, names):
     Raises:
         InputError: a name that is not there, or nothing is left to train.
     """
+    largest = ', '.join(dict.fromkeys(name.split('.')[0] for name, _ in model.named_parameters()))
     for wanted in names:
         found = [p for name, p in model.named_parameters()
                  if f'{name}.'.startswith(f'{wanted}.')]
         if not found:
-            raise InputError(f'TRAIN.FREEZE: got {wanted!r}, which is no parameter or layer')
+            raise InputError(f'TRAIN.FREEZE: got {wanted!r}, which is no parameter or layer; '
+                             f'the largest ones are {largest}')
         for parameter in found:
             parameter.stop_gradient = True
     if not trainable_parameters(model):

@@ -7,12 +7,13 @@ from matplotlib.figure import Figure
 from common.config import read_yaml
 from common.core.errors import InputError
 from common.core.figures import literal, save
+from common.train.results import score_name, score_of
 
 METRICS, PICTURE = 'metrics.jsonl', 'curves.png'  # in a run's folder
 # What a line of each kind must have for a picture.
-FIGURES = {'train': ('epoch', 'epoch_share', 'loss', 'acc1', 'lr'),
-           'eval': ('epoch', 'loss', 'acc1', 'acc5'), 'eval_ema': ('epoch', 'acc1'),
-           'best': ('epoch', 'acc1')}
+FIGURES = {'train': ('epoch', 'epoch_share', 'loss', 'acc1', 'lr'), 'eval': ('epoch', 'loss'),
+           'eval_ema': ('epoch',), 'best': ('epoch',)}
+EVALUATIONS = 'eval', 'eval_ema', 'best'  # they have acc1 too, or mAP
 LARGEST = 1e300  # of an integer, so that it can be drawn
 
 
@@ -60,6 +61,9 @@ def figures_of(text):
     if not isinstance(line, dict) or not isinstance(line.get('kind'), str):
         return None
     needed = FIGURES.get(line['kind'], ())
+    if line['kind'] in EVALUATIONS:
+        needed = *needed, score_name(line)
+        needed += ('acc5',) * (line['kind'] == 'eval' and 'mAP' not in line)
     return line if all(is_figure(line.get(name)) for name in needed) else None
 
 
@@ -81,8 +85,8 @@ def best_by_config(lines, config_file):
         chosen = averaged if keys.get('TRAIN.EMA.BEST') else chosen
     if not chosen:
         return []
-    best = max(chosen, key=lambda line: line['acc1'])  # of equal ones the first, as in training
-    return [{'kind': 'best', 'epoch': best['epoch'], 'acc1': best['acc1']}]
+    best = max(chosen, key=score_of)  # of equal ones the first, as in training
+    return [{'kind': 'best', 'epoch': best['epoch'], score_name(best): score_of(best)}]
 
 
 def run_figure(lines):
@@ -106,17 +110,22 @@ def run_figure(lines):
     loss.legend()
 
     # in percent
-    accuracy.plot(*columns(train, 'epoch_share', 'acc1', 100), label='training, acc@1', alpha=0.8)
-    accuracy.plot(*columns(evaluations, 'epoch', 'acc1', 100), label='evaluation, acc@1')
-    accuracy.plot(*columns(evaluations, 'epoch', 'acc5', 100), label='evaluation, acc@5')
+    score, name = score_of_lines(evaluations)
+    hit = 'acc@1' if score == 'acc1' else 'hit@1'
+    accuracy.plot(*columns(train, 'epoch_share', 'acc1', 100), label=f'training, {hit}', alpha=0.8)
+    accuracy.plot(*columns(evaluations, 'epoch', score, 100), label=f'evaluation, {name}')
+    if score == 'acc1':
+        accuracy.plot(*columns(evaluations, 'epoch', 'acc5', 100), label='evaluation, acc@5')
     if averaged:
-        accuracy.plot(*columns(averaged, 'epoch', 'acc1', 100), label='averaged weights, acc@1')
-    accuracy.set_title('accuracy (%)')
+        accuracy.plot(*columns(averaged, 'epoch', score, 100), label=f'averaged weights, {name}')
+    accuracy.set_title('accuracy (%)' if score == 'acc1' else 'mean average precision (%)')
     accuracy.legend(loc='lower right')
     best = best_of(lines)
     if best:
-        accuracy.annotate(f'best {100 * best["acc1"]:.2f}', (best['epoch'], 100 * best['acc1']),
-                          xytext=(0, -28), textcoords='offset points', ha='center',
+        whose = f', {best["weights"]}' if 'weights' in best else ''
+        accuracy.annotate(f'best {100 * score_of(best):.2f}{whose}',
+                          (best['epoch'], 100 * score_of(best)), xytext=(0, -28),
+                          textcoords='offset points', ha='center',
                           arrowprops={'arrowstyle': '->'})
 
     rate.plot(*columns(train, 'epoch_share', 'lr'))
@@ -143,6 +152,12 @@ def columns(lines, x, y, scale=1):
     return [line[x] for line in lines], [line[y] * scale for line in lines]
 
 
+def score_of_lines(evaluations):
+    """The figure of some evaluations that is compared, and what it is called: acc@1 or mAP."""
+    score = score_name(evaluations[-1]) if evaluations else 'acc1'
+    return score, 'mAP' if score == 'mAP' else 'acc@1'
+
+
 def best_of(lines):
     """The line of metrics.jsonl about the evaluation whose weights were saved, or None."""
     return next((line for line in reversed(lines) if line['kind'] == 'best'), None)
@@ -156,18 +171,22 @@ def runs_figure(runs):
     """
     figure = Figure(figsize=(13, 4.8), layout='constrained')
     accuracy, loss = figure.subplots(1, 2)
+    scores = []
     for name, lines in runs.items():
         kinds = {kind: [line for line in lines if line['kind'] == kind]
                  for kind in ('train', 'eval', 'eval_ema')}
         best = best_of(lines)
-        label = literal(name) + (f', best {100 * best["acc1"]:.2f}' if best else '')
-        line, = accuracy.plot(*columns(kinds['eval'], 'epoch', 'acc1', 100), label=label)
+        label = literal(name) + (f', best {100 * score_of(best):.2f}' if best else '')
+        score, score_label = score_of_lines(kinds['eval'])
+        if score_label not in scores:
+            scores.append(score_label)
+        line, = accuracy.plot(*columns(kinds['eval'], 'epoch', score, 100), label=label)
         colour = line.get_color()
         if kinds['eval_ema']:
-            accuracy.plot(*columns(kinds['eval_ema'], 'epoch', 'acc1', 100), '--', color=colour,
+            accuracy.plot(*columns(kinds['eval_ema'], 'epoch', score, 100), '--', color=colour,
                           label='    its averaged weights')
         loss.plot(*columns(kinds['train'], 'epoch_share', 'loss'), color=colour, alpha=0.8)
-    accuracy.set_title('accuracy of evaluations, acc@1 (%)')
+    accuracy.set_title(f'accuracy of evaluations, {" and ".join(scores)} (%)')
     loss.set_title('training loss')
     for axes in (accuracy, loss):
         axes.set_xlabel('epoch')

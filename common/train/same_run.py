@@ -8,7 +8,9 @@ import numpy as np
 from common.config import differences
 from common.core import dist
 from common.core.errors import InputError
-from common.train.checkpoint import is_result
+from common.core.label_sets import label_bytes
+from common.train.patience import Patience
+from common.train.results import figures_of, is_better, is_result
 from common.train.run_folder import copy_file
 from common.weights.load import BEST, LAST
 from common.weights.unpickle import load_pickle
@@ -26,7 +28,7 @@ def data_fingerprints(train_set, val_set):
     fingerprints = {}
     for split, dataset in (('train', train_set), ('val', val_set)):
         images = dataset.images
-        digest = hashlib.sha256(np.ascontiguousarray(images.labels, np.int64).tobytes())
+        digest = hashlib.sha256(label_bytes(images.labels))
         count = min(len(images), SAMPLED_NAMES)
         for index in np.linspace(0, len(images) - 1, count).astype(int).tolist():
             digest.update(images.name(index).encode('utf-8', 'surrogateescape'))
@@ -49,7 +51,8 @@ def check_same_run(metadata, num_epochs, folder, log, checkpoint):
     Raises:
         InputError: it is a run on other data or classes.
     """
-    finished = checkpoint['epoch'] >= num_epochs
+    patience = Patience(metadata['config']['TRAIN']['PATIENCE'], checkpoint.get('patience'))
+    finished = checkpoint['epoch'] >= num_epochs or patience.is_over
     before, now = describe_data(checkpoint), describe_data(metadata)
     if before == now:
         now = f'the same but for {hidden_difference(checkpoint, metadata)}'
@@ -129,7 +132,7 @@ def continue_run(start, folder, metadata, log):
         log.cut(start['epoch'], start['step'])
     best = start['best']
     if best and (not in_place or best['epoch'] > start['epoch']):  # its line is not in the log
-        log.metric('best', at=best['epoch'], **best)
+        log.metric('best', at=best['epoch'], **figures_of(best))
     if not in_place:
         return
     damaged = os.path.join(folder, LAST)
@@ -146,8 +149,8 @@ def order_of_samples(content, metadata):
         metadata: stands in for what it has not.
     """
     data_sets = content.get('data_sets', metadata['data_sets'])
-    return {**metadata['data'], **content.get('data', {}), 'SEED': content.get('seed'),
-            'sha256': data_sets['train']['sha256']}
+    return {**metadata['data'], 'balance': 0.0, **content.get('data', {}),
+            'SEED': content.get('seed'), 'sha256': data_sets['train']['sha256']}
 
 
 def take_best(start, folder, in_place):
@@ -168,6 +171,6 @@ def take_best(start, folder, in_place):
             kept = None
         else:
             copy_file(source, os.path.join(folder, BEST))
-    is_kept = kept and (best is None or kept['acc1'] >= best['acc1'])
+    is_kept = kept and not is_better(best, kept)
     start['best'] = kept
     start['unsaved'] = None if is_kept else best

@@ -21,6 +21,8 @@ class TrainState:
         schedule: optimiser step of the whole run, from 0 -> learning rate.
         precision: the precision of the forward pass, with the loss scaling.
         ema: the moving average that follows each optimiser step, or None.
+        multi_label: whether a target [B, K] says of each class whether the image has it; else it is
+            a distribution over the classes.
     """
     model: nn.Layer
     criterion: Callable
@@ -28,6 +30,7 @@ class TrainState:
     schedule: Callable
     precision: Precision
     ema: Ema | None = None
+    multi_label: bool = False
 
     def __post_init__(self):
         self.parameters = [p for p in self.model.parameters() if not p.stop_gradient]

@@ -10,7 +10,19 @@ from common.core.errors import InputError, RunError, first_few
 from common.core.signals import Stopped
 from common.train.checkpoint import save_checkpoint, save_weights
 from common.train.engine import average_statistics, train_one_epoch
+from common.train.eta import Eta, duration_text, evaluations_left
 from common.train.evaluation import flags_of, signal_of, write_final_result
+from common.train.patience import Patience
+from common.train.results import (
+    AVERAGE,
+    MODEL,
+    NAMES_OF_WEIGHTS,
+    better_weights,
+    figures_of,
+    is_better,
+    score_of,
+    weights_text,
+)
 from common.train.state import Callbacks, EpochSteps, LoopOptions
 from common.weights.load import BEST, LAST
 
@@ -52,13 +64,14 @@ class Trainer(Callbacks):
 
         Args:
             start: dict that says where the run starts, as `resume` gives it: epoch, step, sums,
-                best, unsaved, and the optimiser's state.
+                best, unsaved, patience, and the optimiser's state.
         """
         epochs, steps_per_epoch = self.schedule.num_epochs, self.sampler.steps_per_epoch
         self.epoch, self.step = start['epoch'], start['step']
         # The evaluation whose weights best.pdparams holds, and a better one whose weights could
         # not be written, or None.
         self.best, self.unsaved = start['best'], start.get('unsaved')
+        self.patience = Patience(self.config.TRAIN.PATIENCE, start.get('patience'))
         self.resumed = start['optimizer']
         self.bad_images = start.get('bad_images', 0)  # replaced in the epochs that are done
         sums = start['sums'] if dist.is_master() else None
@@ -68,12 +81,15 @@ class Trainer(Callbacks):
         else:
             self.sampler.set_epoch(first, self.step, epochs)
         batches = iter(self.batches)
-        done = self.epoch * steps_per_epoch + self.step
+        done = self.reported = self.epoch * steps_per_epoch + self.step
+        self.eta = Eta()
         # closing ends the loader's workers, also when a signal or an error ends the run
         with contextlib.closing(batches), \
                 self.log.progress(self.schedule.num_steps, 'train', done) as self.bar:
             self.rescue_best()
             for epoch in range(first, epochs + 1):
+                if self.patience.is_over:
+                    break
                 self.bar.set_description(f'epoch {epoch}/{epochs}')
                 self.train(epoch, batches, sums)
                 self.finish_epoch(epoch)
@@ -82,6 +98,10 @@ class Trainer(Callbacks):
 
     def end_run(self):
         """Does what follows the last epoch's checkpoint, again if the run was killed here."""
+        if self.patience.is_over:
+            self.log.info(f'TRAIN.PATIENCE {self.patience.limit}: {self.patience.count} '
+                          f'evaluations in a row were no better than {self.patience.best:.2%}; the '
+                          f'run ends after epoch {self.epoch} of {self.schedule.num_epochs}')
         if any(self.barrier(self.best is None and self.unsaved is None)):
             self.evaluate(self.epoch)  # this epoch was not to be the last one when it ended
         self.log.draw_curves(force=True)
@@ -90,7 +110,8 @@ class Trainer(Callbacks):
             self.keep_best(self.unsaved)  # once more; the weights are in the checkpoint too
             self.saver.check(BEST)
         best = self.best or self.unsaved
-        write_final_result(self.log, self.saver.folder, best, f'best, epoch {best["epoch"]}')
+        write_final_result(self.log, self.saver.folder, best, f'best, epoch {best["epoch"]}',
+                           self.evaluation.class_names)
         if self.unsaved and dist.is_master():
             raise InputError(f'{BEST}: got {weights_text(self.best)}, expected the best '
                              f'evaluation\'s, {weights_text(self.unsaved)}; they could not be '
@@ -159,6 +180,8 @@ class Trainer(Callbacks):
         """
         metadata = {'epoch': self.epoch, 'step': self.step, 'sums': sums, 'best': self.best,
                     'unsaved': self.unsaved, 'bad_images': self.bad_images}
+        if self.patience.limit is not None:
+            metadata['patience'] = self.patience.state()
         self.saver.save(LAST, save_checkpoint, self.bare_model, metadata, ema=self.ema,
                         optimizer=self.state.optimizer, scaler=self.state.precision.scaler,
                         resumed=self.resumed)
@@ -171,10 +194,26 @@ class Trainer(Callbacks):
         done = (figures['epoch'] - 1) * steps_per_epoch + figures['step']
         self.log.metric('train', at=done, epoch_share=done / steps_per_epoch, **figures)
         self.bar.set_postfix(loss=f'{figures["loss"]:.3f}')
+        hit = 'hit@1' if self.state.multi_label else 'acc@1'
         self.log.info(f'epoch {figures["epoch"]}/{self.schedule.num_epochs} '
                       f'step {figures["step"]}/{steps_per_epoch}  loss {figures["loss"]:.4f}  '
-                      f'acc@1 {figures["acc1"]:.2%}  lr {figures["lr"]:.3e}  '
-                      f'{figures["images_per_s"]:.0f} img/s  data {figures["data_share"]:.0%}')
+                      f'{hit} {figures["acc1"]:.2%}  lr {figures["lr"]:.3e}  '
+                      f'{figures["images_per_s"]:.0f} img/s  data {figures["data_share"]:.0%}  '
+                      f'ETA {self.time_left(figures["epoch"], done)}')
+
+    def time_left(self, epoch, done):
+        """How long the rest of the run will take, in words.
+
+        Args:
+            epoch: the present one.
+            done: optimiser steps of the whole run that are done.
+        """
+        self.eta.steps_done(done - self.reported)
+        self.reported = done
+        seconds = self.eta.left(
+            self.schedule.num_steps - done,
+            evaluations_left(epoch, self.schedule.num_epochs, self.config.VALIDATE_FREQ))
+        return ('at most ' if self.patience.limit else '') + duration_text(seconds)
 
     def finish_epoch(self, epoch):
         """Evaluates the model and writes a checkpoint at the end of an epoch, if they are due."""
@@ -185,35 +224,42 @@ class Trainer(Callbacks):
             except Stopped as stopped:  # the epoch's evaluation is done again when the run goes on
                 self.save(NO_SUMS)
                 self.end(stopped.number)
+            self.eta.evaluation_done()
         self.epoch, self.step = epoch, 0
-        if epoch % config.SAVE_FREQ == 0 or last:
+        if epoch % config.SAVE_FREQ == 0 or last or self.patience.is_over:
             self.save(NO_SUMS)
         self.log.draw_curves()
         self.barrier()
 
     def evaluate(self, epoch):
-        """Evaluates the model and its moving average; keeps the weights of the one that the key
-        TRAIN.EMA.BEST names if they are the best so far."""
+        """Evaluates the model and its moving average; keeps the weights of the model, or with
+        TRAIN.EMA.BEST of the better one of both, if they are the best so far."""
         result = self.evaluation.run(self.bare_model, epoch)
         if self.ema:
             with self.ema.in_place():
                 averaged = self.evaluation.run(self.bare_model, epoch, averaged=True)
             if self.config.TRAIN.EMA.BEST:
-                result = averaged
-        if self.best is None or result['acc1'] > self.best['acc1']:
+                result = better_weights(result, averaged)
+        self.patience.update(score_of(result))
+        if is_better(result, self.best):
             self.keep_best(result)
 
     def keep_best(self, result):
         """Writes the present weights; their evaluation is better than that of best.pdparams."""
+        # A checkpoint of an older version does not say which; it was always what the key names.
         averaged = self.ema and self.config.TRAIN.EMA.BEST
+        averaged = averaged and result.get('weights', AVERAGE) == AVERAGE
         with self.ema.in_place() if averaged else contextlib.nullcontext():
             self.saver.save(BEST, save_weights, self.bare_model,
                             {'epoch': result['epoch'], 'best': result})
         written = BEST not in self.saver.failed
         if written:
             self.best = result
-            self.log.metric('best', at=result['epoch'], **result)
-        if self.unsaved is None or result['acc1'] >= self.unsaved['acc1']:
+            self.log.metric('best', at=result['epoch'], **figures_of(result))
+            if result.get('weights') == MODEL:
+                self.log.info(f'{BEST} has {NAMES_OF_WEIGHTS[MODEL]}, which are better than the '
+                              f'average')
+        if self.unsaved is None or not is_better(self.unsaved, result):
             self.unsaved = None if written else result
 
     def rescue_best(self):
@@ -227,11 +273,6 @@ class Trainer(Callbacks):
                              f'{weights_text(self.unsaved)}, could not be written')
             if self.best is None:  # the next evaluation's will be the best that there are
                 self.unsaved = None
-
-
-def weights_text(result):
-    """Whose weights they are that an evaluation has had, for a message."""
-    return f'those of epoch {result["epoch"]} (acc@1 {result["acc1"]:.2%})' if result else 'none'
 
 
 def count_bad_images(batches, log, epoch):

@@ -11,18 +11,22 @@ from common.config import plain_config
 from common.core import dist, processes
 from common.core.class_names import check_same, match_labels
 from common.core.errors import InputError
+from common.core.label_sets import label_text
 from common.core.signals import Stopped
 from common.data.batches import build_normalize, train_batches
 from common.data.loader import build_loader
 from common.data.subset import Subset
 from common.layers.recompute import recompute_cells
 from common.train.checkpoint import resume
+from common.train.class_weights import class_weights
 from common.train.describe import describe, describe_training
 from common.train.ema import Ema, build_ema
 from common.train.evaluation import Evaluation, write_final_result
 from common.train.log import RunLog
 from common.train.losses import build_loss
+from common.train.multi_label import check_same_labels
 from common.train.optim import build_optimizer
+from common.train.patience import Patience
 from common.train.precision import Precision
 from common.train.run_folder import (
     discard,
@@ -164,8 +168,9 @@ def evaluate_weights(run, model, metadata, precision, log, signals):
     if config.MODEL.RESUME:
         metadata = resume(config.MODEL.RESUME, model, None, None)
         log.info(f'weights: {metadata["file"]} loaded')
-    notes = match_labels(run.val_set, metadata.get('class_names'),
-                         config.MODEL.RESUME or config.MODEL.PRETRAINED, config)
+    file = config.MODEL.RESUME or config.MODEL.PRETRAINED
+    check_same_labels(config, metadata, file)
+    notes = match_labels(run.val_set, metadata.get('class_names'), file, config)
     for line in notes:
         log.warning(line)
     evaluation = Evaluation(config, run.val_set, build_normalize(config), precision, log, signals)
@@ -178,7 +183,8 @@ def evaluate_weights(run, model, metadata, precision, log, signals):
             ema.load(metadata['ema'], config.MODEL.RESUME)
             with ema.in_place():
                 result['averaged'] = evaluation.run(model, 0, averaged=True)
-        write_final_result(log, run.folder, result, 'evaluation')
+        write_final_result(log, run.folder, result, 'evaluation',
+                           evaluation.class_names or metadata.get('class_names'))
     if run.report:  # seconds or minutes, which a signal ends at once
         run.report.write(collector, model, config, run.folder, run.val_set, notes)
 
@@ -189,7 +195,8 @@ def prepare_training(run, model, evaluation):
     config, log = run.config, evaluation.log
     loader = build_loader(config, run.train_set, is_train=True)
     sampler = loader.batch_sampler
-    state = build_state(config, model, sampler, evaluation.precision)
+    weights = class_weights(config, run.train_set.images, log)
+    state = build_state(config, model, sampler, evaluation.precision, weights)
     describe_training(log, config, state, sampler)
 
     # STEP 5: where the run starts
@@ -198,9 +205,9 @@ def prepare_training(run, model, evaluation):
         'class_names': run.train_set.class_names,
         'data_sets': data_fingerprints(run.train_set, run.val_set),
         'data': {'images': sampler.num_samples, 'global_batch': sampler.global_batch,
-                 'repeats': sampler.repeats}}
+                 'repeats': sampler.repeats, 'balance': config.DATA.BALANCE}}
     start = find_start(run, state, metadata, log)
-    if is_finished(run, start['epoch'], state.schedule.num_epochs, log):
+    if is_finished(run, start, state.schedule.num_epochs, log):
         return None, None
     if run.folder is not None and isinstance(run.train_set.images, Subset):
         write_names(os.path.join(run.folder, 'train_subset.txt'), run.train_set.images, log)
@@ -212,14 +219,16 @@ def prepare_training(run, model, evaluation):
     return Trainer(config, state, batches, evaluation, saver, log, evaluation.signals), start
 
 
-def build_state(config, model, sampler, precision):
-    """The TrainState of a config: model, loss, optimiser, schedule and moving average."""
+def build_state(config, model, sampler, precision, weights=None):
+    """The TrainState of a config: model, loss (with weights of the classes, or None), optimiser,
+    schedule and moving average."""
     schedule = build_schedule(config.TRAIN, sampler.steps_per_epoch, sampler.global_batch)
     optimizer = build_optimizer(config.TRAIN, model)
     model, optimizer = precision.decorate(model, optimizer)
     model = with_training_options(config, model, precision)
     ema = build_ema(config, model, sampler.global_batch)
-    return TrainState(model, build_loss(config.TRAIN), optimizer, schedule, precision, ema)
+    return TrainState(model, build_loss(config.TRAIN, weights), optimizer, schedule,
+                      precision, ema, config.DATA.MULTI_LABEL)
 
 
 def with_training_options(config, model, precision):
@@ -260,21 +269,26 @@ def find_start(run, state, metadata, log):
             'optimizer': None}
 
 
-def is_finished(run, epoch, num_epochs, log):
+def is_finished(run, start, num_epochs, log):
     """Whether nothing is left to train, nor to do after it.
 
     Args:
-        epoch: how many epochs are done.
+        start: what `find_start` gave.
         num_epochs: of the whole run.
 
     Raises:
         InputError: nothing is left, and the command did not ask for that run.
     """
-    if epoch < num_epochs:
+    epoch = start['epoch']
+    patience = Patience(run.config.TRAIN.PATIENCE, start.get('patience'))
+    if epoch < num_epochs and not patience.is_over:
         if run.folder is not None and dist.is_master():
             remove_result(run.folder)
         return False
     text = f'nothing to train: {epoch} of {num_epochs} epochs are done'
+    if patience.is_over:
+        text += f', and {patience.count} evaluations were no better (TRAIN.PATIENCE ' \
+                f'{patience.limit}; a larger one goes on)'
     if run.folder != run.config.MODEL.RESUME:
         raise InputError(text)
     if any(dist.Barrier('end')(dist.is_master() and has_result(run.folder))):
@@ -287,6 +301,6 @@ def is_finished(run, epoch, num_epochs, log):
 def write_names(file, images, log):
     """Lists the images of a part of the training set and their labels, one a line, on rank 0."""
     if dist.is_master():
-        write_text(file, ''.join(f'{images.name(index)} {label}\n'
-                                 for index, label in enumerate(images.labels)))
+        write_text(file, ''.join(f'{images.name(index)} {label_text(images.labels, index)}\n'
+                                 for index in range(len(images))))
     log.info(f'{len(images)} training images, listed in {file}')

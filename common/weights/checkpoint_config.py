@@ -19,7 +19,7 @@ from common.weights.load import Weights, load_pretrained, other_model
 # The keys that a checkpoint's own config decides, unless the user sets them.
 CHECKPOINT_KEYS = ('MODEL.NUM_CLASSES', 'DATA.IMAGE_SIZE', 'DATA.CROP_PCT', 'DATA.INTERPOLATION',
                    'DATA.IMAGENET_MEAN', 'DATA.IMAGENET_STD', 'DATA.EXIF_ORIENTATION',
-                   'DATA.DATASET')
+                   'DATA.DATASET', 'DATA.MULTI_LABEL')
 SIZE_KEYS = {'DATA.IMAGE_SIZE', 'DATA.CROP_PCT'}
 # Pixels of the short side before the crop; a file that asks for more is not believed.
 MAX_PIXELS = 4096
