@@ -15,6 +15,7 @@ from common.core.config_nodes import (  # noqa: F401 - for users of this module
     differences,
     find_key,
     leaf_keys,
+    origin_of,
     plain_config,
     set_key,
 )
@@ -40,10 +41,17 @@ _C.DATA.BATCH_SIZE_EVAL = Key(None, kind=int, low=1)
 _C.DATA.DATA_PATH = '/dataset/imagenet/'
 # imagenet2012 | list: both read train_list.txt and val_list.txt ('relative/path label' a line)
 # imagefolder: train/CLASS/*.jpg and val/CLASS/*.jpg
+# class_folders: CLASS/*.jpg
+# csv: a table of path and class, and of the split if it has one
 # cifar10 | cifar100: the official archive, or the folder that it unpacks to
 # digits: the 1,797 that come with scikit-learn; DATA_PATH has no effect
-_C.DATA.DATASET = Key('imagenet2012', choices=('imagenet2012', 'list', 'imagefolder', 'cifar10',
-                                               'cifar100', 'digits'))
+# The training program and the tools find the layout by themselves where the user has not set it.
+_C.DATA.DATASET = Key('imagenet2012', choices=(
+    'imagenet2012', 'list', 'imagefolder', 'class_folders', 'csv', 'cifar10', 'cifar100', 'digits'))
+# fraction of each class that validates where the data have no split of their own, and the seed of
+# this choice
+_C.DATA.VAL_FRACTION = Key(0.1, low=1e-9, high=1.0)
+_C.DATA.VAL_SEED = Key(0, low=0)
 # the lists have several labels for an image, 'path 0,3,7', or none, 'path -'; trained with
 # TRAIN.LOSS bce and evaluated by mAP
 _C.DATA.MULTI_LABEL = False

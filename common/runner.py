@@ -16,6 +16,7 @@ from common.core.environment import DEBUG, SUPERVISED
 from common.core.errors import InputError
 from common.core.flags import add_flag
 from common.core.signals import StopSignal, is_child
+from common.data.recognise import recognise
 from common.reporting.evaluation import EvaluationReport
 from common.reporting.figures import check_extra, check_labels
 from common.train.launcher import errors_in_one_line, launch, supervise
@@ -33,9 +34,11 @@ def make_parser():
     add = partial(add_flag, parser)
     add('cfg', 'yaml of the model and recipe, e.g. ./configs/vit_base_patch16_224.yaml',
         metavar='FILE')
-    add('dataset', 'imagenet2012 | list | imagefolder | cifar10 | cifar100 | digits',
-        metavar='NAME')
-    add('data_path', 'folder of the data set', metavar='FOLDER')
+    add('dataset', 'imagenet2012 | list | imagefolder | class_folders | csv | cifar10 | cifar100 | '
+        'digits; default: found by what is there', metavar='NAME')
+    add('data_path', 'folder of the data set, or a csv file', metavar='FOLDER')
+    add('val_fraction', 'fraction of each class that validates where the data have no split of '
+        'their own; default 0.1', type=float, metavar='X')
     add('class_names', 'file with the name of each class, one a line', metavar='FILE')
     add('train_fraction', 'share of the training images of each class, e.g. 0.01', type=float,
         metavar='X')
@@ -89,6 +92,7 @@ def run(get_config: Callable, update_config: Callable, build_model: Callable,
         check_flags(config)
         if args.report:
             check_report(config)
+        config = recognise(config)
         if args.max_restarts:
             sys.exit(supervise(config, args.max_restarts, signals))
         if SUPERVISED in os.environ:

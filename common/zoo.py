@@ -240,6 +240,13 @@ def find_yaml(name_or_file):
     return name_or_file, MODELS[model_type][0]
 
 
+def is_of_the_zoo(file):
+    """Whether a file is one of the models' own yamls."""
+    folder = os.path.dirname(os.path.realpath(file))
+    return folder in {os.path.realpath(os.path.join(ROOT, family, 'configs'))
+                      for family in FAMILIES}
+
+
 def load_family_file(family, name):
     """The module of FAMILY/NAME.py."""
     return import_file(ROOT, family, name)

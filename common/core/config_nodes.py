@@ -15,7 +15,9 @@ from common.core.config_keys import Key
 from common.core.errors import InputError, printable
 from common.core.yaml_files import MAX_KEY
 
-KEYS = '__keys__'  # where a node keeps its keys, beside what yacs keeps there
+# Where a node keeps its keys, and who has set its values, beside what yacs keeps there.
+KEYS, ORIGINS = '__keys__', '__origins__'
+IN_PYTHON = 'Python'  # sets a value without saying who it is
 MAX_DIFFERENCE = 1000  # characters of what is said about a key that has changed
 
 
@@ -28,11 +30,12 @@ class ConfigNode(CfgNode):
 
     def __init__(self, *args, **kwargs):
         super().__init__(*args, **kwargs)
-        self.__dict__[KEYS] = {}
+        self.__dict__[KEYS], self.__dict__[ORIGINS] = {}, {}
 
     def __setattr__(self, name, value):
         if not isinstance(value, Key):
             super().__setattr__(name, value)
+            self.__dict__[ORIGINS][name] = IN_PYTHON
             return
         super().__setattr__(name, copy.copy(value.default))
         self.__dict__[KEYS][name] = value
@@ -56,6 +59,21 @@ def set_key(config: ConfigNode, key: str, value: object, where: str) -> None:
     """
     node, leaf = find_key(config, key, where)
     node[leaf] = node.key(leaf).check(key, value, where)
+    node.__dict__[ORIGINS][leaf] = where
+
+
+def origin_of(config: ConfigNode, key: str) -> str | None:
+    """Who has set a dotted key: 'FILE:LINE' of a yaml, a flag, IN_PYTHON, or None for a default."""
+    node, leaf = find_key(config, key, 'config')
+    return node.__dict__[ORIGINS].get(leaf)
+
+
+def forget_origins(config: ConfigNode) -> None:
+    """Makes the present values of a config its defaults, which nobody has set."""
+    config.__dict__[ORIGINS].clear()
+    for value in config.values():
+        if isinstance(value, ConfigNode):
+            forget_origins(value)
 
 
 def find_key(config, key, where):

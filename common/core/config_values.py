@@ -6,7 +6,7 @@ import argparse
 import os
 from collections.abc import Iterable
 
-from common.core.config_nodes import ConfigNode, set_key
+from common.core.config_nodes import ConfigNode, forget_origins, set_key
 from common.core.errors import InputError, printable
 from common.core.yaml_files import read_base, read_value, read_yaml
 
@@ -25,6 +25,7 @@ FLAG_KEYS = {
     'class_names': ['DATA.CLASS_NAMES'],
     'train_fraction': ['DATA.TRAIN_FRACTION'],
     'real_labels': ['DATA.REAL_LABELS'],
+    'val_fraction': ['DATA.VAL_FRACTION'],
     'output': ['SAVE'],
     'batch_size': ['DATA.BATCH_SIZE', 'DATA.BATCH_SIZE_EVAL'],
     'batch_size_eval': ['DATA.BATCH_SIZE_EVAL'],
@@ -64,6 +65,7 @@ def load_config(defaults: ConfigNode, cfg_file: str | os.PathLike | None = None)
         32
     """
     config = defaults.clone()
+    forget_origins(config)
     if cfg_file:
         for file in [*read_base(cfg_file), cfg_file]:
             for key, value, line in read_yaml(file):

@@ -1,5 +1,6 @@
 """The exceptions whose message is for the user, and how text reaches a terminal."""
 import contextlib
+import functools
 import io
 import os
 import re
@@ -146,6 +147,12 @@ def complain(text):
     """Prints a line on standard error, if there is anybody to read it."""
     with contextlib.suppress(OSError):
         print(printable(text), file=sys.stderr, flush=True)
+
+
+@functools.cache
+def complain_once(text):
+    """As `complain`, but a process says each line once."""
+    complain(text)
 
 
 @contextlib.contextmanager

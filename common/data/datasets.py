@@ -1,17 +1,12 @@
 """Which data set a config asks for, and how its images are transformed."""
-import os
-
 from common.config import ConfigNode
 from common.core.class_names import check_count, user_labels
 from common.core.errors import InputError
 from common.core.sizes import to_pair
 from common.data.augment import ColorJitter, build_auto_augment
-from common.data.cifar_source import read_cifar
-from common.data.digits_source import read_digits
 from common.data.erasing import build_erasing
-from common.data.folders import read_folder
 from common.data.image_dataset import ImageDataset
-from common.data.lists import read_list
+from common.data.layouts import read_source
 from common.data.subset import Subset, take_fraction
 from common.data.transforms import EvalTransform, TrainTransform
 
@@ -59,8 +54,7 @@ def get_dataset(config: ConfigNode, is_train: bool | str = True,
     if not classes:
         raise InputError('MODEL.NUM_CLASSES: got 0, a model without a classifier, expected at '
                          'least 1 to train or evaluate')
-    backend = config.AUG.BACKEND if is_train else 'pillow'
-    images, names = read_source(data.DATASET, data.DATA_PATH, is_train, backend, data.MULTI_LABEL)
+    images, names = read_source(config, is_train)
     if data.MULTI_LABEL:
         images.labels.num_classes = classes
     if names is None or not config.EVAL:
@@ -69,7 +63,6 @@ def get_dataset(config: ConfigNode, is_train: bool | str = True,
         names = user_labels(images, names, config)
     elif names is not None and not config.EVAL:
         check_count(names, classes, data.DATA_PATH)
-    images.upright = bool(data.EXIF_ORIENTATION)
     if is_train and data.TRAIN_FRACTION < 1.0:
         images = Subset(images, take_fraction(images.labels, data.TRAIN_FRACTION, config.SEED))
     transform = train_transform(config) if is_train else eval_transform(config)
@@ -87,21 +80,6 @@ def is_training(is_train, mode=None):
     if asked not in MODES:
         raise InputError(f'mode: got {asked!r}, expected one of {", ".join(MODES)}')
     return MODES[asked]
-
-
-def read_source(dataset, data_path, is_train, backend, multi_label=False):
-    """The source of a data set's images, and its class names or None."""
-    if dataset == 'digits':
-        return read_digits(is_train)
-    if dataset in ('cifar10', 'cifar100'):
-        return read_cifar(data_path, dataset, is_train)
-    if dataset == 'imagefolder':
-        images, names = read_folder(data_path, is_train)
-    else:
-        name = 'train_list.txt' if is_train else 'val_list.txt'
-        images, names = read_list(os.path.join(data_path, name), multi_label=multi_label), None
-    images.backend = backend
-    return images, names
 
 
 def train_transform(config):

@@ -1,7 +1,8 @@
 """The ImageFolder layout, `train/CLASS/*.jpg` and `val/CLASS/*.jpg`.
 
 The classes are the sorted names of the folders in train/, as in torchvision's ImageFolder. For a
-val/ without class folders, a file gives the labels.
+val/ without class folders, a file gives the labels. Class folders without train/ and val/ above
+them are read, too.
 """
 import csv
 import os
@@ -9,7 +10,7 @@ from array import array
 
 import numpy as np
 
-from common.core.errors import InputError
+from common.core.errors import InputError, complain_once, first_few
 from common.data.image_names import EXPECTED, EXTENSIONS, PassedOver, is_hidden, is_image
 from common.data.images import open_regular
 from common.data.lists import ImageList
@@ -64,6 +65,34 @@ def read_folder(data_path: str, is_train: bool = True):
             raise InputError(f'{os.path.join(folder, classes[int(counts.argmin())])}: got a class '
                              f'without an image, {EXPECTED}')
     return images, classes
+
+
+def read_class_folders(data_path: str):
+    """All images of a data set whose class folders lie in its folder itself, without train/ and
+    val/.
+
+    A folder without an image is passed over, and said to be.
+
+    Args:
+        data_path: folder with a folder for each class.
+
+    Returns:
+        (FolderImages, list of class names); the paths are relative to data_path.
+
+    Raises:
+        InputError: there is no class folder or no image, or a name is not UTF-8.
+    """
+    passed_over, found = PassedOver(), {}
+    for name in class_folders(data_path):
+        found[name] = list(image_names(data_path, name, passed_over))
+    passed_over.say()
+    empty = [name for name, images in found.items() if not images]
+    if empty:
+        complain_once(f'{data_path}: passed over {len(empty)} folders without an image: '
+                 f'{first_few(empty)}')
+    classes = [name for name, images in found.items() if images]
+    return make_images(data_path, data_path, (
+        (image, number) for number, name in enumerate(classes) for image in found[name])), classes
 
 
 def make_images(data_path, folder, pairs):

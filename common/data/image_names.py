@@ -1,5 +1,5 @@
 """Which files of a folder count as images, by their names, and what is said about the others."""
-from common.core.errors import complain, printable
+from common.core.errors import complain_once, printable
 
 # Of class folders: torchvision's. The images of a data set are numbered, so that an ending more
 # would make another data set of the same folder.
@@ -42,4 +42,4 @@ class PassedOver:
     def say(self):
         """One line on standard error, if there were any."""
         if self.count:
-            complain(self)
+            complain_once(str(self))

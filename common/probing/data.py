@@ -1,14 +1,10 @@
 """The images of both splits of a data set, as an evaluation sees them."""
-import os
-
 import numpy as np
 
 from common.core.errors import InputError
-from common.data.datasets import eval_transform, read_source
+from common.data.datasets import eval_transform
 from common.data.image_dataset import ImageDataset
-
-# What a folder has that is of a layout: (file or folder, DATA.DATASET).
-LAYOUTS = (('train_list.txt', 'list'), ('train', 'imagefolder'))
+from common.data.layouts import find_layout, read_source
 
 
 def data_config(config, data_path, dataset=None, batch_size=32, workers=None):
@@ -26,11 +22,11 @@ def data_config(config, data_path, dataset=None, batch_size=32, workers=None):
     """
     config = config.clone()
     config.defrost()
-    config.DATA.DATASET = dataset or layout_of(data_path)
+    if data_path is None and dataset != 'digits':
+        raise InputError('DATA: got none, expected the folder of a data set')
+    config.DATA.DATASET = dataset or find_layout(data_path)
+    config.AUG.BACKEND = 'pillow'  # training images are read as those of an evaluation
     config.DATA.MULTI_LABEL = False  # whatever the model was trained for
-    if data_path is None and config.DATA.DATASET != 'digits':
-        raise InputError(f'DATA: got none, expected the folder of a data set for -dataset '
-                         f'{config.DATA.DATASET}')
     if data_path is not None:
         config.DATA.DATA_PATH = data_path
     config.DATA.BATCH_SIZE_EVAL = batch_size
@@ -38,17 +34,6 @@ def data_config(config, data_path, dataset=None, batch_size=32, workers=None):
         config.DATA.NUM_WORKERS = workers
     config.freeze()
     return config
-
-
-def layout_of(folder):
-    """The DATA.DATASET of a folder, by what is in it."""
-    if folder is None:
-        raise InputError('DATA: got none, expected the folder of a data set')
-    for name, dataset in LAYOUTS:
-        if os.path.exists(os.path.join(folder, name)):
-            return dataset
-    raise InputError(f'{folder}: got neither train_list.txt nor train/, expected a folder with '
-                     f'one of them, or -dataset NAME')
 
 
 def read_splits(config):
@@ -65,8 +50,7 @@ def read_splits(config):
     """
     data, splits = config.DATA, {}
     for split in ('train', 'val'):
-        images, names = read_source(data.DATASET, data.DATA_PATH, split == 'train', 'pillow')
-        images.upright = bool(data.EXIF_ORIENTATION)
+        images, names = read_source(config, split == 'train')
         splits[split] = ImageDataset(images, eval_transform(config), data.IMAGE_SIZE, config.SEED,
                                      class_names=names, mean=data.IMAGENET_MEAN,
                                      std=data.IMAGENET_STD)

@@ -28,6 +28,7 @@ from common.core.signals import (
     exit_code,
     held_back,
 )
+from common.data.recognise import data_lines
 from common.train.run_folder import choose_folder, discard, find_resumed
 from common.train.worker import Run, worker
 
@@ -156,8 +157,10 @@ def launch(config, nprocs, build_model, get_dataset, signals, report=None):
     if device == 'cpu':
         dist.use_gloo()
     folder = choose_folder(config)
+    notes = data_lines(config, train_set, val_set)
     config, note = find_resumed(config, folder)
-    run = Run(config, device, folder, note, build_model, train_set, val_set, report)
+    run = Run(config, device, folder, [*notes, *([note] if note else [])], build_model, train_set,
+              val_set, report)
     if dist.is_launched() or nprocs == 1:
         worker(run, signals)
         return

@@ -18,7 +18,8 @@ from common.weights.load import LAST
 AUTO = 'auto'  # of -resume
 RESULT = 'result.json'
 # What a start writes before anything is trained.
-AT_START = {'config.yaml', 'log.txt', 'metrics.jsonl', 'lock', 'visualdl', 'train_subset.txt'}
+AT_START = {'config.yaml', 'log.txt', 'metrics.jsonl', 'lock', 'visualdl', 'train_subset.txt',
+            'val_subset.txt'}
 MAX_FOLDERS = 999  # that may be made within one second
 
 

@@ -54,7 +54,7 @@ class Run:
         device: 'cpu' or 'gpu'.
         folder: the run's folder on rank 0, and at once also on ranks that are spawned; None on
             others, and for a run without one.
-        note: a sentence for the log, or None.
+        notes: sentences for the first lines of the log.
         build_model: config -> Layer.
         train_set: None in an evaluation.
         val_set: the validation set.
@@ -65,7 +65,7 @@ class Run:
     config: Any
     device: str
     folder: str | None
-    note: str | None
+    notes: list[str]
     build_model: Callable
     train_set: Any
     val_set: Any
@@ -104,8 +104,8 @@ def prepare(run, signals):
     run = join_group(run)
     config = run.config
     log = RunLog(run.folder, active=dist.is_master(), visualdl=config.VISUALDL)
-    if run.note:
-        log.info(run.note)
+    for note in run.notes:
+        log.info(note)
     paddle.seed(config.SEED)
 
     # STEP 2: model and weights
@@ -209,8 +209,9 @@ def prepare_training(run, model, evaluation):
     start = find_start(run, state, metadata, log)
     if is_finished(run, start, state.schedule.num_epochs, log):
         return None, None
-    if run.folder is not None and isinstance(run.train_set.images, Subset):
-        write_names(os.path.join(run.folder, 'train_subset.txt'), run.train_set.images, log)
+    for split, dataset in (('train', run.train_set), ('val', run.val_set)):
+        if run.folder is not None and isinstance(dataset.images, Subset):
+            write_names(os.path.join(run.folder, f'{split}_subset.txt'), dataset.images, log)
 
     # STEP 6: the loop
     batches = train_batches(config, loader)
@@ -299,8 +300,8 @@ def is_finished(run, start, num_epochs, log):
 
 
 def write_names(file, images, log):
-    """Lists the images of a part of the training set and their labels, one a line, on rank 0."""
+    """Lists the images of a part of a data set and their labels, one a line, on rank 0."""
     if dist.is_master():
         write_text(file, ''.join(f'{images.name(index)} {label_text(images.labels, index)}\n'
                                  for index in range(len(images))))
-    log.info(f'{len(images)} training images, listed in {file}')
+    log.info(f'{len(images)} images are listed in {file}')

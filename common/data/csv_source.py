@@ -1,0 +1,122 @@
+"""A table of images: a csv file with a path and the name of a class in each line."""
+import csv
+import glob
+import os
+from array import array
+
+import numpy as np
+
+from common.core.errors import InputError
+from common.data.images import open_regular
+from common.data.lists import ImageList, check_name
+
+# What the columns are called, in lower case; without such a line the first two are path and label.
+FILE_COLUMNS = ('file', 'path', 'image', 'filename', 'file_name', 'filepath', 'image_path', 'img')
+LABEL_COLUMNS = ('label', 'class', 'category', 'class_name', 'target', 'species')
+SPLIT_COLUMNS = ('split', 'set', 'subset', 'fold')
+SPLIT_OF = {'train': True, 'training': True, 'val': False, 'valid': False, 'validation': False,
+            'test': False}
+DELIMITERS = ',;\t'
+
+
+def find_csv(data_path: str) -> str | None:
+    """The csv file that a data path is, or that is the only one in it; else None."""
+    if os.path.isfile(data_path):
+        return data_path if data_path.lower().endswith('.csv') else None
+    files = [file for file in glob.glob(os.path.join(glob.escape(data_path), '*'))
+             if file.lower().endswith('.csv')]
+    return files[0] if len(files) == 1 else None
+
+
+def read_csv(file: str):
+    """Reads a table of images.
+
+    A line has the path of an image, relative to the table's folder, and its class, and may have its
+    split (train, val, ...). Columns are known by the names in the first line (FILE_COLUMNS,
+    LABEL_COLUMNS, SPLIT_COLUMNS), in any order, others are passed over; without such a line they
+    stand in this order. Commas, semicolons or tabs stand between them. The classes are the sorted
+    names, as numbers if all of them are.
+
+    Args:
+        file: path of the table, UTF-8.
+
+    Returns:
+        (ImageList, list of class names, bool [n] of what is for training or None without a split).
+
+    Raises:
+        InputError: 'FILE:LINE: ...' for a line that is not so, or the file cannot be read.
+    """
+    rows = read_rows(file)
+    columns = find_columns(file, *rows[0])
+    if columns.pop('header'):
+        rows = rows[1:]
+    if not rows:
+        raise InputError(f'{file}: got no image, expected "path,class" lines')
+    root = os.path.dirname(os.path.abspath(file))
+    entries = [check_row(file, root, line, row, columns) for line, row in rows]
+    classes = sorted({label for _, label, _ in entries}, key=class_order(entries))
+    numbers = {name: number for number, name in enumerate(classes)}
+    names = [name.encode() for name, _, _ in entries]
+    images = ImageList(file, root, np.frombuffer(b''.join(names), np.uint8),
+                       np.cumsum([len(name) for name in names], dtype=np.int64),
+                       np.array([numbers[label] for _, label, _ in entries], np.int64),
+                       np.array(array('i', (line for line, _ in rows)), np.int32))
+    has_split = columns['split'] is not None
+    return images, classes, np.array([split for *_, split in entries]) if has_split else None
+
+
+def class_order(entries):
+    """How the names of classes are sorted: as numbers, if all of them are whole ones."""
+    are_numbers = all(label.isascii() and label.isdigit() for _, label, _ in entries)
+    return (lambda name: (int(name), name)) if are_numbers else None
+
+
+def read_rows(file):
+    """(line number, fields) of the lines of a table that are not blank; at least one."""
+    try:
+        with open(file, encoding='utf-8-sig', newline='', opener=open_regular) as stream:
+            first = stream.readline()
+            stream.seek(0)
+            delimiter = max(DELIMITERS, key=first.count)
+            reader = csv.reader(stream, delimiter=delimiter)
+            rows = [(reader.line_num, [field.strip() for field in row]) for row in reader
+                    if ''.join(row).strip()]
+    except OSError as error:
+        raise InputError(f'{file}: cannot read it: {error.strerror}') from None
+    except UnicodeDecodeError:
+        raise InputError(f'{file}: expected a table in UTF-8; iconv -f GBK -t UTF-8 converts one '
+                         f'in GBK') from None
+    except csv.Error as error:
+        raise InputError(f'{file}: not a table: {error}') from None
+    if not rows:
+        raise InputError(f'{file}: got no image, expected "path,class" lines')
+    return rows
+
+
+def find_columns(file, line, row):
+    """Which column is what: {'header': whether the row has their names, 'file', 'label', 'split':
+    its index; None for no split}."""
+    words = [field.lower() for field in row]
+    found = {kind: next((words.index(name) for name in names if name in words), None)
+             for kind, names in (('file', FILE_COLUMNS), ('label', LABEL_COLUMNS),
+                                 ('split', SPLIT_COLUMNS))}
+    if found['file'] is not None and found['label'] is not None:
+        return {'header': True, **found}
+    if found['file'] is not None or len(row) < 2:
+        raise InputError(f'{file}:{line}: got {",".join(row)[:120]!r}, expected the names of two '
+                         f'columns, file and label, or a path and a class')
+    has_split = len(row) > 2 and row[2].lower() in SPLIT_OF
+    return {'header': False, 'file': 0, 'label': 1, 'split': 2 if has_split else None}
+
+
+def check_row(file, root, line, row, columns):
+    """(path, class, whether it is for training) of a line."""
+    index, label, split = columns['file'], columns['label'], columns['split']
+    if len(row) <= max(index, label, split or 0) or not row[index] or not row[label]:
+        raise InputError(f'{file}:{line}: got {",".join(row)[:120]!r}, expected a path, a class'
+                         f'{"" if split is None else " and a split"}')
+    if split is not None and row[split].lower() not in SPLIT_OF:
+        raise InputError(f'{file}:{line}: split: got {row[split][:120]!r}, expected one of '
+                         f'{", ".join(SPLIT_OF)}')
+    check_name(row[index].encode(), root, file, line)
+    return row[index], row[label], split is not None and SPLIT_OF[row[split].lower()]

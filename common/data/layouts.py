@@ -1,0 +1,123 @@
+"""The layouts of a data set: which one a folder has, and how each is read."""
+import os
+
+import numpy as np
+
+from common.core.class_names import class_names
+from common.core.errors import InputError
+from common.data.cifar_source import read_cifar
+from common.data.csv_source import find_csv, read_csv
+from common.data.digits_source import read_digits
+from common.data.folders import entries, image_names, read_class_folders, read_folder
+from common.data.image_names import PassedOver
+from common.data.lists import SPLITS, read_list
+from common.data.split import validation_part
+from common.data.subset import Subset
+
+CLASS_NAMES = 'class_names.txt'  # beside lists: the name of each class, one a line
+# What each DATA.DATASET is, in words.
+WORDS = {'imagenet2012': 'lists of images', 'list': 'lists of images',
+         'imagefolder': 'train/ and val/ with a folder for each class',
+         'class_folders': 'a folder for each class', 'csv': 'a table of images',
+         'cifar10': 'CIFAR-10', 'cifar100': 'CIFAR-100', 'digits': "scikit-learn's digits"}
+
+
+def find_layout(data_path: str, is_train: bool = True) -> str:
+    """The DATA.DATASET of a folder, by what is in it; the first of these that fits.
+
+    | layout        | what is there                                        |
+    |---------------|------------------------------------------------------|
+    | list          | train_list.txt or val_list.txt                       |
+    | imagefolder   | train/ or val/ with folders in it                    |
+    | csv           | one csv file, or the path is one                     |
+    | class_folders | folders with images in them                          |
+
+    Args:
+        data_path: folder of the data set, or a csv file.
+        is_train: whether training images are needed; to evaluate, val/ is enough.
+
+    Raises:
+        InputError: there is none of them.
+    """
+    if any(os.path.isfile(os.path.join(data_path, f'{split}_list.txt')) for split in SPLITS):
+        return 'list'
+    splits = [split for split in SPLITS if has_folders(os.path.join(data_path, split))]
+    if 'train' in splits or splits and not is_train:
+        return 'imagefolder'
+    if find_csv(data_path):
+        return 'csv'
+    if os.path.isdir(data_path) and any(True for name, is_folder in entries(data_path) if is_folder
+                                        for _ in image_names(data_path, name, PassedOver())):
+        return 'class_folders'
+    what = 'no such folder or table' if not os.path.exists(data_path) else \
+        'found no images of a known layout'
+    raise InputError(f'-data_path: {data_path}: {what}, expected train_list.txt and val_list.txt; '
+                     f'or train/ and val/ with a folder for each class; or a folder for each '
+                     f'class; or a csv file with the columns file and label')
+
+
+def has_folders(folder):
+    """Whether a folder is there and has folders in it."""
+    return os.path.isdir(folder) and any(is_folder for _, is_folder in entries(folder))
+
+
+def read_source(config, is_train):
+    """The images of a data set that a config names, and the names of its classes.
+
+    Args:
+        config: of a run.
+        is_train: the training or the validation images.
+
+    Returns:
+        (ImageSource, list of names or None).
+
+    Raises:
+        InputError: the data are not as the layout has them.
+    """
+    data = config.DATA
+    images, names = read_layout(data, is_train)
+    inner = images.images if isinstance(images, Subset) else images
+    inner.backend = config.AUG.BACKEND if is_train else 'pillow'
+    inner.upright = bool(data.EXIF_ORIENTATION)
+    return images, names
+
+
+def read_layout(data, is_train):
+    """(ImageSource, names or None) of a config's DATA node."""
+    if data.DATASET == 'digits':
+        return read_digits(is_train)
+    if data.DATASET in ('cifar10', 'cifar100'):
+        return read_cifar(data.DATA_PATH, data.DATASET, is_train)
+    if data.DATASET == 'imagefolder':
+        return read_folder(data.DATA_PATH, is_train)
+    if data.DATASET == 'class_folders':
+        images, names = read_class_folders(data.DATA_PATH)
+        return split_off(images, None, data, is_train), names
+    if data.DATASET == 'csv':
+        file = find_csv(data.DATA_PATH)
+        if not file:
+            raise InputError(f'{data.DATA_PATH}: expected a csv file, or a folder with one')
+        images, names, for_training = read_csv(file)
+        return split_off(images, for_training, data, is_train), names
+    name = 'train_list.txt' if is_train else 'val_list.txt'
+    images = read_list(os.path.join(data.DATA_PATH, name), multi_label=data.MULTI_LABEL)
+    file = os.path.join(data.DATA_PATH, CLASS_NAMES)
+    return images, class_names(file) if os.path.isfile(file) else None
+
+
+def split_off(images, for_training, data, is_train):
+    """The Subset of one split of images that lie together.
+
+    Args:
+        images: ImageSource.
+        for_training: bool [n], or None: then DATA.VAL_FRACTION of each class is for validation.
+        data: a config's DATA node.
+        is_train: which of the two.
+    """
+    if for_training is None:
+        for_training = ~validation_part(images, data.VAL_FRACTION, data.VAL_SEED)
+    chosen = np.flatnonzero(for_training if is_train else ~for_training)
+    if not len(chosen):
+        split = 'training' if is_train else 'validation'
+        raise InputError(f'{data.DATA_PATH}: got {len(images)} images, none of them for {split}')
+    return Subset(images, chosen)

@@ -1,0 +1,124 @@
+"""What a run's data are, where the user has not said it: their layout and their number of classes.
+
+A key counts as set by the user in a flag, by -o, in Python or in a yaml of their own; not in one of
+the zoo's, whose 1,000 classes are ImageNet's.
+"""
+import os
+
+from common.config import ConfigNode, origin_of
+from common.core.class_names import class_names
+from common.core.errors import InputError, first_few
+from common.core.label_sets import all_labels
+from common.data.layouts import CLASS_NAMES, WORDS, find_layout, read_layout
+from common.data.lists import SPLITS
+from common.data.subset import Subset
+from common.weights.checkpoint_config import stated_values
+from common.weights.load import read_weights
+from common.zoo import is_of_the_zoo
+
+LISTS = ('imagenet2012', 'list')
+FILES = (*LISTS, 'imagefolder', 'class_folders', 'csv')
+
+
+def recognise(config: ConfigNode) -> ConfigNode:
+    """The config of a run with the layout of its data and their number of classes.
+
+    An evaluation has the classes of its weights instead.
+
+    Args:
+        config: frozen, with all that the user has set.
+
+    Returns:
+        The frozen config.
+
+    Raises:
+        InputError: there are no data of a known layout; or MODEL.NUM_CLASSES is set by the user and
+            is not the number of the data.
+    """
+    config = config.clone()
+    config.defrost()
+    data = config.DATA
+    if not is_set(config, 'DATA.DATASET') and data.DATASET in FILES:
+        found = find_layout(data.DATA_PATH, not config.EVAL)
+        if found != 'list' or data.DATASET not in LISTS:
+            data.DATASET = found
+    if config.EVAL:
+        if not is_set(config, 'MODEL.NUM_CLASSES'):
+            config.MODEL.NUM_CLASSES = classes_of_weights(config)
+    else:
+        count, is_exact = count_classes(data)
+        check_classes(config, count, is_exact)
+        config.MODEL.NUM_CLASSES = count
+    config.freeze()
+    return config
+
+
+def is_set(config, key):
+    """Whether the user has set a key."""
+    origin = origin_of(config, key)
+    return origin is not None and not is_of_the_zoo(origin.rpartition(':')[0])
+
+
+def count_classes(data):
+    """How many classes a training's data have.
+
+    Args:
+        data: a config's DATA node.
+
+    Returns:
+        (number, whether there are as many names of classes); without names it is one more than the
+        largest label in both lists.
+    """
+    if data.CLASS_NAMES:
+        return len(class_names(data.CLASS_NAMES)), True
+    images, names = read_layout(data, is_train=True)
+    if names is not None:
+        return len(names), True
+    largest = [all_labels(images.labels).max(initial=0)]
+    if os.path.isfile(os.path.join(data.DATA_PATH, f'{SPLITS[1]}_list.txt')):
+        largest.append(all_labels(read_layout(data, is_train=False)[0].labels).max(initial=0))
+    return int(max(largest)) + 1, False
+
+
+def check_classes(config, count, has_names):
+    """Raises InputError for a MODEL.NUM_CLASSES by the user that is not the number of the data."""
+    wanted, path = config.MODEL.NUM_CLASSES, config.DATA.DATA_PATH
+    if not is_set(config, 'MODEL.NUM_CLASSES') or wanted in (0, count):
+        return
+    what = f'{count} classes' if has_names else f'the labels 0 to {count - 1}, {count} classes'
+    more = '' if has_names or wanted < count else \
+        f'; {CLASS_NAMES} beside the lists, a name a line, says that there are {wanted}'
+    raise InputError(
+        f'MODEL.NUM_CLASSES: got {wanted} ({origin_of(config, "MODEL.NUM_CLASSES")}), but '
+        f'{config.DATA.CLASS_NAMES or path} has {what}; expected -o MODEL.NUM_CLASSES={count}, or '
+        f'none: it is the number of the data then{more}')
+
+
+def classes_of_weights(config):
+    """The number of classes that the weights of an evaluation say they have, else the config's."""
+    file = config.MODEL.PRETRAINED or config.MODEL.RESUME
+    stated = stated_values(read_weights(file).metadata, config).get('MODEL.NUM_CLASSES')
+    is_number = isinstance(stated, int) and stated > 0
+    return stated if is_number else config.MODEL.NUM_CLASSES
+
+
+def data_lines(config: ConfigNode, train_set, val_set) -> list[str]:
+    """What was recognised: sentences for a run's log.
+
+    Args:
+        config: of `recognise`.
+        train_set: ImageDataset, or None in an evaluation.
+        val_set: ImageDataset.
+    """
+    data, names = config.DATA, getattr(val_set, 'class_names', None)
+    splits = {'training': train_set, 'validation': val_set}
+    counts = ' and '.join(f'{len(images):,} {split}' for split, images in splits.items()
+                          if images is not None)
+    split = 'as the data have it'
+    if data.DATASET == 'class_folders' or isinstance(getattr(val_set, 'images', None), Subset):
+        split = (f'{data.VAL_FRACTION:.0%} of each class validate (-val_fraction), chosen by '
+                 f'DATA.VAL_SEED {data.VAL_SEED}')
+    shown = f': {first_few(names, quoted=True)}' if names else ', without names'
+    return [f'data: {data.DATA_PATH}: {WORDS[data.DATASET]} ({data.DATASET})',
+            f'images: {counts}; {split}',
+            f'classes: {config.MODEL.NUM_CLASSES}{shown}']
