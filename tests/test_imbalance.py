@@ -11,6 +11,7 @@ from common.data.balance import BalancedPicker, build_picker
 from common.data.samplers import TrainSampler
 from common.train.class_weights import balanced_weights, class_weights
 from common.train.losses import build_loss
+from common.train.same_run import order_of_samples
 from tests.conftest import refusal
 
 pytestmark = pytest.mark.smoke
@@ -79,6 +80,16 @@ def test_off_is_no_picker_and_labels_must_be_one_each():
     assert 'DATA.BALANCE: got 0.5' in refusal(build_picker, config, dataset)
     with pytest.raises(InputError, match='DATA.BALANCE: got 2.0, expected 0.0 to 1.0'):
         set_options(config, ['DATA.BALANCE=2'])
+
+
+def test_run_of_an_older_version_had_no_balance():
+    """Its checkpoints do not say so, and go on within an epoch where there is none now."""
+    def order(**data):
+        now = {'seed': 0, 'data': {'images': 9, 'global_batch': 3, 'repeats': 1, **data},
+               'data_sets': {'train': {'sha256': 'a'}}}
+        return order_of_samples(now, {**now, 'data': {**now['data'], 'balance': 0.5}})
+
+    assert order() == order(balance=0.0) != order(balance=0.5)
 
 
 # TRAIN.CLASS_WEIGHTS

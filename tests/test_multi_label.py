@@ -23,6 +23,7 @@ from common.data.loader import build_loader
 from common.data.mixup import Mixup
 from common.deploy.folder import read_metadata
 from common.export import export_model
+from common.inspection.batch_pictures import labels_of
 from common.runtimes import load_exported
 from common.serving.service import Service
 from common.train.checkpoint import write_atomically
@@ -193,6 +194,15 @@ def test_one_label_for_each_image_is_what_single_labels_are(smoothing):
 def test_keys_that_need_one_label_are_refused_C10(option, said):
     with pytest.raises(InputError, match=said):
         set_options(base_config(), ['DATA.DATASET=list', 'DATA.MULTI_LABEL=True', option])
+
+
+@pytest.mark.smoke
+def test_labels_of_a_training_picture():
+    names = ['a', 'b', 'c', 'd', 'e', 'f']
+    for target, text in (([0, 1, 0, 0, 1, 0], 'b, e'), ([0.3, 0.7, 0, 0, 1, 0], 'e, b 70%, a 30%'),
+                         ([0] * 6, 'no class'), ([1] * 6, 'a, b, c, d, ...')):
+        smoothed = np.float32(target) * 0.9 + np.float32(0.1 / 6)
+        assert labels_of(smoothed, names, 0.1) == text
 
 
 # Average precision

@@ -8,6 +8,7 @@ from common.data.loader import build_loader
 from common.inspection.drawing import panels, show
 
 MOST_COLUMNS = 8
+MOST_LABELS = 4  # of a multi-label sample that are named
 LEAST_FRACTION = 0.005  # of a class in a mixed target that is named; less would be 0 %
 
 
@@ -21,7 +22,8 @@ def batch_picture(config, epoch):
     dataset = get_dataset(config)
     pictures, target = training_batch(config, dataset, epoch)
     names = dataset.class_names or [str(label) for label in range(config.MODEL.NUM_CLASSES)]
-    labels = [label_of(sample, names, config.TRAIN.LABEL_SMOOTHING) for sample in target]
+    text_of = labels_of if config.DATA.MULTI_LABEL else label_of
+    labels = [text_of(sample, names, config.TRAIN.LABEL_SMOOTHING) for sample in target]
     return batch_figure(
         pictures, labels, f'{config.MODEL.NAME}: {len(pictures)} of {len(dataset)} training '
                           f'images, epoch {epoch}, seed {config.SEED}')
@@ -59,6 +61,14 @@ def label_of(target, names, smoothing):
     if fractions[second] < LEAST_FRACTION:
         return names[first]
     return f'{names[first]} {fractions[first]:.0%}, {names[second]} {fractions[second]:.0%}'
+
+
+def labels_of(target, names, smoothing):
+    """The target of a multi-label sample as text; the arguments are those of `label_of`."""
+    fractions = (target - smoothing / len(names)) / (1 - smoothing)        # before the smoothing
+    words = [names[k] if fractions[k] > 1 - LEAST_FRACTION else f'{names[k]} {fractions[k]:.0%}'
+             for k in np.argsort(-fractions, kind='stable') if fractions[k] >= LEAST_FRACTION]
+    return ', '.join(words[:MOST_LABELS]) + ', ...' * (len(words) > MOST_LABELS) or 'no class'
 
 
 def batch_figure(pictures, labels, title):
