@@ -61,9 +61,6 @@ def list_models(pattern: str = '*') -> list[str]:
     Returns:
         The names, sorted.
 
-    Raises:
-        InputError: this is an installed copy of common/ without the models' folders.
-
     Source: the function of this name in timm.
 
     Example:
@@ -71,7 +68,6 @@ def list_models(pattern: str = '*') -> list[str]:
         >>> list_models('vit_tiny*')
         ['vit_tiny_patch16_224', 'vit_tiny_patch16_384']
     """
-    check_checkout()
     return sorted(name for family in FAMILIES for name in models_of(family)
                   if fnmatch.fnmatch(name, pattern))
 
@@ -80,13 +76,6 @@ def models_of(family):
     """The names of a family's models, sorted."""
     files = glob.glob(os.path.join(ROOT, family, 'configs', '[!_]*.yaml'))
     return sorted(os.path.splitext(os.path.basename(file))[0] for file in files)
-
-
-def check_checkout():
-    """Raises InputError where common/ was installed without the families' folders."""
-    if not any(os.path.isdir(os.path.join(ROOT, family, 'configs')) for family in FAMILIES):
-        raise InputError(f'no models in {ROOT}: the installation has only common/; expected a '
-                         f'clone of the repository, installed by: pip install -e .')
 
 
 def create_model(name: str, pretrained: str | os.PathLike | None = None,
@@ -204,7 +193,6 @@ def model_config(name_or_file: str) -> ConfigNode:
 
 def find_yaml(name_or_file):
     """The (yaml file, family) of a name, alias or path."""
-    check_checkout()
     name_or_file = ALIASES.get(name_or_file, name_or_file)
     for family in FAMILIES:
         file = os.path.join(ROOT, family, 'configs', f'{name_or_file}.yaml')

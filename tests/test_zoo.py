@@ -384,13 +384,6 @@ def test_yaml_of_another_family_is_named_L16():
     assert code == 1 and 'a model of vitae/' in err and len(err.splitlines()) == 1
 
 
-@pytest.mark.smoke
-def test_installation_without_the_models_says_so_L17(tmp_path, monkeypatch):
-    monkeypatch.setattr(zoo, 'ROOT', str(tmp_path))
-    for call in (list_models, lambda: create_model('vit_digits'), lambda: table('*')):
-        assert 'expected a clone of the repository, installed by: pip install -e .' in refusal(call)
-
-
 # One copy of each class
 
 @pytest.mark.smoke
