@@ -6,20 +6,20 @@ python -m common.features -cfg vit_base_patch16_224 -pretrained vit.pdparams IMA
     features = numpy.load('features.npz')
     features['names'], features['cls_token']        # N strings, float32 [N, 768]
 """
-import argparse
 import sys
 from functools import partial
 
 from common.apis import add_model_flags, images_of_tool, model_of
 from common.core.errors import errors_of_a_tool
-from common.core.flags import add_flag, check_least, check_not_read, check_output
+from common.core.flags import add_flag, check_least, check_not_read, check_output, tool_parser
 from common.core.processes import set_up_cpu
 from common.inspection.features import default_type, write_features
 from common.layers.classifier import FEATURE_TYPES
 
 
 def make_parser():
-    parser = argparse.ArgumentParser(description=__doc__.splitlines()[0], allow_abbrev=False)
+    parser = tool_parser('features', __doc__.splitlines()[0],
+                         '-cfg vit_digits -pretrained runs/* digits/val/7')
     parser.add_argument('images', nargs='+', metavar='IMAGE', help='image file, or a folder')
     add_model_flags(parser)
 

@@ -4,14 +4,13 @@ python -m common.predict -cfg vit_digits -pretrained best.pdparams IMAGE|FOLDER 
     [-json FILE] [-csv FILE] [-batch_size 32] [-workers 4] [-runtime paddle-bf16]
 python -m common.predict -exported FOLDER IMAGE|FOLDER ...
 """
-import argparse
 import os
 import sys
 from functools import partial
 
 from common.apis import add_model_flags, images_of_tool, model_of, set_device
 from common.core.errors import InputError, errors_of_a_tool
-from common.core.flags import add_flag, check_least, check_not_read, check_output
+from common.core.flags import add_flag, check_least, check_not_read, check_output, tool_parser
 from common.core.processes import set_up_cpu
 from common.data.image_names import is_image
 from common.deploy.export import runtime_of
@@ -20,12 +19,13 @@ from common.runtimes import RUNTIMES, load_exported
 
 
 def make_parser():
-    parser = argparse.ArgumentParser(description=__doc__.splitlines()[0], allow_abbrev=False)
+    parser = tool_parser('predict', __doc__.splitlines()[0],
+                         '-cfg vit_digits -pretrained runs/* digits/val/7')
     parser.add_argument('images', nargs='+', metavar='IMAGE', help='image file, or a folder')
 
     add = partial(add_flag, parser)
     add_model_flags(parser, needed=False)
-    add('exported', 'folder of python -m common.export, in place of a model', metavar='FOLDER')
+    add('exported', 'folder of paddle-vitae export, in place of a model', metavar='FOLDER')
     add('runtime', f'what computes: {", ".join(RUNTIMES)}; default eager, or what -exported is '
         f'for', choices=RUNTIMES, metavar='NAME')
     add('topk', 'how many classes, default 5', type=int, default=5, metavar='N')

@@ -4,7 +4,6 @@ A model's name is the stem of its yaml. The families' files are found from any w
 
 python -m common.zoo [PATTERN]    prints the table of the READMEs
 """
-import argparse
 import fnmatch
 import functools
 import glob
@@ -18,6 +17,7 @@ from common.config import ConfigNode, keys_of_arguments
 from common.core.config_keys import wrong
 from common.core.devices import set_device
 from common.core.errors import InputError, errors_of_a_tool
+from common.core.flags import tool_parser
 from common.core.modules import import_file
 from common.core.yaml_files import read_base, read_yaml
 from common.layers.model_table import TABLE_HEAD, table_row
@@ -106,7 +106,7 @@ def create_model(name: str, pretrained: str | os.PathLike | None = None,
         A Layer that takes float32 [B, 3, H, W], normalised, and gives logits [B, K]. It has
         `.config`, the config that it was built from, `.class_names`, a list or None, and
         `.notes`, the sentences about the loading of its weights, which also go to the log
-        'common' at level INFO.
+        'paddle_vitae' at level INFO.
 
     Raises:
         InputError: an unknown name, key or device, a key given twice, weights that do not fit.
@@ -275,7 +275,7 @@ def table(pattern='*'):
 
 
 def main(argv=None):
-    parser = argparse.ArgumentParser(description='Lists the models as a markdown table.')
+    parser = tool_parser('zoo', 'Lists the models as a markdown table.', "'vit_base*'")
     parser.add_argument('pattern', nargs='?', default='*', help="shell pattern, e.g. 'vit_base*'")
     args = parser.parse_args(argv)
     with errors_of_a_tool():

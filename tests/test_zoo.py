@@ -313,7 +313,7 @@ def test_both_doors_take_the_same_keywords_L17(door, training, tmp_path, caplog)
         assert model.class_names == ['class 0', 'class 1', 'class 2']
         assert (model.config.MODEL.DROPPATH, model.config.DATA.CROP_PCT) == (0.2, 0.7)
         assert model.training is training
-    with caplog.at_level(logging.INFO, logger='common'):
+    with caplog.at_level(logging.INFO, logger='paddle_vitae'):
         model = door('vit_digits', pretrained=file, image_size=64, num_classes=0)
     assert tuple(model(paddle.zeros([1, 3, 64, 64])).shape) == (1, 96) and model.class_names is None
     assert [record.getMessage() for record in caplog.records] == [
