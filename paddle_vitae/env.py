@@ -49,8 +49,11 @@ def main(argv=None):
         prog='paddle-vitae env', epilog='example:\n  paddle-vitae env',
         description='Prints what a report of a fault needs; no names of users, machines, folders.',
         formatter_class=argparse.RawDescriptionHelpFormatter).parse_args(argv)
-    for name, value in rows():
-        print(f'{name + ":":<22}{value}')
+    lines = [f'{name + ":":<22}{value}' for name, value in rows()]
+    try:
+        print('\n'.join(lines), flush=True)
+    except BrokenPipeError:  # | head; nothing more is to be written, at the exit either
+        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
 
 
 def rows():
