@@ -275,7 +275,7 @@ def table(pattern='*'):
 
 
 def main(argv=None):
-    parser = tool_parser('zoo', 'Lists the models as a markdown table.', "'vit_base*'")
+    parser = tool_parser('zoo', 'Lists the models as a markdown table.', "'vit_tiny*'")
     parser.add_argument('pattern', nargs='?', default='*', help="shell pattern, e.g. 'vit_base*'")
     args = parser.parse_args(argv)
     with errors_of_a_tool():
