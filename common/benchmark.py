@@ -38,7 +38,7 @@ from common.runtimes import RUNTIMES
 def make_parser():
     """The command line, with a parser for each kind of measurement."""
     parser = tool_parser('benchmark', __doc__.splitlines()[0],
-                         'model vit_digits vitae_digits')
+                         'model vit_digits -runtime eager paddle')
     tools = parser.add_subparsers(dest='tool', required=True)
 
     model = tools.add_parser('model', help='throughput of models, side by side')

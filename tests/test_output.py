@@ -419,8 +419,8 @@ def test_gpu_paddle_without_a_gpu_says_so_loudly(monkeypatch, capsys):
         found = re.findall('WARNING: .*', capsys.readouterr().out)
         assert len(found) == times
         assert not found or all(word in ' '.join(found) for word in (
-            'THE RUN IS ON THE CPU', 'CUDA 12.6', 'sees 0 GPUs', 'driver', "CUDA_VISIBLE_DEVICES is '7'",
-            '-o DEVICE=gpu', '-o DEVICE=cpu'))
+            'THE RUN IS ON THE CPU', 'CUDA 12.6', 'sees 0 GPUs', 'driver',
+            "CUDA_VISIBLE_DEVICES is '7'", '-o DEVICE=gpu', '-o DEVICE=cpu'))
     config.DEVICE = 'gpu'
     assert "CUDA_VISIBLE_DEVICES is '7'" in refusal(pick_device, config)
 
