@@ -33,39 +33,35 @@ def folders(root=ROOT):
 def rewritten(source, names, file='<source>'):
     """Puts PACKAGE before the modules that a source imports from the folders of the checkout.
 
+    Every line that begins with such an import is rewritten, so those of a docstring's example are,
+    too; that none was missed is read from the result.
+
     Args:
         source: bytes of a Python file, UTF-8.
         names: of the folders.
         file: its path, for messages.
 
     Returns:
-        bytes, in which every statement is at the line where it was.
+        bytes, in which everything is at the line where it was.
 
     Raises:
-        SyntaxError: an import that has another form than `from FOLDER.MODULE import NAME`.
+        SyntaxError: an import that is not a line `from FOLDER.MODULE import NAME`.
     """
-    lines = source.splitlines(keepends=True)
-    imports = [node for node in ast.walk(ast.parse(source, file))
-               if isinstance(node, (ast.Import, ast.ImportFrom))]
-    # from the end, so that the places of the others in a line stay
-    for node in sorted(imports, key=lambda node: (node.lineno, node.col_offset), reverse=True):
-        if not any(module.partition('.')[0] in names for module in modules_of(node)):
-            continue
-        line, start = lines[node.lineno - 1], node.col_offset
-        found = re.compile(rb'from[ \t]+(?=\w)').match(line, start)
-        if isinstance(node, ast.Import) or not found:
-            raise SyntaxError(f'{file}:{node.lineno}: got {line.decode().strip()!r}, expected '
-                              f'from {modules_of(node)[0]} import NAME')
-        lines[node.lineno - 1] = b'%sfrom %s.%s' % (line[:start], PACKAGE.encode(),
-                                                    line[found.end():])
-    return b''.join(lines)
+    line = rf'^([ \t]*(?:>>> |\.\.\. )?from )((?:{"|".join(names)})[. ])'
+    result = re.sub(line.encode(), rf'\1{PACKAGE}.\2'.encode(), source, flags=re.MULTILINE)
+    for node in ast.walk(ast.parse(result, file)):
+        for module in modules_of(node):
+            if module.partition('.')[0] in names:
+                raise SyntaxError(f'{file}:{node.lineno}: got an import of {module}, expected a '
+                                  f'line: from {module} import NAME')
+    return result
 
 
 def modules_of(node):
-    """The modules, by their full names, that an import statement names; relative ones are not."""
+    """The modules, by their full names, that a node of a syntax tree imports; not relative ones."""
     if isinstance(node, ast.Import):
         return [alias.name for alias in node.names]
-    return [] if node.level else [node.module]
+    return [node.module] if isinstance(node, ast.ImportFrom) and not node.level else []
 
 
 class Loader(importlib.machinery.SourceFileLoader):
