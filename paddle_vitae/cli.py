@@ -79,5 +79,7 @@ def part(module):
     return importlib.import_module(f'paddle_vitae.{module}')
 
 
-if __name__ == '__main__':
-    main()
+if '__mp_main__' in sys.modules:
+    # multiprocessing is starting a process of a run, and imports the command first there. What it
+    # unpickles next begins with Paddle; Pillow must come before, see common/__init__.py.
+    part('common')
