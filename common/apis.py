@@ -144,7 +144,7 @@ class Eager(Classifier):
         name = getattr(model, 'classifier_name', None)  # any Layer can be run, not ours alone
         if name and getattr(model, name) is None:
             raise InputError('model: got one without a classifier (MODEL.NUM_CLASSES 0), which '
-                             'gives features, see common.features; expected classes')
+                             'gives features, see paddle-vitae features; expected classes')
         super().__init__(Preprocessing.of(model.config), getattr(model, 'class_names', None),
                          model.config.DATA.MULTI_LABEL)
         self.model = model

@@ -20,7 +20,6 @@ peak memory of training (benchmarks/memory.py), `data` the loader with other way
 files of FOLDER/train_list.txt (benchmarks/data.py), `report` how long a report takes beside the
 evaluation (benchmarks/report.py).
 """
-import argparse
 import json
 from collections.abc import Sequence
 
@@ -34,7 +33,7 @@ from common.benchmarks.model import environment, model_rows, model_table
 from common.benchmarks.report import report_table
 from common.core.errors import InputError, errors_of_a_tool
 from common.core.files import replace_atomically
-from common.core.flags import add_flag, check_least, check_output
+from common.core.flags import add_flag, check_least, check_output, tool_parser
 from common.core.processes import set_up_cpu
 from common.reporting.figures import check_extra
 from common.runtimes import RUNTIMES
@@ -42,7 +41,8 @@ from common.runtimes import RUNTIMES
 
 def make_parser():
     """The command line, with a parser for each kind of measurement."""
-    parser = argparse.ArgumentParser(description=__doc__.splitlines()[0], allow_abbrev=False)
+    parser = tool_parser('benchmark', __doc__.splitlines()[0],
+                         'model vit_digits -runtime eager paddle')
     tools = parser.add_subparsers(dest='tool', required=True)
 
     model = tools.add_parser('model', help='throughput of models, side by side')

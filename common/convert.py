@@ -8,7 +8,6 @@ other files, whose model needs no name if no other one has their names and shape
 The model decides what fits: the file must hold all of its weights, under the names of any code
 that it understands. `-check` loads the result into a new model, runs both, and prints a hash.
 """
-import argparse
 import hashlib
 import os
 from collections.abc import Sequence
@@ -19,7 +18,7 @@ from safetensors.numpy import save_file
 
 from common.core.errors import InputError, errors_of_a_tool, printable, say
 from common.core.files import replace_atomically
-from common.core.flags import check_output
+from common.core.flags import check_output, tool_parser
 from common.train.checkpoint import write_atomically
 from common.weights.load import load_pretrained, read_weights, weights_of_run
 from common.zoo import build_model, create_model, list_models, model_config
@@ -119,7 +118,8 @@ def logits(model):
 
 def main(argv=None):
     """The command line; a family's load_pytorch_weights.py calls it too."""
-    parser = argparse.ArgumentParser(description='Converts weights.', allow_abbrev=False)
+    parser = tool_parser('convert', __doc__.splitlines()[0],
+                         '-cfg vit_digits -src runs/* -dst digits.safetensors -check')
     parser.add_argument('-cfg', metavar='NAME', help='name of a model, or a yaml file; default: '
                         'what the weights are of')
     parser.add_argument('-src', required=True, metavar='FILE',

@@ -1,21 +1,21 @@
 """Loss, learning rate and accuracy of a run as a picture.
 
-python -m common.curves RUN_FOLDER    draws RUN_FOLDER/curves.png again
+paddle-vitae curves RUN    draws RUN/curves.png again
 """
-import sys
-
 from common.core.errors import complain, errors_of_a_tool
+from common.core.flags import tool_parser
 from common.train.plot import draw
 
 
-def main(argv):
-    if len(argv) != 1:
-        sys.exit(__doc__)
+def main(argv=None):
+    parser = tool_parser('curves', __doc__, 'runs/*')
+    parser.add_argument('run', metavar='RUN', help="a run's folder")
+    args = parser.parse_args(argv)
     with errors_of_a_tool():
-        note = draw(argv[0])
+        note = draw(args.run)
         if note:
             complain(f'WARNING: {note}')
 
 
 if __name__ == '__main__':
-    main(sys.argv[1:])
+    main()

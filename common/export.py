@@ -11,13 +11,12 @@ the model's. A graph that differs by more than rounding is not written. In Pytho
     export_model(model, 'folder', 'onnx')
     classifier = runtime_of(model, 'paddle-bf16')      # through a temporary folder
 """
-import argparse
 import os
 from functools import partial
 
 from common.apis import images_of_tool
 from common.core.errors import errors_of_a_tool, printable, say
-from common.core.flags import add_flag, check_output_folder
+from common.core.flags import add_flag, check_output_folder, tool_parser
 from common.core.processes import set_up_cpu
 from common.deploy.export import export_model, runtime_of
 from common.deploy.folder import FORMATS, check_replaceable
@@ -27,7 +26,8 @@ __all__ = ['export_model', 'runtime_of', 'main']
 
 
 def make_parser():
-    parser = argparse.ArgumentParser(description=__doc__.splitlines()[0], allow_abbrev=False)
+    parser = tool_parser('export', __doc__.splitlines()[0],
+                         '-cfg vit_digits -pretrained runs/* -output digits_export')
     add_model_flags(parser)
 
     add = partial(add_flag, parser)

@@ -6,13 +6,12 @@ python -m common.features -cfg vit_base_patch16_224 -pretrained vit.pdparams IMA
     features = numpy.load('features.npz')
     features['names'], features['cls_token']        # N strings, float32 [N, 768]
 """
-import argparse
 import sys
 from functools import partial
 
 from common.apis import images_of_tool
 from common.core.errors import errors_of_a_tool
-from common.core.flags import add_flag, check_least, check_not_read, check_output
+from common.core.flags import add_flag, check_least, check_not_read, check_output, tool_parser
 from common.core.processes import set_up_cpu
 from common.inspection.features import write_features
 from common.layers.classifier import FEATURE_TYPES, feature_type_of
@@ -20,7 +19,8 @@ from common.model_flags import add_model_flags, model_of, weights_of_flags
 
 
 def make_parser():
-    parser = argparse.ArgumentParser(description=__doc__.splitlines()[0], allow_abbrev=False)
+    parser = tool_parser('features', __doc__.splitlines()[0],
+                         '-cfg vit_digits -pretrained runs/* digits/val/7')
     parser.add_argument('images', nargs='+', metavar='IMAGE', help='image file, or a folder')
     add_model_flags(parser, names=False)
 

@@ -5,7 +5,6 @@ python -m common.predict -pretrained RUN|FILE [-cfg NAME] IMAGE|FOLDER ... [-top
     [-runtime paddle-bf16]
 python -m common.predict -exported FOLDER IMAGE|FOLDER ...
 """
-import argparse
 import os
 import sys
 from functools import partial
@@ -13,7 +12,7 @@ from functools import partial
 from common.apis import images_of_tool, set_device
 from common.core.class_names import class_names
 from common.core.errors import InputError, errors_of_a_tool, printable
-from common.core.flags import add_flag, check_least, check_not_read, check_output
+from common.core.flags import add_flag, check_least, check_not_read, check_output, tool_parser
 from common.core.probabilities import THRESHOLD, check_threshold
 from common.core.processes import set_up_cpu
 from common.data.image_names import is_image
@@ -26,12 +25,13 @@ TOPK = 5  # classes of an image that are shown
 
 
 def make_parser():
-    parser = argparse.ArgumentParser(description=__doc__.splitlines()[0], allow_abbrev=False)
+    parser = tool_parser('predict', __doc__.splitlines()[0],
+                         '-cfg vit_digits -pretrained runs/* digits/val/7')
     parser.add_argument('images', nargs='+', metavar='IMAGE', help='image file, or a folder')
 
     add = partial(add_flag, parser)
     add_model_flags(parser, needed=False)
-    add('exported', 'folder of python -m common.export, in place of a model', metavar='FOLDER')
+    add('exported', 'folder of paddle-vitae export, in place of a model', metavar='FOLDER')
     add('runtime', f'what computes: {", ".join(RUNTIMES)}; default eager, or what -exported is '
         f'for', choices=RUNTIMES, metavar='NAME')
     add('topk', f'how many classes, default {TOPK}', type=int, metavar='N')

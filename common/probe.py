@@ -7,7 +7,6 @@ Logistic regression and k nearest neighbours (scikit-learn, the extra 'probe') o
 DATA's training images, with the accuracy on its validation images and a 95 % interval. Features are
 computed once; see docs/probe.md.
 """
-import argparse
 import json
 from functools import partial
 
@@ -19,6 +18,7 @@ from common.core.flags import (
     check_not_read,
     check_output,
     check_output_folder,
+    tool_parser,
 )
 from common.core.processes import set_up_cpu
 from common.model_flags import add_model_flags, model_of, weights_of_flags
@@ -27,7 +27,7 @@ from common.probing.linear_probe import CACHE, probe, report_of
 
 
 def make_parser():
-    parser = argparse.ArgumentParser(description=__doc__.splitlines()[0], allow_abbrev=False)
+    parser = tool_parser('probe', __doc__.splitlines()[0], '-pretrained runs/* digits')
     parser.add_argument('data', nargs='?', metavar='DATA', help='folder of the data set')
     add_model_flags(parser, names=False)
 

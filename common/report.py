@@ -6,12 +6,11 @@ python -m common.report -cfg vit_digits -pretrained best.pdparams -data_path FOL
 RUN is a run's folder. The page is RUN/report/report.html unless -output says another folder.
 docs/report.md says what is in it. Needs the extra 'report'.
 """
-import argparse
 import os
 from functools import partial
 
 from common.core.errors import InputError, errors_of_a_tool, printable, say
-from common.core.flags import add_flag, check_least, check_output_folder
+from common.core.flags import add_flag, check_least, check_output_folder, tool_parser
 from common.core.processes import set_up_cpu
 from common.reporting.figures import check_extra
 from common.reporting.predictions import TOP
@@ -20,7 +19,7 @@ from common.reporting.source import open_source, other_predictions, predict
 
 
 def make_parser():
-    parser = argparse.ArgumentParser(description=__doc__.splitlines()[0], allow_abbrev=False)
+    parser = tool_parser('report', __doc__.splitlines()[0], 'runs/*')
     parser.add_argument('run', nargs='?', metavar='RUN', help="a run's folder")
     add = partial(add_flag, parser)
     add('cfg', "name of a model, or a yaml file; default the run's", metavar='NAME')

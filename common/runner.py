@@ -1,7 +1,14 @@
 """The training program: its command line, and the start of a run.
 
-The same script runs on a CPU (one process, or several with -nprocs over gloo), on every GPU that
-CUDA_VISIBLE_DEVICES names, and under `python -m paddle.distributed.launch` on several machines.
+`run` is what a family's main_multi_gpu.py calls; `train` and `evaluate` are the commands of these
+names, for a model of any family:
+
+paddle-vitae train -cfg vit_digits -data_path FOLDER
+paddle-vitae eval -cfg vit_digits -data_path FOLDER -pretrained FILE
+
+The same program runs on a CPU (one process, or several with -nprocs over gloo), on every GPU that
+CUDA_VISIBLE_DEVICES names, and under `python -m paddle.distributed.launch` on several machines
+(for the command with its path, `$(which paddle-vitae) train ...`).
 """
 import argparse
 import importlib.util
@@ -11,29 +18,44 @@ import sys
 from collections.abc import Callable, Sequence
 from functools import partial
 
+from common.config import update_config
 from common.core import processes
 from common.core.environment import DEBUG, SUPERVISED
 from common.core.errors import InputError
-from common.core.flags import add_flag
+from common.core.flags import add_flag, tool_parser
 from common.core.signals import StopSignal, is_child
+from common.data.datasets import get_dataset
 from common.data.recognise import recognise
 from common.reporting.evaluation import EvaluationReport
 from common.reporting.figures import check_extra, check_labels
 from common.train.launcher import errors_in_one_line, launch, supervise
 from common.train.multi_label import check_keys
 from common.train.run_folder import AUTO
-from common.zoo import check_family
+from common.zoo import MODELS, build_model, check_family, model_config
+
+TEXT = 'Trains, fine-tunes (-pretrained) or evaluates (-eval) a model.'
 
 
 def make_parser():
-    """The command line: PaddleViT's flags, -nprocs and -o, each with one dash or two."""
-    parser = argparse.ArgumentParser(
-        description='Trains, fine-tunes (-pretrained) or evaluates (-eval) a model.',
-        allow_abbrev=False)
+    """The command line of a family's script."""
+    parser = argparse.ArgumentParser(description=TEXT, allow_abbrev=False)
+    add_flag(parser, 'cfg', 'yaml of the model and recipe, e.g. '
+             './configs/vit_base_patch16_224.yaml', metavar='FILE')
+    add_run_flags(parser)
+    return parser
 
+
+def make_command_parser(name, text, example):
+    """The command line of `paddle-vitae NAME`: the same flags, and -cfg takes a model's name."""
+    parser = tool_parser(name, text, f'-cfg vit_digits -data_path digits {example}')
+    add_flag(parser, 'cfg', 'name of a model, or a yaml file', required=True, metavar='NAME')
+    add_run_flags(parser)
+    return parser
+
+
+def add_run_flags(parser):
+    """Adds PaddleViT's flags but for -cfg, -nprocs and -o, each with one dash or two."""
     add = partial(add_flag, parser)
-    add('cfg', 'yaml of the model and recipe, e.g. ./configs/vit_base_patch16_224.yaml',
-        metavar='FILE')
     add('dataset', 'imagenet2012 | list | imagefolder | class_folders | csv | cifar10 | cifar100 | '
         'digits; default: found by what is there', metavar='NAME')
     add('data_path', 'folder of the data set, or a csv file', metavar='FOLDER')
@@ -66,7 +88,6 @@ def make_parser():
     add('debug', 'show where in the code an error came up', action='store_true')
     parser.add_argument('-o', action='append', metavar='KEY=VALUE',
                         help='sets any config key; may be repeated')
-    return parser
 
 
 def run(get_config: Callable, update_config: Callable, build_model: Callable,
@@ -84,11 +105,50 @@ def run(get_config: Callable, update_config: Callable, build_model: Callable,
         SystemExit: with the exit code of common/core/processes.py, unless the run has ended well.
     """
     args = make_parser().parse_args(argv)
+
+    def read_config(cfg_file):
+        check_family(cfg_file, get_config(None))
+        return get_config(cfg_file)
+
+    start(args, read_config, update_config, build_model, get_dataset)
+
+
+def train(argv: Sequence[str] | None = None) -> None:
+    """Runs `paddle-vitae train`: as `run`, for the model that -cfg names."""
+    parser = make_command_parser('train', TEXT, '-output runs')
+    start_by_name(parser.parse_args(argv))
+
+
+def evaluate(argv: Sequence[str] | None = None) -> None:
+    """Runs `paddle-vitae eval`: `train` with -eval."""
+    parser = make_command_parser('eval', 'Evaluates a model: train with -eval.',
+                                 '-pretrained runs/*')
+    args = parser.parse_args(argv)
+    args.eval = True
+    start_by_name(args)
+
+
+def start_by_name(args):
+    """Runs the program for the model of any family that -cfg names."""
+    start(args, model_config, update_same_family, build_model, get_dataset)
+
+
+def update_same_family(config, args):
+    """The config with the flags in place. Raises InputError if they name another family's type."""
+    family = MODELS[config.MODEL.TYPE][0]
+    config = update_config(config, args)
+    types = [name for name, (folder, *_) in MODELS.items() if folder == family]
+    if config.MODEL.TYPE not in types:
+        raise InputError(f'MODEL.TYPE: got {config.MODEL.TYPE!r}, expected {" or ".join(types)}')
+    return config
+
+
+def start(args, read_config, update_config, build_model, get_dataset):
+    """Runs the program with the flags that were read; see `run`."""
     if args.debug:
         os.environ[DEBUG] = '1'
     with StopSignal(is_child()) as signals, errors_in_one_line(signals):
-        check_family(args.cfg, get_config(None))
-        config = update_config(get_config(args.cfg), args)
+        config = update_config(read_config(args.cfg), args)
         check_flags(config)
         if args.report:
             check_report(config)
@@ -105,7 +165,7 @@ def check_report(config):
     """Raises InputError where -report can do nothing."""
     if not config.EVAL:
         raise InputError('-report: got it in a training, expected -eval; for the run that has '
-                         'ended: python -m common.report RUN')
+                         'ended: paddle-vitae report RUN')
     check_extra()
     check_labels(config)
 
@@ -126,4 +186,8 @@ def check_flags(config):
     if config.EVAL and model.RESUME == AUTO:
         raise InputError('-resume: got auto with -eval, expected a file or folder')
     if config.VISUALDL and importlib.util.find_spec('visualdl') is None:
-        raise InputError("-visualdl: visualdl is missing; pip install -e '.[visualdl]'")
+        raise InputError("-visualdl: visualdl is missing; pip install 'paddle-vitae[visualdl]'")
+
+
+if __name__ == '__main__':
+    train()

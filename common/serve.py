@@ -9,13 +9,12 @@ What comes in is not trusted: see common/serving/guard.py for connections and bo
 for pictures. One thread runs the model; who comes when the queue is full gets 503. Needs the extra
 'serve'.
 """
-import argparse
 import ipaddress
 import sys
 from functools import partial
 
 from common.core.errors import errors_of_a_tool
-from common.core.flags import add_flag
+from common.core.flags import add_flag, tool_parser
 from common.core.processes import set_up_cpu
 from common.model_flags import add_model_flags, model_of
 from common.serving.server import check_extra, listen, serve
@@ -23,7 +22,8 @@ from common.serving.service import Service
 
 
 def make_parser():
-    parser = argparse.ArgumentParser(description=__doc__.splitlines()[0], allow_abbrev=False)
+    parser = tool_parser('serve', __doc__.splitlines()[0],
+                         '-cfg vit_digits -pretrained runs/*')
     add_model_flags(parser)
 
     add = partial(add_flag, parser)

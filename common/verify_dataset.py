@@ -1,30 +1,28 @@
 """Checks train_list.txt and val_list.txt of a data set, and writes them from class folders.
 
-python -m common.verify_dataset PATH             checks the lists, and that the files exist
-python -m common.verify_dataset PATH -decode     decodes the images, too, and compares contents
-python -m common.verify_dataset PATH -write      first writes the lists that are missing, from
-                                                 PATH/train/CLASS/ and PATH/val/CLASS/
-    -val_labels FILE                             ... or from images in PATH/val/ itself
-    -ids map_clsloc.txt                          ... with the numbers of ImageNet's
+paddle-vitae verify PATH             checks the lists, and that the files exist
+paddle-vitae verify PATH -decode     decodes the images, too, and compares contents
+paddle-vitae verify PATH -write      first writes the lists that are missing, from
+                                     PATH/train/CLASS/ and PATH/val/CLASS/
+    -val_labels FILE                 ... or from images in PATH/val/ itself
+    -ids map_clsloc.txt              ... with the numbers of ImageNet's
                                                  ILSVRC2012_validation_ground_truth.txt
 
 FILE holds lines 'name,label' (also ImageNet's LOC_val_solution.csv), or one label a line for the
 sorted names. A label is the name of a class folder, or its number in their sorted order, from 0.
 The exit code is 0 if all is well, else 1.
 """
-import argparse
 import sys
 from functools import partial
 
 from common.core.errors import InputError, errors_of_a_tool
-from common.core.flags import add_flag, check_least
+from common.core.flags import add_flag, check_least, tool_parser
 from common.data.verify import verify
 from common.data.write_lists import write_lists
 
 
 def main(argv=None):
-    parser = argparse.ArgumentParser(allow_abbrev=False, description=__doc__,
-                                     formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser = tool_parser('verify', __doc__, 'digits -decode')
     add = partial(add_flag, parser)
     parser.add_argument('path', metavar='PATH', help='folder of the data set')
     add('decode', 'decode every image', action='store_true')

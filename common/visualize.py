@@ -8,13 +8,12 @@ python -m common.visualize augment -cfg NAME -data_path FOLDER [-batch_size 32] 
 python -m common.visualize curves RUN [RUN ...]
 each with [-output FILE.png | FOLDER]
 """
-import argparse
 import sys
 
 from common.apis import images_of_tool
 from common.config import update_config
 from common.core.errors import InputError, errors_of_a_tool
-from common.core.flags import add_flag, check_least
+from common.core.flags import add_flag, check_least, tool_parser
 from common.core.processes import set_up_cpu
 from common.inspection.attention_pictures import AttentionPictures
 from common.inspection.batch_pictures import batch_picture
@@ -28,7 +27,8 @@ from common.zoo import model_config
 
 
 def make_parser():
-    parser = argparse.ArgumentParser(description=__doc__.splitlines()[0], allow_abbrev=False)
+    parser = tool_parser('visualize', __doc__.splitlines()[0],
+                         'attention -cfg vit_digits -pretrained runs/* digits/val/7/0044.png')
     tools = parser.add_subparsers(dest='tool', required=True)
 
     def tool(name, help_text):

@@ -4,7 +4,6 @@ A model's name is the stem of its yaml. The families' files are found from any w
 
 python -m common.zoo [PATTERN]    prints the table of the READMEs
 """
-import argparse
 import fnmatch
 import functools
 import glob
@@ -18,6 +17,7 @@ from common.config import ConfigNode, keys_of_arguments
 from common.core.config_keys import wrong
 from common.core.devices import set_device
 from common.core.errors import InputError, errors_of_a_tool
+from common.core.flags import tool_parser
 from common.core.modules import import_file
 from common.core.yaml_files import read_base, read_yaml
 from common.layers.model_table import TABLE_HEAD, table_row
@@ -62,9 +62,6 @@ def list_models(pattern: str = '*') -> list[str]:
     Returns:
         The names, sorted.
 
-    Raises:
-        InputError: this is an installed copy of common/ without the models' folders.
-
     Source: the function of this name in timm.
 
     Example:
@@ -72,7 +69,6 @@ def list_models(pattern: str = '*') -> list[str]:
         >>> list_models('vit_tiny*')
         ['vit_tiny_patch16_224', 'vit_tiny_patch16_384']
     """
-    check_checkout()
     return sorted(name for family in FAMILIES for name in models_of(family)
                   if fnmatch.fnmatch(name, pattern))
 
@@ -81,13 +77,6 @@ def models_of(family):
     """The names of a family's models, sorted."""
     files = glob.glob(os.path.join(ROOT, family, 'configs', '[!_]*.yaml'))
     return sorted(os.path.splitext(os.path.basename(file))[0] for file in files)
-
-
-def check_checkout():
-    """Raises InputError where common/ was installed without the families' folders."""
-    if not any(os.path.isdir(os.path.join(ROOT, family, 'configs')) for family in FAMILIES):
-        raise InputError(f'no models in {ROOT}: the installation has only common/; expected a '
-                         f'clone of the repository, installed by: pip install -e .')
 
 
 def create_model(name: str | None = None, pretrained: str | os.PathLike | None = None,
@@ -119,7 +108,7 @@ def create_model(name: str | None = None, pretrained: str | os.PathLike | None =
         A Layer that takes float32 [B, 3, H, W], normalised, and gives logits [B, K]. It has
         `.config`, the config that it was built from, `.class_names`, a list or None, and
         `.notes`, the sentences about the loading of its weights, which also go to the log
-        'common' at level INFO.
+        'paddle_vitae' at level INFO.
 
     Raises:
         InputError: an unknown name, key or device, a key given twice, weights that do not fit, or
@@ -223,7 +212,6 @@ def config_of_weights(weights, file):
 
 def find_yaml(name_or_file):
     """The (yaml file, family) of a name, alias or path."""
-    check_checkout()
     name_or_file = ALIASES.get(name_or_file, name_or_file)
     for family in FAMILIES:
         file = os.path.join(ROOT, family, 'configs', f'{name_or_file}.yaml')
@@ -316,7 +304,7 @@ def table(pattern='*'):
 
 
 def main(argv=None):
-    parser = argparse.ArgumentParser(description='Lists the models as a markdown table.')
+    parser = tool_parser('zoo', 'Lists the models as a markdown table.', "'vit_tiny*'")
     parser.add_argument('pattern', nargs='?', default='*', help="shell pattern, e.g. 'vit_base*'")
     args = parser.parse_args(argv)
     with errors_of_a_tool():

@@ -121,6 +121,13 @@ def wrong_family_arrows(root):
     return found
 
 
+def test_nothing_imports_the_package_but_its_version():
+    """paddle_vitae stands above all: it imports common, which would be a circle."""
+    found = {target for path in sources(ROOT, 'common', *FAMILIES)
+             for target in imports(path, ROOT) if target.split('.')[0] == 'paddle_vitae'}
+    assert found == {'paddle_vitae.version.VERSION'}
+
+
 def circles(root):
     """The modules of common that import each other, directly or not, as sets."""
     modules = {module_of(path, root)[0]: path for path in sources(root, 'common')}
@@ -214,7 +221,8 @@ def test_common_does_not_name_a_family():
         # VSA is an attention that several models share
         if str(path.relative_to(ROOT / 'common')) not in ('zoo.py', 'layers/vsa.py',
                                                           'layers/__init__.py'):
-            words = re.findall(r'\b(?:vitae\w*|vsa)\b', path.read_text().lower())
+            text = re.sub(r'paddle[-_]vitae', '', path.read_text().lower())  # the project
+            words = re.findall(r'\b(?:vitae\w*|vsa)\b', text)
             assert not words, (path.name, words)
 
 

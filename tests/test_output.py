@@ -17,7 +17,7 @@ from PIL import Image
 from common import benchmark, convert, export, features, predict, visualize
 from common.apis import inference_model, init_model, list_images
 from common.config import base_config
-from common.core import quiet_paddle
+from common.core import devices, quiet_paddle
 from common.core.devices import pick_device
 from common.core.errors import OUTPUT_LOST, InputError, errors_of_a_tool, printable, set_up_output
 from common.core.figures import save
@@ -413,12 +413,30 @@ def test_gpu_paddle_without_a_gpu_says_so_loudly(monkeypatch, capsys):
     config = base_config()
     config.MODEL.NAME = 'x'
     assert pick_device(config) == 'cpu'
-    for device, times in (('auto', 1), ('cpu', 0)):
+    for device, times in (('auto', 3), ('cpu', 0)):
         config.DEVICE = device
         describe(RunLog(), config, create_model('vit_digits', depth=1), 'float32', 'cpu', None)
         found = re.findall('WARNING: .*', capsys.readouterr().out)
         assert len(found) == times
-        assert not found or all(word in found[0] for word in (
-            'is on the CPU', 'CUDA 12.6', "CUDA_VISIBLE_DEVICES is '7'", '-o DEVICE=gpu'))
+        assert not found or all(word in ' '.join(found) for word in (
+            'THE RUN IS ON THE CPU', 'CUDA 12.6', 'sees 0 GPUs', 'driver',
+            "CUDA_VISIBLE_DEVICES is '7'", '-o DEVICE=gpu', '-o DEVICE=cpu'))
     config.DEVICE = 'gpu'
     assert "CUDA_VISIBLE_DEVICES is '7'" in refusal(pick_device, config)
+
+
+def test_cpu_paddle_beside_a_gpu_driver_says_so(monkeypatch, capsys, tmp_path):
+    """The file is what NVIDIA's driver shows under Linux."""
+    monkeypatch.setattr(paddle, 'is_compiled_with_cuda', lambda: False)
+    monkeypatch.setattr(devices, 'DRIVER', str(tmp_path / 'version'))
+    config = base_config()
+    model = create_model('vit_digits', depth=1)
+    describe(RunLog(), config, model, 'float32', 'cpu', None)
+    assert 'WARNING' not in capsys.readouterr().out
+    (tmp_path / 'version').write_text('NVRM version: NVIDIA UNIX x86_64 Kernel Module  535.104.05  '
+                                      'Sat Aug 19 01:15:15 UTC 2023\nGCC version: 12.2.0\n')
+    describe(RunLog(), config, model, 'float32', 'cpu', None)
+    said = capsys.readouterr().out
+    assert 'is one for CPUs: THE RUN IS ON THE CPU' in said and 'NVIDIA driver 535.104.05' in said
+    config.DEVICE = 'gpu'
+    assert 'is built for CPUs; NVIDIA driver 535.104.05' in refusal(pick_device, config)

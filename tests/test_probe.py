@@ -321,7 +321,7 @@ def test_classes_without_training_images_are_counted(model, folder, tmp_path):
 def test_missing_extra_is_named(model, monkeypatch):
     monkeypatch.setitem(sys.modules, 'sklearn', None)
     assert refusal(lambda: probe(model, dataset='digits')) == \
-        "the probe needs scikit-learn: pip install -e '.[probe]'"
+        "the probe needs scikit-learn: pip install 'paddle-vitae[probe]'"
 
 
 def test_command(model, tmp_path):

@@ -576,7 +576,7 @@ def test_what_is_missing_is_named(monkeypatch):
     assert 'got a model of 21843 classes' in refusal(figures.check_classes, 21843)
     monkeypatch.setattr(figures.importlib.util, 'find_spec', lambda name: None)
     assert refusal(figures.check_extra) == \
-        "the report needs scikit-learn and scipy: pip install -e '.[report]'"
+        "the report needs scikit-learn and scipy: pip install 'paddle-vitae[report]'"
 
 
 def test_benchmark_has_a_line(monkeypatch, capsys):

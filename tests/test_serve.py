@@ -692,7 +692,7 @@ def test_missing_extra_is_named(tmp_path, weights):
         ['-m', 'common.serve', '-cfg', 'vit_digits', '-pretrained', weights], folder='.',
         env={'PYTHONPATH': str(tmp_path)})
     assert (code, out) == (1, '')
-    assert error == "error: the demo page needs fastapi: pip install -e '.[serve]'\n"
+    assert error == "error: the demo page needs fastapi: pip install 'paddle-vitae[serve]'\n"
 
 
 def test_ctrl_c_ends_it_also_with_an_upload_under_way(tmp_path, weights):

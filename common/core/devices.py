@@ -1,9 +1,14 @@
 """Where a run computes: on GPUs or on the CPU, and with how many cores."""
+import contextlib
 import os
+import re
 
 import paddle
 
 from common.core.errors import InputError
+
+# What NVIDIA's driver says about itself, in a container too (Linux).
+DRIVER = '/proc/driver/nvidia/version'
 
 
 def pick_device(config):
@@ -14,18 +19,29 @@ def pick_device(config):
     """
     has_gpu = paddle.is_compiled_with_cuda() and paddle.device.cuda.device_count() > 0
     if config.DEVICE == 'gpu' and not has_gpu:
-        raise InputError(f'DEVICE: got gpu, but this machine or this Paddle has none '
-                         f'({gpus_looked_for()})')
+        raise InputError(f'DEVICE: got gpu, but this machine or this Paddle has none: '
+                         f'{gpus_looked_for()}')
     return 'gpu' if has_gpu and config.DEVICE != 'cpu' else 'cpu'
 
 
 def gpus_looked_for():
-    """Says where Paddle has looked for GPUs."""
+    """Says where Paddle has looked for GPUs, and what it has found."""
+    driver = driver_version()
+    found = f'NVIDIA driver {driver}' if driver else 'no NVIDIA driver'
     if not paddle.is_compiled_with_cuda():
-        return f'Paddle {paddle.__version__} is built for CPUs'
+        return f'Paddle {paddle.__version__} is built for CPUs; {found}'
     visible = os.environ.get('CUDA_VISIBLE_DEVICES')
-    return (f'looked for NVIDIA GPUs with a driver for CUDA {paddle.version.cuda()}, '
-            f'CUDA_VISIBLE_DEVICES {"is not set" if visible is None else f"is {visible!r}"}')
+    return (f'Paddle {paddle.__version__} is built for CUDA {paddle.version.cuda()} and sees '
+            f'{paddle.device.cuda.device_count()} GPUs; {found}; CUDA_VISIBLE_DEVICES '
+            f'{"is not set" if visible is None else f"is {visible!r}"}')
+
+
+def driver_version():
+    """The version of NVIDIA's driver as text, '' where it is not known, or None without a driver
+    (Linux)."""
+    with contextlib.suppress(OSError), open(DRIVER, errors='replace') as stream:
+        return ''.join(re.findall(r'\b\d+\.\d+(?:\.\d+)?\b', stream.readline())[:1])
+    return None
 
 
 def core_count():

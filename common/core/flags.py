@@ -1,7 +1,25 @@
 """Flags of command lines, and checks of their values."""
+import argparse
 import os
 
 from common.core.errors import InputError
+
+
+def tool_parser(name, text, example):
+    """The parser of a tool's command line.
+
+    It calls the tool as the command does that every installation has, whichever way it was started.
+
+    Args:
+        name: the tool's in `paddle-vitae NAME`.
+        text: what -h says that it does.
+        example: arguments that work, after `paddle-vitae digits digits` has written a data set and
+            `paddle-vitae train -cfg vit_digits -data_path digits -output runs` has trained.
+    """
+    command = f'paddle-vitae {name}'
+    return argparse.ArgumentParser(
+        prog=command, description=text, epilog=f'example:\n  {command} {example}'.rstrip(),
+        formatter_class=argparse.RawDescriptionHelpFormatter, allow_abbrev=False)
 
 
 def add_flag(parser, flag, help_text, **options):

@@ -6,6 +6,9 @@ import os
 import sys
 import types
 
+# 'paddle_vitae.' where all of the project is one package; '' where it is imported as common.X
+PREFIX = __name__.removesuffix('common.core.modules')
+
 
 @functools.cache
 def import_file(root, folder, name):
@@ -18,6 +21,8 @@ def import_file(root, folder, name):
         name: the name of the file, without .py.
     """
     path = os.path.join(root, folder, f'{name}.py')
+    if PREFIX and is_importable(f'{PREFIX}{folder}.{name}', path):
+        return importlib.import_module(f'{PREFIX}{folder}.{name}')
     full = f'{folder}.{name}'
     if not is_importable(folder):  # the root is not among the places of imports
         sys.modules[folder] = package = types.ModuleType(folder)

@@ -20,6 +20,7 @@ GIB = 1 << 30
 CPU_INFO = '/proc/cpuinfo'
 # What MKL's kernels for AVX-512 need (Skylake's).
 AVX512 = {'avx512f', 'avx512cd', 'avx512bw', 'avx512dq', 'avx512vl'}
+MKL_VARIABLE = 'MKL_DEBUG_CPU_TYPE'
 # Exit codes beside 0 and those of signals.py: wrong input, which a restart would not mend; anything
 # else that went wrong.
 WRONG_INPUT, FAILED = 1, 3
@@ -49,9 +50,17 @@ def set_up_mkl() -> None:
     Paddle's MKL of 2019 (2.6 and 3.x have it) looks at the maker's name, and at this variable: 5 is
     AVX2, 7 AVX-512. A value that the user has set stays.
     """
+    kernels = mkl_kernels()
+    if kernels:
+        os.environ.setdefault(MKL_VARIABLE, kernels)
+
+
+def mkl_kernels():
+    """What set_up_mkl sets MKL_VARIABLE to on this processor, or None for nothing."""
     words = cpu_info()  # compat: mkl-amd
     if {'AuthenticAMD', 'avx2'} <= words:
-        os.environ.setdefault('MKL_DEBUG_CPU_TYPE', '7' if words >= AVX512 else '5')
+        return '7' if words >= AVX512 else '5'
+    return None
 
 
 def cpu_info():

@@ -23,7 +23,8 @@ def load_digits():
     try:
         from sklearn import datasets
     except ImportError:
-        raise InputError("the digits come with scikit-learn: pip install -e '.[digits]'") from None
+        raise InputError("the digits come with scikit-learn: pip install "
+                         "'paddle-vitae[digits]'") from None
     images, labels = datasets.load_digits(return_X_y=True)
     pixels = np.round(images.reshape(-1, 8, 8) * (255 / 16)).astype(np.uint8)  # 0..16 -> 0..255
     is_val = np.zeros(len(labels), bool)

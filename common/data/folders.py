@@ -113,8 +113,7 @@ def class_folders(folder):
     names = [name for name, is_folder in entries(folder) if is_folder]
     if not names:
         raise InputError(f'{folder}: got no folder in it, expected one for each class; for images '
-                         f'with a file of labels: python -m common.verify_dataset -write '
-                         f'-val_labels FILE')
+                         f'with a file of labels: paddle-vitae verify -write -val_labels FILE')
     return names
 
 

@@ -1,6 +1,5 @@
 """From a model to a folder with its checked graph."""
 import os
-import re
 import shutil
 import tempfile
 from collections.abc import Sequence
@@ -22,7 +21,7 @@ from common.deploy.graph import check_onnx, save_paddle_graph
 from common.deploy.isolated import logits_of_graph
 from common.deploy.load import FORMAT_OF, RUNTIMES, load_exported
 from common.deploy.paddle_inference import check_bfloat16
-from common.zoo import ROOT
+from paddle_vitae.version import VERSION
 
 # The kinds of pictures that a graph is checked with, as export.json and the command name them.
 RANDOM, IMAGES = 'random pictures', 'images'
@@ -85,8 +84,6 @@ def export_model(model: nn.Layer, folder: str | os.PathLike, format: str,
 
 def metadata_of(eager, num_classes, format):
     """What export.json says about a model before its graph was run."""
-    with open(os.path.join(ROOT, 'pyproject.toml'), encoding='utf-8') as file:
-        version = re.search(r'^version = "(.+)"$', file.read(), re.MULTILINE)
     return {'format': format, 'model': eager.model.config.MODEL.NAME,
             'num_classes': num_classes,
             'class_names': eager.class_names,
@@ -94,7 +91,7 @@ def metadata_of(eager, num_classes, format):
             'preprocessing': eager.preprocessing._asdict(),
             'input': 'float32 [B, 3, H, W], RGB, (value / 255 - mean) / std',
             'output': 'logits, float32 [B, K]',
-            'versions': {'paddle': paddle.__version__, 'project': version and version[1]}}
+            'versions': {'paddle': paddle.__version__, 'project': VERSION}}
 
 
 def runtime_of(model: nn.Layer, runtime: str = 'eager') -> Classifier:

@@ -37,8 +37,8 @@ def read_metadata(folder):
     try:
         metadata = read_json(folder)
     except FileNotFoundError:
-        raise InputError(f'{folder}: got no {METADATA_FILE}, expected a folder that python -m '
-                         f'common.export wrote') from None
+        raise InputError(f'{folder}: got no {METADATA_FILE}, expected a folder that '
+                         f'paddle-vitae export wrote') from None
     except (ValueError, RecursionError) as error:
         raise InputError(f'{file}: not JSON: {one_line(error)}') from None
     if not isinstance(metadata, dict):

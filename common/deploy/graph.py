@@ -23,8 +23,8 @@ def check_onnx(model):
     missing = [name for name in ('paddle2onnx', 'onnx', 'onnxruntime')
                if importlib.util.find_spec(name) is None]
     if missing:
-        raise InputError(f"onnx: got no {', '.join(missing)}, expected it: pip install -e "
-                         f"'.[export]' (for Paddle 2.6 with paddle2onnx==1.3.1)")
+        raise InputError(f"onnx: got no {', '.join(missing)}, expected it: pip install "
+                         f"'paddle-vitae[export]' (for Paddle 2.6 with paddle2onnx==1.3.1)")
     size = sum(value.size * value.element_size() for value in model.state_dict().values())
     if size > MOST_ONNX_BYTES:
         raise InputError(f'onnx: got {size / 1e9:.1f} GB of weights, expected less than 2.1, '

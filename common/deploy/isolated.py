@@ -13,9 +13,10 @@ from common.deploy.check import in_batches
 from common.deploy.folder import ONNX_FILE, digest_of, graph_files, read_json, write_json
 from common.deploy.graph import reason_in, save_onnx_graph
 from common.deploy.load import load_exported
-from common.zoo import ROOT
 
-PROGRAM = 'import sys; from common.deploy.isolated import main; main(*sys.argv[1:])'
+# The other process looks for modules where this one does, so that a folder `common` in the working
+# directory is not taken for ours.
+PROGRAM = 'import sys; sys.path[:] = {path!r}; from {module} import main; main(*sys.argv[1:])'
 PICTURES_FILE, LOGITS_FILE = 'pixels.npz', 'logits.npz'  # what the two processes exchange
 
 
@@ -34,11 +35,11 @@ def logits_of_graph(folder, work, pictures):
         InputError: the graph cannot be converted or run.
     """
     np.savez(os.path.join(work, PICTURES_FILE), **pictures)
-    path = os.pathsep.join([ROOT, *filter(None, [os.environ.get('PYTHONPATH')])])
+    program = PROGRAM.format(path=[str(place) for place in sys.path], module=__name__)
     child = subprocess.run(
-        [sys.executable, '-W', 'ignore', '-c', PROGRAM, folder, work, paddle.get_device()],
-        env={**os.environ, 'PYTHONPATH': path}, stdin=subprocess.DEVNULL, text=True,
-        errors='replace', stdout=subprocess.PIPE, stderr=subprocess.STDOUT)
+        [sys.executable, '-W', 'ignore', '-c', program, folder, work, paddle.get_device()],
+        stdin=subprocess.DEVNULL, text=True, errors='replace', stdout=subprocess.PIPE,
+        stderr=subprocess.STDOUT)
     result = os.path.join(work, LOGITS_FILE)
     if child.returncode == 0 and os.path.exists(result):
         with np.load(result) as logits:

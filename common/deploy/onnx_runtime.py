@@ -19,8 +19,8 @@ class OnnxRuntime(Exported):
         try:
             import onnxruntime
         except ImportError:
-            raise InputError("onnx: got no onnxruntime, expected it: pip install -e "
-                             "'.[export]'") from None
+            raise InputError("onnx: got no onnxruntime, expected it: pip install "
+                             "'paddle-vitae[export]'") from None
         super().__init__(folder, threads)
         options = onnxruntime.SessionOptions()
         options.intra_op_num_threads = self.threads

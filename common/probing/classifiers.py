@@ -23,7 +23,8 @@ def check_extra():
     try:
         import sklearn  # noqa: F401
     except ImportError:
-        raise InputError("the probe needs scikit-learn: pip install -e '.[probe]'") from None
+        raise InputError("the probe needs scikit-learn: pip install "
+                         "'paddle-vitae[probe]'") from None
 
 
 def linear_probe(train, labels, seed):

@@ -64,7 +64,8 @@ def check_extra():
     missing = [name for name, package in (('scikit-learn', 'sklearn'), ('scipy', 'scipy'))
                if importlib.util.find_spec(package) is None]
     if missing:
-        raise InputError(f"the report needs {' and '.join(missing)}: pip install -e '.[report]'")
+        raise InputError(f"the report needs {' and '.join(missing)}: pip install "
+                         "'paddle-vitae[report]'")
 
 
 def check_classes(count):

@@ -27,7 +27,8 @@ def check_extra():
         import python_multipart  # noqa: F401
         import uvicorn  # noqa: F401
     except ImportError as error:
-        raise InputError(f"the demo page needs {error.name}: pip install -e '.[serve]'") from None
+        raise InputError(f"the demo page needs {error.name}: pip install "
+                         f"'paddle-vitae[serve]'") from None
 
 
 def listen(host, port):

@@ -2,7 +2,7 @@
 import paddle
 
 from common.core import dist
-from common.core.devices import gpus_looked_for
+from common.core.devices import driver_version, gpus_looked_for
 from common.layers.macs import count_parameters
 from common.train.optim import decayed_parameters, trainable_parameters
 
@@ -18,12 +18,22 @@ def describe(log, config, model, precision, device, folder):
              f'output in {folder}')
     log.info(f'device: {dist.world_size()} x {device}, precision {precision}, '
              f'Paddle {paddle.__version__}')
-    if device == 'cpu' and config.DEVICE != 'cpu' and paddle.is_compiled_with_cuda():
-        log.warning(f'this Paddle is built for GPUs and found none: the run is on the CPU, many '
-                    f'times slower ({gpus_looked_for()}; nvidia-smi shows what there is). '
-                    f'-o DEVICE=gpu stops instead, -o DEVICE=cpu says that it is meant')
+    if device == 'cpu' and config.DEVICE != 'cpu':
+        warn_of_gpus(log)
     log.info(f'evaluation images: {data.IMAGE_SIZE} px, crop {data.CROP_PCT}, '
              f'{data.INTERPOLATION}, mean {data.IMAGENET_MEAN}, std {data.IMAGENET_STD}')
+
+
+def warn_of_gpus(log):
+    """Warns of a run on the CPU where Paddle, or the machine, is one for GPUs."""
+    for_gpus = paddle.is_compiled_with_cuda()
+    if for_gpus or driver_version() is not None:
+        what = 'this Paddle is built for GPUs and found none' if for_gpus else \
+            'this machine has a GPU driver, and this Paddle is one for CPUs'
+        log.warning(f'{what}: THE RUN IS ON THE CPU, many times slower')
+        log.warning(f'  {gpus_looked_for()}; nvidia-smi shows what there is')
+        log.warning('  -o DEVICE=gpu stops instead, -o DEVICE=cpu says that it is meant; the '
+                    'README, "Install", says which CUDA and cuDNN Paddle needs')
 
 
 def describe_training(log, config, state, sampler):

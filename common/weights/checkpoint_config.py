@@ -24,7 +24,7 @@ SIZE_KEYS = {'DATA.IMAGE_SIZE', 'DATA.CROP_PCT'}
 # Pixels of the short side before the crop; a file that asks for more is not believed.
 MAX_PIXELS = 4096
 
-logger = logging.getLogger('common')
+logger = logging.getLogger('paddle_vitae')
 
 
 def merged_config(requested: ConfigNode, options: Sequence[str], values: dict, file: str | None,
