@@ -151,9 +151,10 @@ def init_model(config_or_name: str, checkpoint: str | os.PathLike | None = None,
 
     Args:
         config_or_name: name of a model, see common.zoo.list_models, or the path of a yaml.
-        checkpoint: weight file of any format, or a run's folder; None leaves newly initialised
-            weights. A checkpoint of this project also brings its number of classes, preprocessing
-            and class names.
+        checkpoint: weight file of any format, a run's folder, 'hub' for the model's published
+            weights, or what common.zoo.fetch_weights takes; None leaves newly initialised weights.
+            A checkpoint of this project also brings its number of classes, preprocessing and class
+            names.
         device: 'cpu', 'gpu' or 'gpu:N'; it holds for the process. None leaves Paddle's.
         options: 'KEY=VALUE' strings for any keys of the config; they win over the checkpoint.
         keywords: the others of common.zoo.create_model: num_classes (0 gives features),
@@ -290,7 +291,8 @@ def add_model_flags(parser, needed=True):
     """
     add = partial(add_flag, parser)
     add('cfg', 'name of a model, or a yaml file', required=needed, metavar='NAME')
-    add('pretrained', 'weight file of any format', required=needed, metavar='FILE')
+    add('pretrained', 'weight file of any format, or hub, hub:TAG, https://..., hf:OWNER/NAME',
+        required=needed, metavar='FILE')
     add('device', 'cpu, gpu or gpu:N; default a GPU if there is one')
     add('o', 'a key of the config; several are possible', action='append', metavar='KEY=VALUE')
 

@@ -20,7 +20,7 @@ from common.core.files import replace_atomically
 from common.core.flags import check_output
 from common.train.checkpoint import write_atomically
 from common.weights.load import load_pretrained, read_weights, weights_of_run
-from common.zoo import build_model, create_model, model_config
+from common.zoo import build_model, create_model, fetch_weights, model_config
 
 SUFFIXES = ('.pdparams', '.safetensors')
 
@@ -34,7 +34,7 @@ def convert(name_or_file: str, source: str | os.PathLike, target: str, check: bo
 
     Args:
         name_or_file: name of a model, or the path of a yaml.
-        source: weight file of any known format, or a run's folder.
+        source: weight file of any known format, a run's folder, or what fetch_weights takes.
         target: .pdparams or .safetensors file to write.
         check: whether to load the result again and compare the logits of a random image, which
             must be equal in each bit.
@@ -59,6 +59,7 @@ def convert(name_or_file: str, source: str | os.PathLike, target: str, check: bo
         ([], 16)
     """
     check_output('dst', target, SUFFIXES)
+    source, came_from = fetch_weights(source, model_config(name_or_file).MODEL.NAME)
     model = create_model(name_or_file, source, options=options)
     origin = weights_of_run(source) if os.path.isdir(source) else source
     in_place = os.path.exists(target) and os.path.samefile(origin, target)
@@ -66,6 +67,8 @@ def convert(name_or_file: str, source: str | os.PathLike, target: str, check: bo
         raise InputError(f'-dst: got {target}, the source itself, which holds more than weights; '
                          f'expected another file')
     notes, classes = list(model.notes), model.config.MODEL.NUM_CLASSES
+    if came_from:
+        notes.insert(0, f'weights of {came_from}')
     if classes != model_config(name_or_file).MODEL.NUM_CLASSES:
         notes.append(f'the result holds weights only; load it with -o MODEL.NUM_CLASSES={classes}')
     save(model, target)
@@ -104,7 +107,8 @@ def main(argv=None):
     """The command line; a family's load_pytorch_weights.py calls it too."""
     parser = argparse.ArgumentParser(description='Converts weights.', allow_abbrev=False)
     parser.add_argument('-cfg', required=True, help='name of a model, or a yaml file')
-    parser.add_argument('-src', required=True, metavar='FILE', help='weights of any known format')
+    parser.add_argument('-src', required=True, metavar='FILE', help='weights of any known format, '
+                        'or hub, hub:TAG, https://..., hf:OWNER/NAME')
     parser.add_argument('-dst', required=True, metavar='FILE', help='.pdparams or .safetensors')
     parser.add_argument('-check', action='store_true', help='load the result and compare logits')
     parser.add_argument('-o', action='append', metavar='KEY=VALUE',

@@ -16,6 +16,7 @@ from common.core.environment import DEBUG, SUPERVISED
 from common.core.errors import InputError
 from common.core.flags import add_flag
 from common.core.signals import StopSignal, is_child
+from common.hub.references import is_reference
 from common.train.launcher import errors_in_one_line, launch, supervise
 from common.train.run_folder import AUTO
 from common.zoo import check_family
@@ -42,7 +43,8 @@ def make_parser():
     add('batch_size_eval', 'the same for evaluation', type=int, metavar='N')
     add('image_size', 'pixels', type=int, metavar='N')
     add('accum_iter', 'micro-batches in one optimiser step', type=int, metavar='N')
-    add('pretrained', 'weights to fine-tune or evaluate, or the folder of a run that has them',
+    add('pretrained', 'weights to fine-tune or evaluate: a file, the folder of a run, hub (the '
+        'published ones of the model), hub:TAG, https://... or hf:OWNER/NAME',
         metavar='FILE')
     add('resume', 'last.pdparams of a run to go on with, or the run\'s folder; auto: the newest '
         'run of this model under -output goes on in its own folder, if there is one',
@@ -97,7 +99,8 @@ def check_flags(config):
                          'accuracy would be that of random numbers')
     if config.EVAL and model.PRETRAINED and model.RESUME:
         raise InputError('-pretrained and -resume: got both, expected one to evaluate')
-    if model.PRETRAINED and not os.path.exists(model.PRETRAINED):
+    if model.PRETRAINED and not is_reference(model.PRETRAINED) \
+            and not os.path.exists(model.PRETRAINED):
         raise InputError(f'-pretrained: no such file: {model.PRETRAINED}')
     if model.RESUME not in (None, AUTO) and not os.path.exists(model.RESUME):
         raise InputError(f'-resume: no such file or folder: {model.RESUME}')

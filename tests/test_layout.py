@@ -16,7 +16,7 @@ LAYERS = (
     'core',
     'config',
     'layers',
-    'weights',
+    'weights hub',
     'zoo',
     'data',
     'train',
