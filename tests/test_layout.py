@@ -27,8 +27,8 @@ LAYERS = (
     'benchmarks',
     'benchmarks',  # they measure all that stands above
     # the commands, each a parser and a call
-    'benchmark cifar convert curves digits export features predict processes runner serve '
-    'verify_dataset visualize',
+    'benchmark cifar convert curves digits export features predict pretrained processes runner '
+    'serve verify_dataset visualize',
 )
 RANKS = {room: rank for rank, rooms in enumerate(LAYERS) for room in rooms.split()}
 

@@ -21,7 +21,6 @@ TIMEOUT, CONNECT_TIMEOUT = 30.0, 5.0
 TRIES = 4  # in a row that bring nothing
 PAUSE = 0.5  # seconds before the second of these; twice as long before each further one
 MAX_REDIRECTS = 8
-CHUNK = 1 << 18
 FREE = 16 << 20  # bytes of the disk that stay free
 BUSY = (408, 425, 429, 500, 502, 503, 504)  # statuses that may be others a second later
 MD5 = re.compile(r'md5=([A-Za-z0-9+/]{22}==)')
@@ -73,7 +72,7 @@ def download(url: str, part: str, size_range: tuple[int, int] | None, has_hash: 
     try:
         with httpx.Client(follow_redirects=True, max_redirects=MAX_REDIRECTS,
                           timeout=httpx.Timeout(seconds, connect=min(CONNECT_TIMEOUT, seconds)),
-                          headers={'Accept-Encoding': 'identity', 'User-Agent': 'paddle-vitae'},
+                          headers={'Accept-Encoding': 'identity', 'User-Agent': 'paddle_vitae'},
                           event_hooks={'request': [check_request]}) as client:
             return download_with(client, url, part, size_range, has_hash)
     except (httpx.HTTPError, httpx.InvalidURL, ImportError) as error:
@@ -220,7 +219,7 @@ def write_body(response, part, have, size, url):
         with open(part, 'ab' if have else 'wb') as stream, \
                 tqdm(total=size, initial=have, unit='B', unit_scale=True, unit_divisor=1024,
                      desc=name[-32:], disable=None) as bar:
-            for chunk in response.iter_raw(CHUNK):
+            for chunk in response.iter_raw():  # as it comes: a cut loses nothing
                 stream.write(chunk)
                 bar.update(len(chunk))
     except OSError as error:

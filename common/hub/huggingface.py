@@ -9,8 +9,7 @@ from common.hub.references import HubFile
 # What a repository's weights are called, the safer form first.
 WEIGHTS = ('model.safetensors', 'pytorch_model.bin')
 BLOB = re.compile('[0-9a-f]{64}')
-MISSING = ("hf:...: huggingface_hub is missing; pip install huggingface_hub, or "
-           "pip install 'paddle-vitae[hub]'")
+MISSING = 'hf:...: huggingface_hub is missing; pip install huggingface_hub (the extra "hub")'
 
 
 def library():
