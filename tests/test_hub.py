@@ -538,3 +538,12 @@ def test_hugging_face_hub_by_a_mirror(server, weights, monkeypatch, tmp_path):
     assert lines[0] == f'weights of hf:a/b (sha256 {sha256})'
     assert 'HF_HUB_OFFLINE is set; fetch ' in lines[1] and len(lines) == 2
     assert not server.seen
+    # without a connection: what is there is used, the rest is one line
+    monkeypatch.delenv('HF_HUB_OFFLINE')
+    with socket.socket() as closed:
+        closed.bind(('127.0.0.1', 0))
+        monkeypatch.setenv('HF_ENDPOINT', f'http://127.0.0.1:{closed.getsockname()[1]}')
+        code, out, err = run_script(['-c', use, 'hf:a/b', 'hf:a/c'], folder='.')
+    lines = out.splitlines()
+    assert lines[0] == f'weights of hf:a/b (sha256 {sha256})' and len(lines) == 2
+    assert lines[1].startswith('refused: cannot connect to 127.0.0.1:')

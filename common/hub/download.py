@@ -84,6 +84,16 @@ def download(url: str, part: str, size_range: tuple[int, int] | None, has_hash: 
         raise Unreachable(f'{host_of(url)}: {one_line(error)}') from None  # a proxy's URL
 
 
+def check_reachable(url: str) -> None:
+    """Raises Unreachable if there is no connection to a URL's server, within seconds; whatever the
+    server answers is an answer."""
+    import httpx
+    try:
+        httpx.head(url, timeout=httpx.Timeout(timeout(), connect=CONNECT_TIMEOUT))
+    except (httpx.HTTPError, httpx.InvalidURL, ImportError, ValueError) as error:
+        raise Unreachable(f'cannot connect to {host_of(url)}: {one_line(error)}') from None
+
+
 def check_request(request):
     """Raises InputError for a redirect to where weights may not come from."""
     if not is_allowed(request.url.scheme, request.url.host):

@@ -4,6 +4,7 @@ import re
 
 from common.core.errors import InputError, one_line
 from common.hub.cache import CACHE_VARIABLE, cache_folder
+from common.hub.download import Unreachable, check_reachable
 from common.hub.references import HubFile
 
 # What a repository's weights are called, the safer form first.
@@ -38,6 +39,17 @@ def page_of(hub_file):
             f'{files_of(hub_file)[0]}')
 
 
+def by_hand(hub_file):
+    """How a user gets the file without this program."""
+    return f'fetch {page_of(hub_file)} (size unknown) by hand and give the path of that file'
+
+
+def sha256_of(path):
+    """The hash of a file in the hub's cache, or None: large files are kept under it."""
+    blob = os.path.basename(os.path.realpath(path))
+    return blob if BLOB.fullmatch(blob) else None
+
+
 def cached(hub_file: HubFile) -> str | None:
     """The file in the cache, or None; without any network, and without the package too."""
     try:
@@ -59,13 +71,21 @@ def fetch_hf(hub_file: HubFile) -> tuple[str, str | None]:
         hub_file: see common.hub.references.parse_hf.
 
     Returns:
-        (path, sha256 or None). The hub keeps large files under their sha256.
+        (path, sha256 or None).
 
     Raises:
         InputError: huggingface_hub is missing, there is no such file, or no connection.
     """
     hub = library()
     names = files_of(hub_file)
+    path = cached(hub_file)
+    if path is not None:
+        return path, sha256_of(path)
+    if not hub.constants.HF_HUB_OFFLINE:
+        try:
+            check_reachable(page_of(hub_file))  # the library itself tries for half a minute
+        except Unreachable as error:
+            raise InputError(f'{error}; {by_hand(hub_file)}') from None
     for name in names:
         try:
             path = hub.hf_hub_download(hub_file.repo, name, revision=hub_file.revision,
@@ -73,9 +93,8 @@ def fetch_hf(hub_file: HubFile) -> tuple[str, str | None]:
         except hub.errors.LocalEntryNotFoundError as error:
             why = 'HF_HUB_OFFLINE is set' if hub.constants.HF_HUB_OFFLINE else \
                 'no connection to the hub' if error.__cause__ is None else one_line(error.__cause__)
-            raise InputError(
-                f'hf:{hub_file.repo}: not in the cache of huggingface_hub, and {why}; fetch '
-                f'{page_of(hub_file)} by hand and give the path of that file') from None
+            raise InputError(f'hf:{hub_file.repo}: not in the cache of huggingface_hub, and {why}; '
+                             f'{by_hand(hub_file)}') from None
         except hub.errors.RepositoryNotFoundError:
             raise InputError(f'hf:{hub_file.repo}: no such repository, or it is not public '
                              f'(HF_TOKEN opens your own)') from None
@@ -85,7 +104,6 @@ def fetch_hf(hub_file: HubFile) -> tuple[str, str | None]:
             continue
         except Exception as error:  # noqa: BLE001 - of its own, of its transport, of the disk
             raise InputError(f'hf:{hub_file.repo}: {one_line(error)}') from None
-        blob = os.path.basename(os.path.realpath(path))
-        return path, blob if BLOB.fullmatch(blob) else None
+        return path, sha256_of(path)
     raise InputError(f'hf:{hub_file.repo}: has no {" or ".join(names)}; '
                      f'hf:{hub_file.repo}/FILE names another one')
