@@ -18,6 +18,7 @@ import yaml
 from safetensors.numpy import save
 
 from common import pretrained
+from common.convert import convert
 from common.core.errors import InputError
 from common.hub import cache
 from common.hub.references import is_reference, parse_hf, parse_url, path_of_url
@@ -124,6 +125,7 @@ def test_a_version_that_has_changed_is_not_mixed(server, weights):
     ('lfs_wrong', 'does not fit to the hash that the server tells; nothing was kept'),
     ('page', 'got a web page, expected a weight file'),
     ('no_length', 'the server does not say how long the file is'),
+    ('huge', 'are free on that disk'),
 ])
 def test_a_fault_is_one_line(kind, message, server):
     text = refusal(fetch_weights, server.url(kind, 'w.pdparams'), MODEL)
@@ -326,6 +328,8 @@ def test_tags_urls_and_paths(server, monkeypatch, tmp_path, weights):
         where = 'redirect' if reference == 'hub:second' else 'good'
         assert model.notes[0].startswith(f'weights of {server.url(where, "w.pdparams")} (sha256 ')
     assert create_model(MODEL, pretrained=False).notes == []
+    notes, _ = convert(MODEL, 'hub:second', str(tmp_path / 'converted.pdparams'))
+    assert notes[0].startswith(f'weights of {server.url("redirect", "w.pdparams")} (sha256 ')
     # another model's entry, by its name
     model = create_model('vit_digits', num_classes=3, pretrained=f'hub:{MODEL}/first')
     assert 'classifier: new' in model.notes[1]
@@ -365,6 +369,18 @@ def test_references():
         'https://a.org/x/w.npz?key=1', 'https://a.org/x/w.npz?key=2', 'https://a.org:8/x/w.npz')}
     assert len(paths) == 6
     assert path_of_url('https://a.org/../../etc/w.npz') == 'a.org/etc/w.npz'
+
+
+def test_a_file_of_another_size_than_published_is_not_downloaded(server, monkeypatch, tmp_path):
+    register(tmp_path, monkeypatch, rounded={'url': server.url('good', 'w.pdparams'),
+                                             'size': '1.40 MiB'},
+             exact={'url': server.url('redirect', 'w.pdparams'), 'size': 1000})
+    for tag, kind in (('rounded', 'good'), ('exact', 'redirect')):
+        message = refusal(fetch_weights, f'hub:{tag}', MODEL)
+        size = len(server.files['w.pdparams'])
+        assert f'the server has a file of {size} bytes, expected' in message
+        assert_nothing_loads(server, kind)
+        assert not os.path.exists(f'{cached(server, kind)}.part')
 
 
 # files that a user fetches by hand

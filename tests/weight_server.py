@@ -77,7 +77,8 @@ class Handler(BaseHTTPRequestHandler):
         if kind == 'no_length':
             self.close_connection = True
         else:
-            self.send_header('Content-Length', str(len(content) - start))
+            length = 1 << 60 if kind == 'huge' else len(content) - start
+            self.send_header('Content-Length', str(length))
         self.send_header('ETag', etag)
         self.send_header('Content-Type', 'text/html' if kind == 'page' else 'application/x')
         if kind in ('google', 'google_wrong'):
