@@ -148,6 +148,17 @@ def test_a_server_that_stalls_and_what_it_gave_is_used_later(server, weights, mo
     assert os.path.getsize(part) >= half
 
 
+def test_proxy_of_the_environment(server, weights, monkeypatch):
+    monkeypatch.setenv('HTTP_PROXY', f'http://127.0.0.1:{server.server_port}')
+    monkeypatch.delenv('NO_PROXY', raising=False)
+    monkeypatch.delenv('no_proxy', raising=False)
+    path = fetch_weights('http://127.0.0.1:1/good/w.pdparams', MODEL).file  # nobody listens there
+    assert content_of(path) == weights[0] and server.count('good', 'w.pdparams') == 1
+    monkeypatch.setenv('HTTP_PROXY', 'socks9://a')
+    message = refusal(fetch_weights, 'http://127.0.0.1:1/redirect/w.pdparams', MODEL)
+    assert 'fetch http://127.0.0.1:1/redirect/w.pdparams' in message
+
+
 def test_hash_of_the_url(server, weights):
     right = hashlib.sha256(weights[0]).hexdigest()
     message = refusal(fetch_weights, f'{server.url("good", "w.pdparams")}#sha256={"0" * 64}', MODEL)

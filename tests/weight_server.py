@@ -9,6 +9,7 @@ import threading
 import time
 from contextlib import contextmanager
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
+from urllib.parse import urlsplit
 
 
 class Handler(BaseHTTPRequestHandler):
@@ -35,6 +36,8 @@ class Handler(BaseHTTPRequestHandler):
         self.end_headers()
 
     def do_GET(self):
+        if self.path.startswith('http:'):  # as to a proxy
+            self.path = urlsplit(self.path).path
         _, kind, name = self.path.split('/', 2)
         seen = self.server.seen
         with self.server.lock:
