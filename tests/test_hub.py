@@ -364,6 +364,7 @@ def test_nothing_is_downloaded_unless_it_is_asked_for(server, monkeypatch, tmp_p
     ('https://', 'expected https'), ('https://host:port/w', 'no URL'),
     ('https://example.com', 'expected the URL of a file'),
     ('https://user:secret@example.com/', 'expected the URL of a file'),
+    ('https://a.org/w\0.pth', 'no URL'), ('https://a.org/w\x1b[2J.pth', 'no URL'),
     ('hf:timm', 'expected hf:OWNER/NAME'), ('hf:a/b/../../c', 'expected hf:OWNER/NAME'),
 ])
 def test_references_that_are_none(text, message, server):

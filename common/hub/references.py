@@ -52,6 +52,8 @@ def parse_hf(reference: str) -> HubFile:
 
 def parse_url(reference: str) -> tuple[str, str | None]:
     """(URL without fragment, sha256 or None) of https://...#sha256=DIGITS."""
+    if not reference.isprintable() or ' ' in reference:
+        raise InputError(f'{reference}: no URL: got spaces or control characters in it')
     try:
         parts = urlsplit(reference)
         parts.port  # noqa: B018 - raises ValueError
