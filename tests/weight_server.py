@@ -72,7 +72,7 @@ class Handler(BaseHTTPRequestHandler):
     def send(self, kind, content, count):
         etag = f'"{hashlib.md5(content).hexdigest()}"'
         start, wanted = 0, self.headers.get('Range')
-        if wanted and kind != 'cut_no_range' and self.headers.get('If-Range') == etag:
+        if wanted and kind != 'cut_no_range' and self.headers.get('If-Range', etag) == etag:
             start = int(wanted.removeprefix('bytes=').removesuffix('-'))
         self.send_response(206 if start else 200)
         if start:
