@@ -169,9 +169,10 @@ def init_model(config_or_name: str | None = None,
     Args:
         config_or_name: name of a model, see common.zoo.list_models, or the path of a yaml; None
             takes the model that the weights are of: `init_model(checkpoint='RUN')`.
-        checkpoint: weight file of any format, or a run's folder; None leaves newly initialised
-            weights. A checkpoint of this project also brings its number of classes, preprocessing
-            and class names.
+        checkpoint: weight file of any format, a run's folder, 'hub' for the model's published
+            weights, or what common.zoo.fetch_weights takes; None leaves newly initialised weights.
+            A checkpoint of this project also brings its number of classes, preprocessing and class
+            names.
         device: 'cpu', 'gpu' or 'gpu:N'; it holds for the process. None leaves Paddle's.
         options: 'KEY=VALUE' strings for any keys of the config; they win over the checkpoint.
         keywords: the others of common.zoo.create_model: num_classes (0 gives features),

@@ -19,6 +19,7 @@ from safetensors.numpy import save_file
 from common.core.errors import InputError, errors_of_a_tool, printable, say
 from common.core.files import replace_atomically
 from common.core.flags import check_output, tool_parser
+from common.hub.references import is_reference
 from common.train.checkpoint import write_atomically
 from common.weights.load import load_pretrained, read_weights, weights_of_run
 from common.zoo import build_model, create_model, list_models, model_config
@@ -36,7 +37,7 @@ def convert(name_or_file: str | None, source: str | os.PathLike, target: str, ch
     Args:
         name_or_file: name of a model, or the path of a yaml; None takes the model that the source
             is of, and the first of the sentences names it.
-        source: weight file of any known format, or a run's folder.
+        source: weight file of any known format, a run's folder, or what fetch_weights takes.
         target: .pdparams or .safetensors file to write.
         check: whether to load the result again and compare the logits of a random image, which
             must be equal in each bit.
@@ -63,7 +64,8 @@ def convert(name_or_file: str | None, source: str | os.PathLike, target: str, ch
     check_output('dst', target, SUFFIXES)
     model = create_model(name_or_file, source, options=options)
     origin = weights_of_run(source) if os.path.isdir(source) else source
-    in_place = os.path.exists(target) and os.path.samefile(origin, target)
+    in_place = not is_reference(source) and os.path.exists(target) \
+        and os.path.samefile(origin, target)
     if in_place and read_weights(origin).metadata:
         raise InputError(f'-dst: got {target}, the source itself, which holds more than weights; '
                          f'expected another file')
@@ -123,7 +125,8 @@ def main(argv=None):
     parser.add_argument('-cfg', metavar='NAME', help='name of a model, or a yaml file; default: '
                         'what the weights are of')
     parser.add_argument('-src', required=True, metavar='FILE',
-                        help="weights of any known format, or a run's folder")
+                        help="weights of any known format, a run's folder, or hub, hub:TAG, "
+                             'https://..., hf:OWNER/NAME')
     parser.add_argument('-dst', required=True, metavar='FILE', help='.pdparams or .safetensors')
     parser.add_argument('-check', action='store_true', help='load the result and compare logits')
     parser.add_argument('-o', action='append', metavar='KEY=VALUE',

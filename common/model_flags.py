@@ -12,6 +12,7 @@ from functools import partial
 from common.apis import init_model
 from common.core.errors import complain
 from common.core.flags import add_flag
+from common.hub.references import is_reference
 from common.weights.load import weights_of_run
 
 
@@ -25,8 +26,8 @@ def add_model_flags(parser, needed=True, names=True):
     """
     add = partial(add_flag, parser)
     add('cfg', 'name of a model, or a yaml file; default: what the weights are of', metavar='NAME')
-    add('pretrained', "weight file of any format, or a run's folder", required=needed,
-        metavar='FILE')
+    add('pretrained', "weight file of any format, a run's folder, or hub, hub:TAG, https://..., "
+        'hf:OWNER/NAME', required=needed, metavar='FILE')
     if names:
         add('class_names', 'file with the name of each class, one a line', metavar='FILE')
     add('device', 'cpu, gpu or gpu:N; default a GPU if there is one')
@@ -44,11 +45,14 @@ def model_of(args):
         options = [f'DATA.CLASS_NAMES={json.dumps(class_names)}', *options]
     model = init_model(args.cfg, args.pretrained, args.device, options)
     if args.cfg is None:
-        complain(f'{args.pretrained}: {model.notes[0]}')
+        told = next(note for note in model.notes if note.startswith('model '))
+        complain(f'{args.pretrained}: {told}')
     return model
 
 
 def weights_of_flags(args):
     """The files that `model_of` reads the weights from, which no tool may write."""
     file = args.pretrained
-    return [] if not file else [weights_of_run(file) if os.path.isdir(file) else file]
+    if not file or is_reference(file):
+        return []
+    return [weights_of_run(file) if os.path.isdir(file) else file]

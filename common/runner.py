@@ -26,6 +26,7 @@ from common.core.flags import add_flag, tool_parser
 from common.core.signals import StopSignal, is_child
 from common.data.datasets import get_dataset
 from common.data.recognise import recognise
+from common.hub.references import is_reference
 from common.reporting.evaluation import EvaluationReport
 from common.reporting.figures import check_extra, check_labels
 from common.train.launcher import errors_in_one_line, launch, supervise
@@ -70,7 +71,8 @@ def add_run_flags(parser):
     add('batch_size_eval', 'the same for evaluation', type=int, metavar='N')
     add('image_size', 'pixels', type=int, metavar='N')
     add('accum_iter', 'micro-batches in one optimiser step', type=int, metavar='N')
-    add('pretrained', 'weights to fine-tune or evaluate, or the folder of a run that has them',
+    add('pretrained', 'weights to fine-tune or evaluate: a file, the folder of a run, hub (the '
+        'published ones of the model), hub:TAG, https://... or hf:OWNER/NAME',
         metavar='FILE')
     add('resume', 'last.pdparams of a run to go on with, or the run\'s folder; auto: the newest '
         'run of this model under -output goes on in its own folder, if there is one',
@@ -179,7 +181,8 @@ def check_flags(config):
                          'accuracy would be that of random numbers')
     if config.EVAL and model.PRETRAINED and model.RESUME:
         raise InputError('-pretrained and -resume: got both, expected one to evaluate')
-    if model.PRETRAINED and not os.path.exists(model.PRETRAINED):
+    if model.PRETRAINED and not is_reference(model.PRETRAINED) \
+            and not os.path.exists(model.PRETRAINED):
         raise InputError(f'-pretrained: no such file: {model.PRETRAINED}')
     if model.RESUME not in (None, AUTO) and not os.path.exists(model.RESUME):
         raise InputError(f'-resume: no such file or folder: {model.RESUME}')

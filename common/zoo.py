@@ -20,6 +20,9 @@ from common.core.errors import InputError, errors_of_a_tool
 from common.core.flags import tool_parser
 from common.core.modules import import_file
 from common.core.yaml_files import read_base, read_yaml
+from common.hub.fetch import Fetched, fetch
+from common.hub.references import HUB, model_of_reference
+from common.hub.registry import Registry, read_registries
 from common.layers.model_table import TABLE_HEAD, table_row
 from common.weights import identify
 from common.weights.checkpoint_config import check_stated, load_with_names, merged_config
@@ -79,7 +82,7 @@ def models_of(family):
     return sorted(os.path.splitext(os.path.basename(file))[0] for file in files)
 
 
-def create_model(name: str | None = None, pretrained: str | os.PathLike | None = None,
+def create_model(name: str | None = None, pretrained: str | os.PathLike | bool | None = None,
                  num_classes: int | None = None, image_size: int | Sequence[int] | None = None, *,
                  checkpoint: str | os.PathLike | None = None, device: str | None = None,
                  options: Sequence[str] = (), **model_overrides) -> nn.Layer:
@@ -93,8 +96,9 @@ def create_model(name: str | None = None, pretrained: str | os.PathLike | None =
     Args:
         name: one of list_models(), another project's name (ALIASES), or the path of a yaml; None
             takes the model that the weights are of: `create_model(pretrained='RUN')`.
-        pretrained: weight file of any format, or a run's folder; None leaves newly initialised
-            weights. A checkpoint of this project also brings its classes and preprocessing.
+        pretrained: True for the model's published weights; or weight file of any format, run's
+            folder, or what fetch_weights takes. None and False leave newly initialised weights. A
+            checkpoint of this project also brings its classes and preprocessing.
         num_classes: outputs of the classifier; with weights, another number than the file's gives
             a new classifier, which `options` never do. 0: no classifier, features [B, C].
         image_size: pixels, a number or [height, width].
@@ -112,7 +116,7 @@ def create_model(name: str | None = None, pretrained: str | os.PathLike | None =
 
     Raises:
         InputError: an unknown name, key or device, a key given twice, weights that do not fit, or
-            without a name do not tell which model they are of.
+            cannot be fetched, or without a name do not tell which model they are of.
 
     Source: the function of this name in timm; the models' sources stand in their files.
 
@@ -128,21 +132,59 @@ def create_model(name: str | None = None, pretrained: str | os.PathLike | None =
     """
     if pretrained is not None and checkpoint is not None:
         raise InputError('pretrained, checkpoint: got both, expected one of them')
-    file = checkpoint if pretrained is None else pretrained
+    reference = checkpoint if pretrained is None else pretrained
     if device is not None:
         set_device(device)
     values = keys_of_arguments(num_classes, image_size, **model_overrides)
-    weights = read_weights(file) if file else None
     if name is None:
-        config, weights = config_of_weights(weights, file)
-    else:
-        config = model_config(name)
-    config, stated = merged_config(config, options, values, file, weights)
+        name = model_of_reference(reference)
+    own = None if name is None else model_config(name)
+    file, origin = None, None
+    if reference:
+        file, origin = fetch_weights(reference, own and own.MODEL.NAME)
+    weights = read_weights(file) if file else None
+    if own is None:
+        own, weights = config_of_weights(weights, file)
+    config, stated = merged_config(own, options, values, file, weights)
     if weights:
         check_stated(config, stated, weights, file, build_model)
     model = build_model(config)
     load_with_names(model, file, weights, 'MODEL.NUM_CLASSES' in values)
+    if origin:
+        model.notes.insert(0, f'weights of {origin}')
     return model
+
+
+def fetch_weights(reference: str | os.PathLike | bool, model: str | None) -> Fetched:
+    """The file of some weights; downloads, checks and keeps it if that is asked for.
+
+    Args:
+        reference: 'hub' or True for the published weights of a model, 'hub:TAG' or
+            'hub:MODEL/TAG' for others of them, 'https://...', 'hf:OWNER/NAME' of the Hugging Face
+            hub; or a path, for which nothing is done.
+        model: name of the model that the weights are for; None where no 'hub' needs it.
+
+    Returns:
+        Fetched, a named tuple (file, origin): origin is a text with URL and sha256, or None for a
+        path.
+
+    Raises:
+        InputError: no such weights, no connection, or not the file that it should be.
+
+    Source: this project; the names are those of timm's tags.
+
+    Example:
+        >>> from common.zoo import fetch_weights
+        >>> fetch_weights('RUN/best.pdparams', 'vit_digits').file
+        'RUN/best.pdparams'
+    """
+    return fetch(HUB if reference is True else reference, model, published_weights)
+
+
+def published_weights() -> Registry:
+    """The published weights that are known, {model: {tag: Entry}}; common/hub/registry.py says
+    what an entry has."""
+    return read_registries([os.path.join(ROOT, family, 'weights.yaml') for family in FAMILIES])
 
 
 def build_model(config: ConfigNode) -> nn.Layer:

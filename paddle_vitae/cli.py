@@ -30,6 +30,7 @@ COMMANDS = {
     'convert': Command('common.convert', 'main', 'converts weights of other projects'),
     'verify': Command('common.verify_dataset', 'main', 'checks a data set, or writes its lists'),
     'zoo': Command('common.zoo', 'main', 'lists the models'),
+    'weights': Command('common.pretrained', 'main', 'lists the published weights'),
     'benchmark': Command('common.benchmark', 'main', 'measures models, memory, the loader'),
     'report': Command('common.report', 'main', 'shows what a model gets wrong, and why'),
     'probe': Command('common.probe', 'main', 'tells how well features tell the classes'),

@@ -24,7 +24,7 @@ from tests.conftest import ROOT
 
 # What a user calls: each has type hints, and a docstring with these parts.
 PUBLIC = {
-    'common.zoo': ['create_model', 'list_models', 'model_config', 'build_model'],
+    'common.zoo': ['create_model', 'list_models', 'model_config', 'build_model', 'fetch_weights'],
     'common.apis': ['init_model', 'inference_model', 'classify', 'Preprocessing', 'set_device'],
     'common.config': ['base_config', 'load_config', 'update_config', 'set_options',
                       'model_arguments'],
@@ -137,6 +137,11 @@ def folder(tmp_path_factory):
     for name in ('digits.pdparams', 'RUN/best.pdparams', 'best.pdparams'):
         paddle.save(model.state_dict(), str(folder / name))
     (folder / 'configs').symlink_to(ROOT / 'vit' / 'configs')
+    # in the place of published weights: a file that lies in the cache already
+    entry = ('{page: https://a.org, file: digits.pdparams, format: pdparams, origin: x, '
+             'image_size: 32}')
+    (folder / 'weights.yaml').write_text(
+        f'vit_digits: {{digits: {entry}, augreg_in21k: {entry}}}\n')
     return folder
 
 
@@ -153,7 +158,9 @@ def test_block_of_a_page_runs(page, block, folder):
     code = BEFORE.format(shape=shape) + block
     done = subprocess.run([sys.executable, '-W', 'ignore', '-c', code], cwd=folder, text=True,
                           capture_output=True,
-                          env={**os.environ, 'PYTHONPATH': os.pathsep.join(path)})
+                          env={**os.environ, 'PYTHONPATH': os.pathsep.join(path),
+                               'PADDLE_VITAE_CACHE': str(folder),
+                               'PADDLE_VITAE_REGISTRY': str(folder / 'weights.yaml')})
     assert done.returncode == 0, f'{block}\n{done.stderr}'
 
 

@@ -16,7 +16,7 @@ LAYERS = (
     'core',
     'config',
     'layers',
-    'weights',
+    'weights hub',
     'zoo',
     'data',
     'train',
@@ -29,8 +29,8 @@ LAYERS = (
     'benchmarks',
     'benchmarks',  # they measure all that stands above
     # the commands, each a parser and a call
-    'benchmark cifar convert curves digits export features predict probe processes report runner '
-    'serve verify_dataset visualize',
+    'benchmark cifar convert curves digits export features predict pretrained probe processes '
+    'report runner serve verify_dataset visualize',
 )
 RANKS = {room: rank for rank, rooms in enumerate(LAYERS) for room in rooms.split()}
 

@@ -12,6 +12,7 @@ from common.core.label_sets import all_labels
 from common.data.layouts import CLASS_NAMES, WORDS, find_layout, read_layout
 from common.data.lists import SPLITS
 from common.data.subset import Subset
+from common.hub.references import is_reference
 from common.weights.checkpoint_config import stated_values
 from common.weights.load import read_weights
 from common.zoo import is_of_the_zoo
@@ -97,6 +98,8 @@ def check_classes(config, count, has_names):
 def classes_of_weights(config):
     """The number of classes that the weights of an evaluation say they have, else the config's."""
     file = config.MODEL.PRETRAINED or config.MODEL.RESUME
+    if is_reference(file):  # published weights are of the classes of their model
+        return config.MODEL.NUM_CLASSES
     stated = stated_values(read_weights(file).metadata, config).get('MODEL.NUM_CLASSES')
     is_number = isinstance(stated, int) and stated > 0
     return stated if is_number else config.MODEL.NUM_CLASSES

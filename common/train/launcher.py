@@ -31,6 +31,7 @@ from common.core.signals import (
 from common.data.recognise import data_lines
 from common.train.run_folder import choose_folder, discard, find_resumed
 from common.train.worker import Run, worker
+from common.zoo import fetch_weights
 
 NO_SPACE = (errno.ENOSPC, errno.EDQUOT, errno.EFBIG)
 # Seconds that the other ranks have to end by themselves when one has ended.
@@ -159,6 +160,7 @@ def launch(config, nprocs, build_model, get_dataset, signals, report=None):
     folder = choose_folder(config)
     notes = data_lines(config, train_set, val_set)
     config, note = find_resumed(config, folder)
+    fetch_once(config, folder)
     run = Run(config, device, folder, [*notes, *([note] if note else [])], build_model, train_set,
               val_set, report)
     if dist.is_launched() or nprocs == 1:
@@ -168,6 +170,19 @@ def launch(config, nprocs, build_model, get_dataset, signals, report=None):
     discard_unused(folder, code)
     if code:
         sys.exit(code)
+
+
+def fetch_once(config, folder):
+    """Fetches the weights that MODEL.PRETRAINED names, if they are not files: here, before the
+    ranks of this machine are started. (Under a launcher each rank does it, one after the other.)"""
+    if not config.MODEL.PRETRAINED or config.MODEL.RESUME:
+        return
+    try:
+        fetch_weights(config.MODEL.PRETRAINED, config.MODEL.NAME)
+    except (InputError, Stopped):
+        if folder is not None:
+            discard(folder)
+        raise
 
 
 def count_processes(nprocs, device):

@@ -42,7 +42,7 @@ from common.train.schedule import build_schedule
 from common.train.state import TrainState
 from common.train.trainer import Trainer
 from common.weights.load import load_pretrained, read_weights
-from common.zoo import known_as
+from common.zoo import fetch_weights, known_as
 
 
 @dataclass
@@ -122,7 +122,7 @@ def prepare(run, signals):
         evaluate_weights(run, model, metadata, precision, log, signals)
         return None, None
     evaluation = Evaluation(config, run.val_set, build_normalize(config), precision, log, signals)
-    return prepare_training(run, model, evaluation)
+    return prepare_training(run, model, evaluation, metadata.get('origin'))
 
 
 def join_group(run):
@@ -146,16 +146,16 @@ def load_weights(config, model, train_set, log):
         log: RunLog.
 
     Returns:
-        dict: the metadata of the file.
+        dict: the metadata of the file; `origin`, where it is from.
     """
-    file = config.MODEL.PRETRAINED
+    file, origin = fetch_weights(config.MODEL.PRETRAINED, config.MODEL.NAME)
     weights = read_weights(file)
     notes = load_pretrained(model, file, new_head=train_set is not None, weights=weights,
                             class_names=getattr(train_set, 'class_names', None))
     log.info(f'weights: {file} loaded')
-    for note in notes:
+    for note in [f'of {origin}', *notes] if origin else notes:
         log.info(f'  {note}')
-    return weights.metadata
+    return {**weights.metadata, 'origin': origin or file}
 
 
 def evaluate_weights(run, model, metadata, precision, log, signals):
@@ -189,8 +189,12 @@ def evaluate_weights(run, model, metadata, precision, log, signals):
         run.report.write(collector, model, config, run.folder, run.val_set, notes)
 
 
-def prepare_training(run, model, evaluation):
-    """Does the rest of `prepare` for a training, and returns the same."""
+def prepare_training(run, model, evaluation, origin):
+    """Does the rest of `prepare` for a training, and returns the same.
+
+    Args:
+        origin: where the weights at the start are from, for the checkpoints; None for new ones.
+    """
     # STEP 4: optimiser and schedule
     config, log = run.config, evaluation.log
     loader = build_loader(config, run.train_set, is_train=True)
@@ -206,6 +210,8 @@ def prepare_training(run, model, evaluation):
         'data_sets': data_fingerprints(run.train_set, run.val_set),
         'data': {'images': sampler.num_samples, 'global_batch': sampler.global_batch,
                  'repeats': sampler.repeats, 'balance': config.DATA.BALANCE}}
+    if origin:
+        metadata['pretrained'] = origin
     start = find_start(run, state, metadata, log)
     if is_finished(run, start, state.schedule.num_epochs, log):
         return None, None
@@ -261,6 +267,8 @@ def find_start(run, state, metadata, log):
         known = start.get('class_names')
         check_same(run.train_set.class_names, known, start['file'])
         metadata['class_names'] = run.train_set.class_names or known
+        if start.get('pretrained'):
+            metadata['pretrained'] = start['pretrained']
         continue_run(start, folder, metadata, log)
         return start
     if folder and supervised_folder() and dist.is_master():
