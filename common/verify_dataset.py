@@ -1,12 +1,14 @@
-"""Checks train_list.txt and val_list.txt of a data set, and writes them from class folders.
+"""Checks train_list.txt and val_list.txt of a data set, and writes them from folders or a table.
 
 paddle-vitae verify PATH             checks the lists, and that the files exist
 paddle-vitae verify PATH -decode     decodes the images, too, and compares contents
-paddle-vitae verify PATH -write      first writes the lists that are missing, from
-                                     PATH/train/CLASS/ and PATH/val/CLASS/
+paddle-vitae verify PATH -write      first writes the lists that are missing, and class_names.txt,
+                                     from PATH/train/CLASS/ and PATH/val/CLASS/, from PATH/CLASS/,
+                                     or from a csv file in PATH with a path and a class a line
+    -leave_out                       ... without the images that cannot be decoded
     -val_labels FILE                 ... or from images in PATH/val/ itself
     -ids map_clsloc.txt              ... with the numbers of ImageNet's
-                                                 ILSVRC2012_validation_ground_truth.txt
+                                         ILSVRC2012_validation_ground_truth.txt
 
 FILE holds lines 'name,label' (also ImageNet's LOC_val_solution.csv), or one label a line for the
 sorted names. A label is the name of a class folder, or its number in their sorted order, from 0.
@@ -32,15 +34,20 @@ def main(argv=None):
         action='store_true')
     add('write', 'write the lists that are missing', action='store_true')
     add('force', 'with -write: replace those that exist', action='store_true')
+    add('val_fraction', 'with -write: fraction of each class for validation where the data have no '
+        'split of their own; default 0.1', type=float, metavar='X')
+    add('leave_out', 'with -write: leave out images that cannot be decoded', action='store_true')
     add('val_labels', 'with -write: labels of the images in PATH/val/', metavar='FILE')
     add('ids', 'with -val_labels: classes of the numbers there', metavar='FILE')
     args = parser.parse_args(argv)
     with errors_of_a_tool():
         check_least(args, workers=1, num_classes=1)
         if args.write:
-            write_lists(args.path, args.val_labels, args.ids, args.force)
-        elif args.force or args.val_labels or args.ids:
-            raise InputError('-force, -val_labels, -ids: got one of them without -write')
+            write_lists(args.path, args.val_labels, args.ids, args.force, args.val_fraction,
+                        args.leave_out)
+        elif args.force or args.val_labels or args.ids or args.val_fraction or args.leave_out:
+            raise InputError('-force, -val_labels, -ids, -val_fraction, -leave_out: got one of '
+                             'them without -write')
         well = verify(args.path, args.decode, args.workers, args.num_classes,
                       args.multi_label).report()
     sys.exit(0 if well else 1)

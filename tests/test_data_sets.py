@@ -53,7 +53,8 @@ def test_folders_with_names_and_a_share_of_each_class(tmp_path):
     assert [label for _, label in lines] == ['0'] * 3 + ['1'] * 3
     code, _, err = run_script(['main_multi_gpu.py', *SHORT, *flags, f'-output={tmp_path / "e"}',
                                '-o', 'MODEL.NUM_CLASSES=3'])
-    assert code == 1 and 'got 2 class names, expected 3 (MODEL.NUM_CLASSES)' in err
+    assert code == 1 and f'got 3 (-o MODEL.NUM_CLASSES=3), but {tmp_path} has 2 classes; ' \
+        'expected -o MODEL.NUM_CLASSES=2, or none' in err
 
 
 def test_training_as_a_graph_is_training(tmp_path, small_data):

@@ -181,7 +181,7 @@ print(missing, unexpected, list(model(paddle.rand([1, 3, 224, 224])).shape))
     (['-o', 'DATA.BATCH_SIZES=3'], 'unknown key DATA.BATCH_SIZES; the nearest key is DATA.BATCH_S'),
     (['-batch_size=0'], 'DATA.BATCH_SIZE: got 0, expected at least 1'),
     (['-cfg=none.yaml'], 'none.yaml: no such config file'),
-    (['-data_path=nowhere'], 'nowhere/train_list.txt: no such list file'),
+    (['-data_path=nowhere'], '-data_path: nowhere: no such folder or table, expected train_list'),
     (['-o', 'MODEL.NUM_CLASSES=9'], 'train_list.txt:10: label: got 9, expected 0 to 8'),
     (['-batch_size=17'], 'training set: got 16 images, expected at least one global batch of 17'),
     (['-o', 'DEVICE=gpu'], 'DEVICE: got gpu, but this machine'),

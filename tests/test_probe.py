@@ -22,7 +22,7 @@ from common.probing.classifiers import (
     nearest_neighbours,
     sample,
 )
-from common.probing.data import data_config, layout_of, read_splits
+from common.probing.data import data_config, read_splits
 from common.probing.features import features_of
 from common.probing.linear_probe import chosen_text, probe, report_of
 from tests.conftest import ROOT, refusal, run_script, write_image_list
@@ -87,18 +87,19 @@ def test_bad_image_is_named(model, folder):
 
 
 def test_layout_is_recognised_or_asked_for(tmp_path, folder, model):
-    assert layout_of(folder) == 'list'
+    config = model.config
+    assert data_config(config, folder).DATA.DATASET == 'list'
     for split in ('train', 'val'):
         for name in 'ab':
             (tmp_path / 'own' / split / name).mkdir(parents=True)
             Image.new('RGB', (9, 9)).save(tmp_path / 'own' / split / name / '1.png')
-    assert layout_of(tmp_path / 'own') == 'imagefolder'
+    assert data_config(config, tmp_path / 'own').DATA.DATASET == 'imagefolder'
     assert len(splits_of(model, tmp_path / 'own')[1]['train']) == 2
-    assert 'got neither train_list.txt nor train/' in refusal(layout_of, tmp_path)
-    assert refusal(layout_of, None) == 'DATA: got none, expected the folder of a data set'
-    assert 'expected the folder of a data set for -dataset list' in refusal(
-        data_config, model.config, None, 'list')
-    assert data_config(model.config, None, 'digits').DATA.DATASET == 'digits'
+    assert 'no such folder or table' in refusal(data_config, config, str(tmp_path / 'none'))
+    for dataset in (None, 'list'):
+        assert refusal(data_config, config, None, dataset) == \
+            'DATA: got none, expected the folder of a data set'
+    assert data_config(config, None, 'digits').DATA.DATASET == 'digits'
 
 
 # Kept features

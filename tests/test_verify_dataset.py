@@ -61,8 +61,8 @@ def test_clean_data_set(clean):
 @pytest.mark.smoke
 def test_lists_are_written_and_never_overwritten(tmp_path, capsys):
     path = write_data(tmp_path, lists={})
-    train, val = path / 'train_list.txt', path / 'val_list.txt'
-    assert tool(path, '--write') == (0, f'{train}: written\n{val}: written\n'
+    train, val, names = (path / f'{stem}.txt' for stem in ('train_list', 'val_list', 'class_names'))
+    assert tool(path, '--write') == (0, f'{train}: written\n{val}: written\n{names}: written\n'
                                      + COUNTS.format(path=path) + 'all is well\n', '')
     assert {file.name: file.read_text() for file in (train, val)} == CLEAN
     code, out, err = tool(path, '-write')
@@ -75,8 +75,8 @@ def test_lists_are_written_and_never_overwritten(tmp_path, capsys):
     assert train.read_text() == 'train/a/1.png 0\ntrain/b/1.png 1\n'
     assert report(capsys, path, '-write', '-force')[0] == 0
     assert {file.name: file.read_text() for file in (train, val)} == CLEAN
-    assert sorted(file.name for file in path.iterdir()) == ['train', 'train_list.txt', 'val',
-                                                            'val_list.txt']
+    assert sorted(file.name for file in path.iterdir()) == ['class_names.txt', 'train',
+                                                            'train_list.txt', 'val', 'val_list.txt']
 
 
 BAD_IMAGES = {
@@ -318,5 +318,5 @@ def test_folder_that_cannot_be_written_is_named(tmp_path):
     with pytest.raises(SystemExit, match='^error: .*train_list.txt'):
         main([str(path), '-write', '-force'])
     assert sorted(file.name for file in path.iterdir()) == ['train', 'train_list.txt', 'val']
-    with pytest.raises(SystemExit, match='^error: .*missing/train: cannot read the folder'):
+    with pytest.raises(SystemExit, match='^error: .*missing: no such folder or table'):
         main([str(tmp_path / 'missing'), '-write'])

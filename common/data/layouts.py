@@ -22,7 +22,7 @@ WORDS = {'imagenet2012': 'lists of images', 'list': 'lists of images',
          'cifar10': 'CIFAR-10', 'cifar100': 'CIFAR-100', 'digits': "scikit-learn's digits"}
 
 
-def find_layout(data_path: str, is_train: bool = True) -> str:
+def find_layout(data_path: str, is_train: bool = True, lists: bool = True) -> str:
     """The DATA.DATASET of a folder, by what is in it; the first of these that fits.
 
     | layout        | what is there                                        |
@@ -35,11 +35,13 @@ def find_layout(data_path: str, is_train: bool = True) -> str:
     Args:
         data_path: folder of the data set, or a csv file.
         is_train: whether training images are needed; to evaluate, val/ is enough.
+        lists: whether lists count; without, it is the layout that they are written from.
 
     Raises:
         InputError: there is none of them.
     """
-    if any(os.path.isfile(os.path.join(data_path, f'{split}_list.txt')) for split in SPLITS):
+    list_files = [os.path.join(data_path, f'{split}_list.txt') for split in SPLITS]
+    if lists and any(map(os.path.isfile, list_files)):
         return 'list'
     splits = [split for split in SPLITS if has_folders(os.path.join(data_path, split))]
     if 'train' in splits or splits and not is_train:

@@ -9,7 +9,7 @@ from common.config import ConfigNode, origin_of
 from common.core.class_names import class_names
 from common.core.errors import InputError, first_few
 from common.core.label_sets import all_labels
-from common.data.layouts import CLASS_NAMES, WORDS, find_layout, read_layout
+from common.data.layouts import WORDS, find_layout, read_layout
 from common.data.lists import SPLITS
 from common.data.subset import Subset
 from common.hub.references import is_reference
@@ -47,9 +47,11 @@ def recognise(config: ConfigNode) -> ConfigNode:
         if not is_set(config, 'MODEL.NUM_CLASSES'):
             config.MODEL.NUM_CLASSES = classes_of_weights(config)
     else:
-        count, is_exact = count_classes(data)
-        check_classes(config, count, is_exact)
-        config.MODEL.NUM_CLASSES = count
+        count, has_names = count_classes(data)
+        if not is_set(config, 'MODEL.NUM_CLASSES'):
+            config.MODEL.NUM_CLASSES = count
+        elif has_names:
+            check_classes(config, count)
     config.freeze()
     return config
 
@@ -81,18 +83,15 @@ def count_classes(data):
     return int(max(largest)) + 1, False
 
 
-def check_classes(config, count, has_names):
-    """Raises InputError for a MODEL.NUM_CLASSES by the user that is not the number of the data."""
-    wanted, path = config.MODEL.NUM_CLASSES, config.DATA.DATA_PATH
-    if not is_set(config, 'MODEL.NUM_CLASSES') or wanted in (0, count):
-        return
-    what = f'{count} classes' if has_names else f'the labels 0 to {count - 1}, {count} classes'
-    more = '' if has_names or wanted < count else \
-        f'; {CLASS_NAMES} beside the lists, a name a line, says that there are {wanted}'
-    raise InputError(
-        f'MODEL.NUM_CLASSES: got {wanted} ({origin_of(config, "MODEL.NUM_CLASSES")}), but '
-        f'{config.DATA.CLASS_NAMES or path} has {what}; expected -o MODEL.NUM_CLASSES={count}, or '
-        f'none: it is the number of the data then{more}')
+def check_classes(config, count):
+    """Raises InputError for a MODEL.NUM_CLASSES by the user that is not the number of the data. (A
+    list without names does not tell how many classes there are beyond its labels.)"""
+    wanted = config.MODEL.NUM_CLASSES
+    if wanted not in (0, count):
+        raise InputError(
+            f'MODEL.NUM_CLASSES: got {wanted} ({origin_of(config, "MODEL.NUM_CLASSES")}), but '
+            f'{config.DATA.CLASS_NAMES or config.DATA.DATA_PATH} has {count} classes; expected '
+            f'-o MODEL.NUM_CLASSES={count}, or none: it is the number of the data then')
 
 
 def classes_of_weights(config):
@@ -113,15 +112,21 @@ def data_lines(config: ConfigNode, train_set, val_set) -> list[str]:
         train_set: ImageDataset, or None in an evaluation.
         val_set: ImageDataset.
     """
-    data, names = config.DATA, getattr(val_set, 'class_names', None)
+    data, names = config.DATA, val_set.class_names
     splits = {'training': train_set, 'validation': val_set}
     counts = ' and '.join(f'{len(images):,} {split}' for split, images in splits.items()
                           if images is not None)
     split = 'as the data have it'
-    if data.DATASET == 'class_folders' or isinstance(getattr(val_set, 'images', None), Subset):
+    if isinstance(val_set.images, Subset):
         split = (f'{data.VAL_FRACTION:.0%} of each class validate (-val_fraction), chosen by '
                  f'DATA.VAL_SEED {data.VAL_SEED}')
-    shown = f': {first_few(names, quoted=True)}' if names else ', without names'
+    shown = f': {first_few(names, quoted=True)}' if names else \
+        f', without names; the largest label is {largest_label(train_set or val_set)}'
     return [f'data: {data.DATA_PATH}: {WORDS[data.DATASET]} ({data.DATASET})',
             f'images: {counts}; {split}',
             f'classes: {config.MODEL.NUM_CLASSES}{shown}']
+
+
+def largest_label(dataset):
+    """The largest label of an ImageDataset."""
+    return all_labels(dataset.images.labels).max(initial=0)

@@ -65,6 +65,10 @@ class Subset(ImageSource):
         """Where the image comes from in the whole source."""
         return self.images.where(int(self.indices[index]))
 
+    def path(self, index):
+        """The path of the image's file, where the whole source has files."""
+        return self.images.path(int(self.indices[index]))
+
     def load(self, index):
         """The image as the source loads it."""
         return self.images.load(int(self.indices[index]))

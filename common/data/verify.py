@@ -151,6 +151,12 @@ def check_files(images, split, load, workers, findings):
     return np.concatenate(keys)
 
 
+def find_broken(images, load, workers=None):
+    """{index: reason} of the images of a source that are missing or cannot be decoded."""
+    with checked_chunks(images, load, workers, range(0, len(images), CHUNK)) as results:
+        return {index: reason for _, problems in results for index, _, reason in problems}
+
+
 @contextlib.contextmanager
 def checked_chunks(images, load, workers, starts):
     """The results of `check_chunk` for each start, in order; by processes if images are decoded."""
