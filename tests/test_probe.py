@@ -88,12 +88,12 @@ def test_bad_image_is_named(model, folder):
 
 def test_layout_is_recognised_or_asked_for(tmp_path, folder, model):
     config = model.config
-    assert data_config(config, folder).DATA.DATASET == 'list'
+    assert data_config(config, str(folder)).DATA.DATASET == 'list'
     for split in ('train', 'val'):
         for name in 'ab':
             (tmp_path / 'own' / split / name).mkdir(parents=True)
             Image.new('RGB', (9, 9)).save(tmp_path / 'own' / split / name / '1.png')
-    assert data_config(config, tmp_path / 'own').DATA.DATASET == 'imagefolder'
+    assert data_config(config, str(tmp_path / 'own')).DATA.DATASET == 'imagefolder'
     assert len(splits_of(model, tmp_path / 'own')[1]['train']) == 2
     assert 'no such folder or table' in refusal(data_config, config, str(tmp_path / 'none'))
     for dataset in (None, 'list'):
