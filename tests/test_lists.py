@@ -101,18 +101,23 @@ def test_bad_line_is_named_D4_D6_D10(tmp_path, line):
     assert refusal(read_list, file).startswith(f'{file}:1: ')
 
 
+COMMA = ('put a space or a tab before the label: '
+         r"sed -E 's/[,;] *([0-9]+)[[:space:]]*$/ \1/'; or call it FILE.csv")
 OTHER_LAYOUTS = {
-    'comma': (b'a.jpg,1', 'put a space or a tab before the label'),
-    'comma and spaces in the path': (b'my cat.jpg,1', 'put a space or a tab before the label'),
-    'comma and space': (b'a.jpg, 1', 'expected no comma before the label; there is no such file'),
-    'semicolon': (b'a.jpg;1', 'put a space or a tab before the label'),
+    'comma': (b'a.jpg,1', COMMA),
+    'comma and spaces in the path': (b'my cat.jpg,1', COMMA),
+    'comma and space': (b'a.jpg, 1', "expected no comma before the label (sed 's/, */ /' takes it "
+                        'out); there is no such file'),
+    'semicolon': (b'a.jpg;1', COMMA),
     'float': (b'a.jpg 0.0', 'write it without a point'),
     'several labels': (b'a.jpg 0,1', 'several labels for an image: -o DATA.MULTI_LABEL=true'),
     'negative': (b'a.jpg -1', 'labels count from 0: leave out images that have none'),
     'label first': (b'1 a.jpg', 'the path comes first'),
     'comment': (b'# the images', 'a list has no comments'),
     'comment with a number': (b'# images: 100', 'expected no comment; there is no such file'),
-    'backslashes': (b'train\\a.jpg 0', "expected '/' between folders; there is no such file"),
+    'backslashes': (b'train\\a.jpg 0', "expected '/' between folders (tr '\\\\' / makes them so); "
+                    'there is no such file'),
+    'name of a class': (b'a.jpg cat', 'for names of classes take a csv file'),
     'CR only': (b'a.jpg 0\rb.jpg 1\rc.jpg 2', "expected one entry a line (tr '\\r' '\\n' puts in "
                 'line ends for CR); there is no such file'),
     'GBK': ('\u6d4b\u8bd5.jpg 0'.encode('gbk'), 'iconv -f GBK -t UTF-8 converts a file in GBK'),
@@ -140,7 +145,7 @@ def test_absolute_path_in_the_folder_is_given_as_it_should_be_D11(tmp_path):
     file = write(tmp_path, f'{tmp_path}/train/a.jpg 0\n'.encode())
     message = refusal(read_list, file)
     assert message.startswith(f'{file}:1: path: got ')
-    assert message.endswith("; here it is 'train/a.jpg'")
+    assert message.endswith(f"; here it is 'train/a.jpg' (sed 's#^{tmp_path}/##' makes them so)")
     assert 'here it is' not in refusal(read_list, write(tmp_path, b'/etc/passwd 0\n'))
 
 

@@ -25,7 +25,8 @@ LABELS = [(re.compile(pattern, re.S), text) for pattern, text in (
     (rb'\d+\.\d*', 'write it without a point'),
     (rb'\d+(,\d+)+', 'several labels for an image: -o DATA.MULTI_LABEL=true'),
     (rb'-', 'images without a label: -o DATA.MULTI_LABEL=true'),
-    (rb'.*[,;]\d+', 'put a space or a tab before the label'),
+    (rb'.*[,;]\d+', 'put a space or a tab before the label: '
+                     r"sed -E 's/[,;] *([0-9]+)[[:space:]]*$/ \1/'; or call it FILE.csv"),
 )]
 
 # Labels of a multi-label list: none, or whole numbers.
@@ -156,11 +157,13 @@ def check_name(name, root, file, number):
         inside = os.path.relpath(os.fsdecode(name), os.path.abspath(root))
         here = name.startswith(b'/') and not inside.startswith('..')
         raise InputError(f"{where} a path inside the data folder, relative to it and without '..'"
-                         + (f'; here it is {inside!r}' if here else ''))
+                         + (f"; here it is {inside!r} (sed 's#^{os.path.abspath(root)}/##' makes "
+                            f"them so)" if here else ''))
     for is_strange, expected in (
             (b'\r' in name, "one entry a line (tr '\\r' '\\n' puts in line ends for CR)"),
-            (b'\\' in name, "'/' between folders"), (name.startswith(b'#'), 'no comment'),
-            (name.endswith(b','), 'no comma before the label')):
+            (b'\\' in name, "'/' between folders (tr '\\\\' / makes them so)"),
+            (name.startswith(b'#'), 'no comment'),
+            (name.endswith(b','), "no comma before the label (sed 's/, */ /' takes it out)")):
         if is_strange and not os.path.exists(os.path.join(os.fsencode(root), name)):
             raise InputError(f'{where} {expected}; there is no such file')
 
@@ -180,7 +183,9 @@ def advice(fields, multi_label=False):
     for pattern, text in () if multi_label else LABELS:
         if pattern.fullmatch(label):
             return f'; {text}'
-    return '; the path comes first' if first.split(None, 1)[0].isdigit() else ''
+    if first.split(None, 1)[0].isdigit():
+        return '; the path comes first'
+    return '; for names of classes take a csv file' if label[:1].isalpha() else ''
 
 
 def check_utf8(name, file, number):
