@@ -178,7 +178,7 @@ def timm(state):
         ('^head', 'head.fc')])
 
 
-def mmpretrain(state, last_norm=f'norm{len(DIMS) - 1}'):
+def mmpretrain(state, last_norm='norm1'):
     """Of mmpretrain: models/backbones/swin_transformer.py, models/utils/embed.py's PatchMerging,
     whose Unfold has the channel before the row and the column, mmcv's FFN."""
     found = {}

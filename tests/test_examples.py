@@ -102,6 +102,7 @@ PAGES = [ROOT / 'README.md', ROOT / 'README_cn.md', *sorted(ROOT.glob('docs/*.md
 REPLACED = {
     'vit_base_patch16_224.pdparams': 'digits.pdparams',
     'ViT-B_16-224.npz': 'digits.pdparams',
+    'ViT-B_16.npz': 'digits_21k.pdparams',
     'vit_base_patch16_224': 'vit_digits',
     'image_size=[192, 256]': 'image_size=[32, 48]',
     'vitae_small': 'vitae_digits',
@@ -133,6 +134,8 @@ def folder(tmp_path_factory):
     model = create_model('vit_digits')
     for name in ('digits.pdparams', 'RUN/best.pdparams', 'best.pdparams'):
         paddle.save(model.state_dict(), str(folder / name))
+    model = create_model('vit_digits', num_classes=21843)
+    paddle.save(model.state_dict(), str(folder / 'digits_21k.pdparams'))
     (folder / 'configs').symlink_to(ROOT / 'vit' / 'configs')
     return folder
 

@@ -14,7 +14,7 @@ BUFFERS = (r'\.relative_position_index$', r'\.relative_position_bias$', r'\.attn
 def from_unfold(value):
     """The 4 C inputs of a merging, on the last axis, in Swin's order of (column, row, channel);
     MMClassification's torch.nn.Unfold counts them by (channel, row, column)."""
-    if not value.size or value.shape[-1] % 4:
+    if not value.size or not value.ndim or value.shape[-1] % 4:
         return value  # no merging's; the comparison with the model will say so
     parts = value.reshape(*value.shape[:-1], -1, 2, 2)
     return parts.swapaxes(-3, -1).reshape(value.shape)

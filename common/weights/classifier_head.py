@@ -106,8 +106,8 @@ def leave_out_head(model, state, model_state, other=False):
             del state[name]
         new = f'new, {weight_shape(ours)}' if ours else 'left out'
         size = weight_shape(theirs)
-        if part == model.classifier_name:
-            why = (which_classes(size[-1]) if theirs else '') + why
+        if part == model.classifier_name and isinstance(size, list) and size:
+            why = which_classes(size[-1]) + why
         notes.append(f'{part}: {new}; the file has {size}{why}')
     return kept, notes
 
