@@ -32,10 +32,10 @@ def run_script(arguments, folder='vit', timeout=240, env=None):
     return result.returncode, result.stdout, result.stderr
 
 
-def refusal(function, *args):
+def refusal(function, *args, **options):
     """The message of the InputError; it is one line."""
     with pytest.raises(InputError) as caught:
-        function(*args)
+        function(*args, **options)
     assert '\n' not in str(caught.value)
     return str(caught.value)
 

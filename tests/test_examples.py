@@ -105,6 +105,7 @@ PAGES = [ROOT / 'README.md', ROOT / 'README_cn.md', *sorted(ROOT.glob('docs/*.md
 REPLACED = {
     'vit_base_patch16_224.pdparams': 'digits.pdparams',
     'ViT-B_16-224.npz': 'digits.pdparams',
+    'ViT-B_16.npz': 'digits_21k.pdparams',
     'vit_base_patch16_224': 'vit_digits',
     'image_size=[192, 256]': 'image_size=[32, 48]',
     'vitae_small': 'vitae_digits',
@@ -136,6 +137,8 @@ def folder(tmp_path_factory):
     model = create_model('vit_digits')
     for name in ('digits.pdparams', 'RUN/best.pdparams', 'best.pdparams'):
         paddle.save(model.state_dict(), str(folder / name))
+    model = create_model('vit_digits', num_classes=21843)
+    paddle.save(model.state_dict(), str(folder / 'digits_21k.pdparams'))
     (folder / 'configs').symlink_to(ROOT / 'vit' / 'configs')
     # in the place of published weights: a file that lies in the cache already
     entry = ('{page: https://a.org, file: digits.pdparams, format: pdparams, origin: x, '

@@ -1,9 +1,28 @@
 """The names that other codes have for ViT's weights, and PaddleViT's, which are ViT's own here but
-for two in 2021. timm's are also those of MAE, DeiT and Meta's.
+for two in 2021. timm's are also those of MAE, DeiT and Meta's, and of PaddleClas, whose linear
+layers have Paddle's layout.
 
 common/weights/dialects.py says what a Dialect is; vit.py's model finds this file by its name.
 """
+from common.core.class_names import imagenet_21k_classes
 from common.weights.dialects import Dialect, count_of
+
+FIRST_SMALL = ('the first ViT-S of timm (before 0.4) and PaddleClas, 8 blocks of 768 channels, '
+               'whose scores have the factor 768^-0.5 and whose norms have eps 1e-5, unlike this '
+               'model')
+
+
+def is_first_small(state):
+    """Whether weights in timm's names are of the model that FIRST_SMALL describes; no other one
+    published has its sizes without a bias in q, k and v."""
+    def shape(end):
+        return next((value.shape for name, value in state.items()
+                     if name == end or name.endswith(f'.{end}')), None)
+
+    return (shape('blocks.0.norm1.weight') == (768,) and shape('blocks.0.mlp.fc1.bias') == (2304,)
+            and shape('blocks.7.norm1.weight') is not None
+            and shape('blocks.8.norm1.weight') is None and shape('blocks.0.attn.qkv.bias') is None)
+
 
 PADDLEVIT = Dialect(
     'the first PaddleViT', r'^encoder\.layers\.0\.attn_norm\.weight$',
@@ -24,7 +43,8 @@ TIMM = Dialect(
         (r'\.norm2\.', '.mlp_norm.'), (r'\.attn\.proj\.', '.attn.out.'),
         (r'^norm\.', 'encoder.encoder_norm.'), (r'^pre_logits\.fc\.', 'pre_logits.0.'),
         (r'^head\.', 'classifier.')),
-    dropped=(r'^decoder_', r'^mask_token$'))  # MAE's decoder
+    dropped=(r'^decoder_', r'^mask_token$'),  # MAE's decoder
+    unless=is_first_small)
 MMCLS = Dialect(
     'MMClassification', r'^backbone\.layers\.0\.ln1\.weight$',
     names=(
@@ -65,11 +85,12 @@ GOOGLE = Dialect(
     fused=((r'^(.*)/(?P<part>query|key|value)/(kernel|bias)$', ('query', 'key', 'value'),
             r'\1/qkv/\3'),))
 DIALECTS = (PADDLEVIT, TIMM, MMCLS, HUGGING_FACE, GOOGLE)
-# Names in files of other models, and what these are.
+# Names in files of other models, or {name: array} -> whether it is one, and what these are.
 LOOKALIKES = (
+    (is_first_small, FIRST_SMALL),
     (r'(^|\.)(dist_token|distillation_token)$',
-     'a distilled DeiT, whose second token and classifier this model lacks; take the file of the '
-     'same DeiT without "distilled" in its name'),
+     'a distilled DeiT, whose logits are the mean of two classifiers on two tokens, and this model '
+     'has one of each; take the file of the same DeiT without "distilled" in its name'),
     (r'(^|\.)(reg_token|register_tokens)$', 'a ViT with register tokens, which this model lacks'),
     (r'\.(ls1\.gamma|gamma_1|layer_scale1\.lambda1)$',
      'a ViT with LayerScale (DeiT III, BEiT, DINOv2), which this model lacks'),
@@ -77,6 +98,8 @@ LOOKALIKES = (
      'norm before its blocks'),
     (r'(^|\.)fc_norm\.weight$', 'a ViT that averages its patch tokens (a fine-tuned MAE); this '
      'model classifies by the class token'))
+# Google's order, and timm's of Google's weights.
+PUBLISHED_CLASSES = {21843: imagenet_21k_classes}
 
 
 def config_of(shapes):

@@ -17,7 +17,13 @@ from common.core.errors import InputError, first_few, opened
 from common.core.label_sets import all_labels, renumbered
 
 MAX_NAMES_BYTES = 1 << 24
-IMAGENET_CLASSES = os.path.join(os.path.dirname(os.path.abspath(__file__)), 'imagenet_classes.txt')
+FOLDER = os.path.dirname(os.path.abspath(__file__))
+IMAGENET_CLASSES = os.path.join(FOLDER, 'imagenet_classes.txt')
+# As many outputs have the classifiers that are trained on ImageNet-21k, of 2011: Google count two
+# classes without an image, and others do not.
+IMAGENET_21K_CLASSES = (21843, 21841)
+# Where Google count them.
+WITHOUT_IMAGES = (9205, 15027)
 
 
 def class_names(file: str, num_classes: int | None = None) -> list[str]:
@@ -126,6 +132,28 @@ def class_names_of(config, names, file):
 def imagenet_classes() -> list[str]:
     """The 1,000 classes of ImageNet-1k, in WordNet's words."""
     return [line.partition(' ')[2] for line in class_names(IMAGENET_CLASSES, 1000)]
+
+
+def imagenet_21k_classes() -> list[str]:
+    """The 21,843 classes of ImageNet-21k as Google number them: WordNet's ids, sorted, each with
+    its first word.
+
+    Source: imagenet21k_wordnet_ids.txt beside the weights of google-research/big_transfer, as
+    timm lists it.
+    """
+    return class_names(os.path.join(FOLDER, 'imagenet21k_classes.txt'), 21843)
+
+
+def imagenet_22k_classes() -> list[str]:
+    """The 21,841 classes of ImageNet-21k as Microsoft number them for Swin: Google's order, where
+    the last two classes stand in the places of the two without an image, so it is not sorted.
+
+    Source: data/imagenet22k_dataset.py and map22kto1k.txt of microsoft/Swin-Transformer.
+    """
+    *names, before_last, last = imagenet_21k_classes()
+    for place, name in zip(WITHOUT_IMAGES, (before_last, last), strict=True):
+        names[place] = name
+    return names
 
 
 def user_labels(images, dataset_names, config):

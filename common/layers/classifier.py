@@ -45,8 +45,9 @@ class ImageClassifier(nn.Layer):
     | `no_weight_decay()`     | the parameters that are not decayed                    | training  |
     | `representation_name`   | names the layer between features and classifier        | weights   |
     | `get_windows(image)`    | gives the learned windows                              | visualize |
-    | NAME_names.py           | beside the model's NAME.py: DIALECTS, LOOKALIKES and   | weights   |
-    |                         | config_of(shapes), see common/weights/dialects.py      |           |
+    | NAME_names.py           | beside the model's NAME.py: DIALECTS, LOOKALIKES,      | weights   |
+    |                         | PUBLISHED_CLASSES and config_of(shapes), see           |           |
+    |                         | common/weights/dialects.py                             |           |
 
     Set from outside are `config`, by build_model; `class_names`, of the loaded weights; `known_as`,
     a function (model, {name: array}, layout) that says which model some weights are for that do not
@@ -86,9 +87,14 @@ class ImageClassifier(nn.Layer):
         return getattr(names_module(type(self)), 'DIALECTS', ())
 
     def lookalikes(self):
-        """(pattern of a name, which model a file with it is of) for files that look like this
-        model's."""
+        """(pattern of a name, or a function that tells it of {name: array}; which model such a file
+        is of) for files that look like this model's."""
         return getattr(names_module(type(self)), 'LOOKALIKES', ())
+
+    def published_classes(self):
+        """{number of classes: function that gives their names} for classifiers whose files, of
+        other codes, do not say them."""
+        return getattr(names_module(type(self)), 'PUBLISHED_CLASSES', {})
 
     def check_size(self, height, width):
         """Raises InputError for an image size in pixels that the model cannot divide."""

@@ -13,8 +13,9 @@ from paddle import nn
 from common.config import ConfigNode, set_key, set_options
 from common.core.class_names import class_names_of
 from common.core.errors import InputError, one_line
+from common.weights.classifier_head import own_representation
 from common.weights.dialects import translate
-from common.weights.load import Weights, load_pretrained, other_model
+from common.weights.load import Weights, load_parts, other_model
 
 # The keys that a checkpoint's own config decides, unless the user sets them.
 CHECKPOINT_KEYS = ('MODEL.NUM_CLASSES', 'DATA.IMAGE_SIZE', 'DATA.CROP_PCT', 'DATA.INTERPOLATION',
@@ -48,17 +49,24 @@ def merged_config(requested: ConfigNode, options: Sequence[str], values: dict, f
     requested = requested.clone()  # becomes the config as it would be without the checkpoint
     requested.defrost()
     config = requested.clone()
-    stated = stated_values(weights.metadata, config) if weights else {}
-    for key, value in stated.items():
-        set_key(config, key, value, file)
     for option in options:
         key = option.partition('=')[0]
         if key in values:
             raise InputError(f'{values[key][0]}, -o {key}: got both, expected one of them')
-    for target in (requested, config):
+
+    def set_wishes(target):
         set_options(target, options)
         for key, (argument, value) in values.items():
             set_key(target, key, value, argument)
+
+    set_wishes(requested)
+    stated = stated_values(weights.metadata, config) if weights else {}
+    if weights and 'REPRESENTATION_SIZE' in config.MODEL:
+        width = own_representation(weights.state, requested.MODEL.NUM_CLASSES)
+        stated.update({'MODEL.REPRESENTATION_SIZE': width} if width else {})
+    for key, value in stated.items():
+        set_key(config, key, value, file)
+    set_wishes(config)
     config.freeze()
     return config, only_stated(stated, config, requested)
 
@@ -168,10 +176,13 @@ def load_with_names(model: nn.Layer, file: str | None, weights: Weights | None,
     """
     model.notes, class_names = [], None
     if weights:
-        model.notes = load_pretrained(model, file, new_head, weights)
+        model.notes, new_parts = load_parts(model, file, new_head, weights)
         for note in model.notes:
             logger.info('%s: %s', file, note)
         class_names = weights.metadata.get('class_names')
+        if class_names is None and 'config' not in weights.metadata and not new_parts:
+            known = model.published_classes().get(model.config.MODEL.NUM_CLASSES)
+            class_names = known and known()
         if new_head and isinstance(class_names, list) \
                 and len(class_names) != model.config.MODEL.NUM_CLASSES:
             class_names = None  # of a classifier that was left out

@@ -1,6 +1,57 @@
-"""What happens to the classifier of a file whose classes are not those of the model."""
-from common.core.class_names import check_class_names, head_order
+"""What a file's classifier is for, and what happens to it where the model has other classes."""
+import re
+
+from common.core.class_names import IMAGENET_21K_CLASSES, check_class_names, head_order
 from common.core.errors import InputError, first_few
+
+# The names of a bias before the classifier: Google's, timm's, MMClassification's, this project's.
+REPRESENTATION_BIAS = re.compile(r'(^|[./])pre_logits[./]((fc|0)\.)?bias$')
+
+
+def which_classes(classes):
+    """' (the 21,843 classes of ImageNet-21k)', for a classifier of that many, or ''."""
+    return f' (the {classes:,} classes of ImageNet-21k)' if classes in IMAGENET_21K_CLASSES else ''
+
+
+def own_representation(state, num_classes):
+    """The width of the layer before a file's classifier, without which this is of no use, where
+    the classifier is wanted: one of ImageNet-21k, with as many classes as the model is to have.
+
+    Args:
+        state: {name: array} of the file, under its own names.
+        num_classes: of the model that is wanted.
+
+    Returns:
+        The width, or None; other classifiers are replaced in fine-tuning, with the layer.
+    """
+    widths = [value.size for name, value in state.items() if REPRESENTATION_BIAS.search(name)]
+    if num_classes not in IMAGENET_21K_CLASSES or len(set(widths)) != 1:
+        return None
+    has_head = any(value.shape == (num_classes,) for value in state.values())  # its bias
+    return widths[0] if has_head else None
+
+
+def head_notes(model, state):
+    """What is to be said about the classifier that a file gave, if it did.
+
+    Args:
+        model: the model that the weights are for.
+        state: {name: array} under the model's names, without what was left out.
+
+    Returns:
+        Sentences for the log.
+    """
+    name = model.classifier_name
+    weight = state.get(f'{name}.weight')
+    if weight is None:
+        return []
+    notes = []
+    if which_classes(weight.shape[-1]):
+        notes.append(f'{name}: the {weight.shape[-1]:,} classes of ImageNet-21k')
+    if not weight.any():
+        notes.append(f"{name}: every weight is 0 in the file, so its scores say nothing; some of "
+                     f"Google's ImageNet-21k files are published so, for fine-tuning")
+    return notes
 
 
 def order_head(model, state, known, names, file):
@@ -54,7 +105,10 @@ def leave_out_head(model, state, model_state, other=False):
         for name in theirs:
             del state[name]
         new = f'new, {weight_shape(ours)}' if ours else 'left out'
-        notes.append(f'{part}: {new}; the file has {weight_shape(theirs)}{why}')
+        size = weight_shape(theirs)
+        if part == model.classifier_name and isinstance(size, list) and size:
+            why = which_classes(size[-1]) + why
+        notes.append(f'{part}: {new}; the file has {size}{why}')
     return kept, notes
 
 
@@ -75,11 +129,15 @@ def check_representation(model, state, model_state, file):
     names = [name for name in state if name.startswith(prefix) and name not in model_state]
     if names:
         width = ''.join(map(str, state[names[-1]].shape[-1:]))
+        bias = state.get(f'{model.classifier_name}.bias')
+        keep = ''
+        if bias is not None and which_classes(bias.size):
+            keep = f' -o MODEL.NUM_CLASSES={bias.size}{which_classes(bias.size)}'
         raise InputError(
             f'{file}: got a layer before the classifier ({first_few(names, 3)}), as weights '
             f'trained on ImageNet-21k have; nothing was loaded; expected '
-            f'-o MODEL.REPRESENTATION_SIZE={width}, or fine-tuning with a new classifier, which '
-            f'leaves both out')
+            f'-o MODEL.REPRESENTATION_SIZE={width}{keep}, or fine-tuning with a new classifier, '
+            f'which leaves both out')
 
 
 def other_classes(model, state, model_state):
@@ -92,5 +150,5 @@ def other_classes(model, state, model_state):
     bias = state.get(f'{prefix}bias')
     if bias is None:
         return '; the file has no classifier: fine-tuning starts with a new one'
-    return (f'; only the classifier differs: MODEL.NUM_CLASSES={bias.size} takes that of the file, '
-            f'fine-tuning starts with a new one')
+    return (f'; only the classifier differs: MODEL.NUM_CLASSES={bias.size} takes that of the file'
+            f'{which_classes(bias.size)}, fine-tuning starts with a new one')

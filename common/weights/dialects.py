@@ -7,6 +7,7 @@ Lightning module's `model.`), whatever it is. Arrays are transposed by the type 
 they are for, never by their number of dimensions: a bias table is a matrix too, and stays.
 """
 import re
+from collections.abc import Callable
 from dataclasses import dataclass
 
 import numpy as np
@@ -27,6 +28,11 @@ class Dialect:
         fused: (pattern, parts, replacement): names that match the pattern, whose group 'part' is
             one of `parts`, are joined in the order of `parts` under the replacement.
         dropped: patterns of names that no model here has.
+        reordered: (pattern, function) pairs for inputs that the code counts in another order: an
+            array whose name in the file matches becomes function(array), which permutes the last
+            axis, that of a linear layer's inputs.
+        unless: {name: array} -> whether a file is of a model that has the same names and computes
+            something else; it keeps its names then, which fit no model here.
     """
 
     name: str
@@ -34,6 +40,8 @@ class Dialect:
     names: tuple
     fused: tuple = ()
     dropped: tuple = ()
+    reordered: tuple = ()
+    unless: Callable[[dict], bool] | None = None
 
 
 # Of several copies of a model in one file that one is taken with which the most weights agree, and
@@ -112,8 +120,9 @@ def split(state, prefix, prefixes):
 
 def dialect_of(dialects, state):
     """The dialect in which some names are, or None."""
-    return next((dialect for dialect in dialects
-                 if any(re.search(dialect.marker, name) for name in state)), None)
+    found = next((dialect for dialect in dialects
+                  if any(re.search(dialect.marker, name) for name in state)), None)
+    return None if found and found.unless and found.unless(state) else found
 
 
 def agreement(dialects, state, layout, model_state):
@@ -138,9 +147,26 @@ def apply(dialect, state, layout, notes):
     if dropped:
         names = [name for name in state if name in dropped]
         notes.append(f'{len(names)} arrays have no place here: {first_few(names, 3)}')
-    state = to_layout({name: value for name, value in state.items() if name not in dropped}, layout)
-    state = fuse(state, dialect.fused, axis=1 if layout == 'flax' else 0)
-    return {rename(name, dialect.names): value for name, value in state.items()}
+    state = {name: reorder(name, value, dialect.reordered, layout)
+             for name, value in state.items() if name not in dropped}
+    state = fuse(to_layout(state, layout), dialect.fused, axis=0 if layout == 'torch' else 1)
+    renamed = {}
+    for name, value in state.items():
+        own = rename(name, dialect.names)
+        if own in renamed:  # no model has this name: it is refused, and neither array is lost
+            own = f'{name} (the second {own})'
+        renamed[own] = value
+    return renamed
+
+
+def reorder(name, value, reordered, layout):
+    """An array after the functions of `Dialect.reordered` for its name; they see inputs on the
+    last axis, where PyTorch's linear layers have them, and Paddle's have their outputs."""
+    turned = layout != 'torch' and value.ndim == 2
+    for pattern, function in reordered:
+        if re.search(pattern, name):
+            value = function(value.T).T if turned else function(value)
+    return value
 
 
 def find_prefixes(dialects, state):
@@ -234,3 +260,19 @@ def stage_counts(pattern, names):
     while len(counts) < MAX_STAGES and (count := count_of(pattern.format(len(counts)), names)):
         counts.append(count)
     return counts
+
+
+def lookalike_among(lookalikes, state):
+    """A sentence about the other model that some weights are of, or ''.
+
+    Args:
+        lookalikes: pairs of (pattern of a name, or function of `state` that says whether it is so;
+            what such a file is of), see LOOKALIKES in a model's file of names.
+        state: {name: array}.
+    """
+    def matches(pattern):
+        return pattern(state) if callable(pattern) else any(re.search(pattern, name)
+                                                            for name in state)
+
+    return next((f'; the file is of {what}' for pattern, what in lookalikes
+                 if matches(pattern)), '')

@@ -1,7 +1,6 @@
 """Puts the weights of a file into a model: compared first, assigned only when all is right."""
 import math
 import os
-import re
 from collections.abc import Sequence
 from typing import NamedTuple
 
@@ -14,12 +13,13 @@ from common.layers.position import resize_position_embedding
 from common.weights.arrays import from_bfloat16
 from common.weights.classifier_head import (
     check_representation,
+    head_notes,
     leave_out_head,
     order_head,
     other_classes,
 )
 from common.weights.containers import find_state
-from common.weights.dialects import translate
+from common.weights.dialects import lookalike_among, translate
 from common.weights.formats import read_file
 
 # Paddle's own entry in a saved state dict; it holds no weights.
@@ -168,6 +168,12 @@ def load_pretrained(model: ImageClassifier, file: str | os.PathLike, new_head: b
         >>> load_pretrained(create_model('vit_digits', image_size=64), 'digits.pdparams')
         ['position_embedding: resized (bicubic) from 4x4 to 8x8']
     """
+    return load_parts(model, file, new_head, weights, class_names)[0]
+
+
+def load_parts(model, file, new_head=False, weights=None, class_names=None):
+    """As load_pretrained; returns its sentences, and the names of the parameters that the file did
+    not give, those of a new classifier."""
     check_classifier(model)
     layout, raw_state, notes, metadata = weights or read_weights(file)
     state, translation_notes = translate(model, raw_state, layout)
@@ -177,14 +183,14 @@ def load_pretrained(model: ImageClassifier, file: str | os.PathLike, new_head: b
     if new_head:
         is_other, order_notes = order_head(model, state, metadata.get('class_names'), class_names,
                                            file)
-        kept, head_notes = leave_out_head(model, state, model_state, is_other)
-        notes += order_notes + head_notes
+        kept, new_notes = leave_out_head(model, state, model_state, is_other)
+        notes += order_notes + new_notes
     check_representation(model, state, model_state, file)
     values, cast_notes = check_state(state, model_state, kept, file,
                                      lambda: other_classes(model, state, model_state)
                                      or other_model(model, raw_state, layout))
     assign(model, values)
-    return notes + cast_notes
+    return notes + cast_notes + head_notes(model, state), kept
 
 
 def assign(model, values):
@@ -221,10 +227,9 @@ def other_model(model, state, layout):
     return model.known_as(model, state, layout) if model.known_as else lookalike(model, state)
 
 
-def lookalike(model, names):
-    """A sentence about the other model that some names of weights are of, or ''."""
-    return next((f'; the file is of {what}' for pattern, what in model.lookalikes()
-                 if any(re.search(pattern, name) for name in names)), '')
+def lookalike(model, state):
+    """A sentence about the other model that some weights, {name: array}, are of, or ''."""
+    return lookalike_among(model.lookalikes(), state)
 
 
 def check_state(state, model_state, kept, file, known_as=lambda: ''):

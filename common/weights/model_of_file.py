@@ -4,7 +4,6 @@ A checkpoint of this project says it: its config has all keys of MODEL, whether 
 zoo or not. Weights of another code tell it by their names and shapes, if one model alone has these.
 What a file says is compared with its arrays before anything of its size is built.
 """
-import re
 from collections.abc import Callable
 from typing import Any, NamedTuple
 
@@ -13,7 +12,7 @@ from common.core.config_keys import wrong
 from common.core.config_values import RUN_KEYS
 from common.core.errors import InputError
 from common.weights.checkpoint_config import CHECKPOINT_KEYS, build_lazily
-from common.weights.dialects import find_prefixes, own_names, translate
+from common.weights.dialects import find_prefixes, lookalike_among, own_names, translate
 from common.weights.identify import (
     describe,
     exact_models,
@@ -182,7 +181,6 @@ def as_used(config):
 
 def lookalike_of(types, state):
     """A sentence about a model that some weights are of and that is not here, or ''."""
-    return next((f'; the file is of {what}' for module, _ in types
-                 if find_prefixes(module.DIALECTS, state)
-                 for pattern, what in getattr(module, 'LOOKALIKES', ())
-                 if any(re.search(pattern, name) for name in state)), '')
+    found = (lookalike_among(getattr(module, 'LOOKALIKES', ()), state) for module, _ in types
+             if find_prefixes(module.DIALECTS, state))
+    return next(filter(None, found), '')
