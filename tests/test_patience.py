@@ -8,10 +8,14 @@ import pytest
 
 from common.config import base_config, set_options
 from common.core.errors import InputError
+from common.train.checkpoint import save_weights
 from common.train.eta import Eta, duration_text, evaluations_left
 from common.train.evaluation import Evaluation
 from common.train.patience import Patience, is_patience
 from common.train.results import better_weights, is_better, is_result
+from common.train.same_run import take_best
+from common.weights.load import BEST, LAST
+from common.zoo import create_model
 from tests.conftest import ROOT, run_script, write_image_list
 from tests.reliability.runs import arguments, content_of, cut, digest, run_folder
 
@@ -145,3 +149,14 @@ def test_run_ends_early_and_goes_on_to_the_bit_R11(imbalanced, tmp_path, monkeyp
     longer = [*again, '-o', 'TRAIN.PATIENCE=4']
     assert cut('vit', imbalanced, tmp_path / 'part', *longer) == 0  # 0.9 comes just in time
     assert content_of(tmp_path / 'part')['epoch'] == 8
+
+
+@pytest.mark.smoke
+def test_best_file_of_a_run_that_was_killed_before_its_checkpoint_knew_of_it_R11(tmp_path):
+    result = {'epoch': 1, 'loss': 0.5, 'seen': 8, 'acc1': 0.5, 'acc5': 1.0}
+    save_weights(str(tmp_path / BEST), create_model('vit_digits'), {'epoch': 1, 'best': result})
+    for known, unsaved in ((None, None), ({**result, 'acc1': 0.25}, None),
+                           ({**result, 'acc1': 0.75}, {**result, 'acc1': 0.75})):
+        start = {'file': str(tmp_path / LAST), 'best': known}
+        take_best(start, str(tmp_path), in_place=True)
+        assert (start['best'], start['unsaved']) == (result, unsaved)

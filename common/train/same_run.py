@@ -171,6 +171,6 @@ def take_best(start, folder, in_place):
             kept = None
         else:
             copy_file(source, os.path.join(folder, BEST))
-    is_kept = kept and not is_better(best, kept)
+    is_kept = kept and (best is None or not is_better(best, kept))
     start['best'] = kept
     start['unsaved'] = None if is_kept else best

@@ -99,7 +99,7 @@ def kill_and_go_on(family, data, output, kills, seed):
 
 
 @pytest.mark.parametrize('family, kills', [
-    ('vit', 20), pytest.param('vit', 100, marks=pytest.mark.long),
+    ('vit', 12), pytest.param('vit', 100, marks=pytest.mark.long),
     pytest.param('vitae', 50, marks=pytest.mark.long),
     pytest.param('vitaev2_vsa', 50, marks=pytest.mark.long)])
 def test_killed_at_random_times_K1(family, kills, data, tmp_path):
