@@ -30,7 +30,6 @@ from tests.conftest import ROOT, refusal, run_script
 from tests.test_end_to_end import run_folder
 from tests.weight_server import serving
 
-pytestmark = pytest.mark.smoke
 MODEL = 'vit_digits'
 
 
