@@ -2,7 +2,6 @@
 import csv
 import glob
 import os
-from array import array
 
 import numpy as np
 
@@ -60,7 +59,7 @@ def read_csv(file: str):
     images = ImageList(file, root, np.frombuffer(b''.join(names), np.uint8),
                        np.cumsum([len(name) for name in names], dtype=np.int64),
                        np.array([numbers[label] for _, label, _ in entries], np.int64),
-                       np.array(array('i', (line for line, _ in rows)), np.int32))
+                       np.array([line for line, _ in rows], np.int32))
     has_split = columns['split'] is not None
     return images, classes, np.array([split for *_, split in entries]) if has_split else None
 

@@ -89,7 +89,7 @@ def read_class_folders(data_path: str):
     empty = [name for name, images in found.items() if not images]
     if empty:
         complain_once(f'{data_path}: passed over {len(empty)} folders without an image: '
-                 f'{first_few(empty)}')
+                      f'{first_few(empty)}')
     classes = [name for name, images in found.items() if images]
     return make_images(data_path, data_path, (
         (image, number) for number, name in enumerate(classes) for image in found[name])), classes

@@ -9,7 +9,8 @@ from common.config import ConfigNode, origin_of
 from common.core.class_names import class_names
 from common.core.errors import InputError, first_few
 from common.core.label_sets import all_labels
-from common.data.layouts import WORDS, find_layout, read_layout
+from common.data.folders import class_folders
+from common.data.layouts import CLASS_NAMES, WORDS, find_layout, read_layout
 from common.data.lists import SPLITS
 from common.data.subset import Subset
 from common.hub.references import is_reference
@@ -18,6 +19,7 @@ from common.weights.load import read_weights
 from common.zoo import is_of_the_zoo
 
 LISTS = ('imagenet2012', 'list')
+CLASSES_OF = {'cifar10': 10, 'cifar100': 100, 'digits': 10}
 FILES = (*LISTS, 'imagefolder', 'class_folders', 'csv')
 
 
@@ -47,10 +49,10 @@ def recognise(config: ConfigNode) -> ConfigNode:
         if not is_set(config, 'MODEL.NUM_CLASSES'):
             config.MODEL.NUM_CLASSES = classes_of_weights(config)
     else:
-        count, has_names = count_classes(data)
+        count = count_names(data)
         if not is_set(config, 'MODEL.NUM_CLASSES'):
-            config.MODEL.NUM_CLASSES = count
-        elif has_names:
+            config.MODEL.NUM_CLASSES = count or count_labels(data)
+        elif count:
             check_classes(config, count)
     config.freeze()
     return config
@@ -62,25 +64,32 @@ def is_set(config, key):
     return origin is not None and not is_of_the_zoo(origin.rpartition(':')[0])
 
 
-def count_classes(data):
-    """How many classes a training's data have.
+def count_names(data):
+    """How many names of classes a training's data have, or None for lists without names.
+
+    Images are not read where the names are known without them.
 
     Args:
         data: a config's DATA node.
-
-    Returns:
-        (number, whether there are as many names of classes); without names it is one more than the
-        largest label in both lists.
     """
     if data.CLASS_NAMES:
-        return len(class_names(data.CLASS_NAMES)), True
-    images, names = read_layout(data, is_train=True)
-    if names is not None:
-        return len(names), True
-    largest = [all_labels(images.labels).max(initial=0)]
+        return len(class_names(data.CLASS_NAMES))
+    if data.DATASET in CLASSES_OF:
+        return CLASSES_OF[data.DATASET]
+    if data.DATASET == 'imagefolder':
+        return len(class_folders(os.path.join(data.DATA_PATH, SPLITS[0])))
+    if data.DATASET in LISTS:
+        file = os.path.join(data.DATA_PATH, CLASS_NAMES)
+        return len(class_names(file)) if os.path.isfile(file) else None
+    return len(read_layout(data, is_train=True)[1])
+
+
+def count_labels(data):
+    """One more than the largest label in the lists of a DATA node."""
+    largest = [all_labels(read_layout(data, is_train=True)[0].labels).max(initial=0)]
     if os.path.isfile(os.path.join(data.DATA_PATH, f'{SPLITS[1]}_list.txt')):
         largest.append(all_labels(read_layout(data, is_train=False)[0].labels).max(initial=0))
-    return int(max(largest)) + 1, False
+    return int(max(largest)) + 1
 
 
 def check_classes(config, count):
