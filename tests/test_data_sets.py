@@ -79,6 +79,7 @@ def test_real_labels_are_evaluated_beside_the_labels(tmp_path):
         lines.append(f'{name} 5\n')
     for split in ('train', 'val'):
         (tmp_path / f'{split}_list.txt').write_text(''.join(lines))
+    (tmp_path / 'class_names.txt').write_text(''.join(f'class {k}\n' for k in range(1000)))
     sets = [[index % 3] for index in range(7)] + [[]] * 49_993
     (tmp_path / 'real.json').write_text(json.dumps(sets))
     _, out = train(tmp_path / 'out', f'-data_path={tmp_path}', '-o', 'MODEL.NUM_CLASSES=1000',
@@ -86,6 +87,7 @@ def test_real_labels_are_evaluated_beside_the_labels(tmp_path):
     result = result_of(tmp_path / 'out')
     assert result['seen'] == 9 and result['real_seen'] == 7
     assert f'ReaL acc@1 {result["real_acc1"]:.2%} on 7' in out
+    (tmp_path / 'class_names.txt').write_text('\n'.join('abcdefghij'))
     code, _, err = run_script(['main_multi_gpu.py', *SHORT, f'-output={tmp_path / "e"}',
                                f'-data_path={tmp_path}',
                                f'-real_labels={tmp_path / "real.json"}'])

@@ -250,8 +250,10 @@ def test_the_other_families_train_evaluate_and_fine_tune(family, model, small_da
     assert code == 0, err
     expected = json.loads((folder / 'result.json').read_text())
     assert {**result_of(tmp_path / 'eval'), 'epoch': 1} == expected
+    names = tmp_path / 'names.txt'
+    names.write_text('\n'.join('abcdefghijkl'))  # two more than the labels
     code, _, err = run_shell(
-        'run_finetune_multi.sh', *flags, *short, '-o', 'MODEL.NUM_CLASSES=12',
+        'run_finetune_multi.sh', *flags, *short, f'-class_names={names}',
         f'-output={tmp_path / "tune"}', f'-pretrained={folder}/best.pdparams', folder=family)
     assert code == 0, err
     assert 'head: new, [' in (run_folder(tmp_path / 'tune') / 'log.txt').read_text()

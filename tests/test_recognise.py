@@ -8,10 +8,12 @@ from PIL import Image
 from common.config import base_config, leaf_keys, load_config, origin_of, update_config
 from common.core.errors import InputError
 from common.data.csv_source import read_csv
+from common.data.datasets import get_dataset
 from common.data.layouts import find_layout, read_source
 from common.data.lists import read_list
 from common.data.recognise import recognise
 from common.data.split import validation_part
+from common.train.checkpoint import save_weights
 from common.zoo import create_model, model_config
 from tests.conftest import refusal, run_script
 
@@ -136,10 +138,49 @@ def test_another_number_by_the_user_is_an_error_with_the_mend(how, tmp_path):
     assert config_of(tmp_path / 'photos', ['MODEL.NUM_CLASSES=4']).MODEL.NUM_CLASSES == 4
 
 
+def write_labels(folder, train, val):
+    """Lists without names; no image is there."""
+    for split, labels in (('train', train), ('val', val)):
+        (folder / f'{split}_list.txt').write_text(
+            ''.join(f'{label}.jpg {label}\n' for label in labels))
+    return folder
+
+
+def test_number_by_the_user_beyond_the_labels_is_an_error_with_the_mends(tmp_path):
+    """In training: an evaluation has the head of its weights."""
+    write_labels(tmp_path, range(10), (3, 10))
+    for wanted in (12, 1000):
+        assert refusal(config_of, tmp_path, [f'MODEL.NUM_CLASSES={wanted}']) == (
+            f'MODEL.NUM_CLASSES: got {wanted} (-o MODEL.NUM_CLASSES={wanted}), but the labels in '
+            f'{tmp_path} are 0 to 10; expected -o MODEL.NUM_CLASSES=11, or none: it is 11 then; if '
+            f'there are classes without an image, {tmp_path}/class_names.txt with the names of all '
+            f'{wanted}, one a line')
+    assert config_of(tmp_path, ['MODEL.NUM_CLASSES=11']).MODEL.NUM_CLASSES == 11
+    few = config_of(tmp_path, ['MODEL.NUM_CLASSES=9'])
+    assert 'train_list.txt:10: label: got 9, expected 0 to 8' in refusal(get_dataset, few)
+    (tmp_path / 'class_names.txt').write_text('\n'.join('abcdefghijkl'))
+    assert config_of(tmp_path, ['MODEL.NUM_CLASSES=12']).MODEL.NUM_CLASSES == 12
+    assert config_of(tmp_path).MODEL.NUM_CLASSES == 12
+    assert ' has 12 classes; ' in refusal(config_of, tmp_path, ['MODEL.NUM_CLASSES=1000'])
+
+
+def test_evaluation_may_have_more_classes_than_the_labels(tmp_path):
+    """Those of its weights, whether the user says them or not; a label beyond them is an error."""
+    write_labels(tmp_path, range(10), (3, 10))
+    file = str(tmp_path / 'best.pdparams')
+    save_weights(file, create_model('vit_digits', num_classes=40), {
+        'class_names': [f'class {k}' for k in range(40)]})
+    for options in ([], ['MODEL.NUM_CLASSES=40']):
+        config = config_of(tmp_path, options, eval=True, pretrained=file)
+        assert config.MODEL.NUM_CLASSES == 40 and len(get_dataset(config, is_train=False)) == 2
+    write_labels(tmp_path, range(10), (3, 40))
+    config = config_of(tmp_path, eval=True, pretrained=file)
+    assert 'val_list.txt:2: label: got 40, expected 0 to 39' in refusal(get_dataset, config, False)
+
+
 def test_evaluation_has_the_classes_of_its_weights(tmp_path):
     photos(tmp_path / 'photos', classes=CLASSES[:2])
     file = str(tmp_path / 'best.pdparams')
-    from common.train.checkpoint import save_weights
     model = create_model('vit_digits', num_classes=7)
     save_weights(file, model, {'class_names': list('abcdefg')})
     config = config_of(tmp_path / 'photos', eval=True, pretrained=file)

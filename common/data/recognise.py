@@ -54,6 +54,8 @@ def recognise(config: ConfigNode) -> ConfigNode:
             config.MODEL.NUM_CLASSES = count or count_labels(data)
         elif count:
             check_classes(config, count)
+        else:
+            check_labels(config, count_labels(data))
     config.freeze()
     return config
 
@@ -93,14 +95,31 @@ def count_labels(data):
 
 
 def check_classes(config, count):
-    """Raises InputError for a MODEL.NUM_CLASSES by the user that is not the number of the data. (A
-    list without names does not tell how many classes there are beyond its labels.)"""
+    """Raises InputError for a MODEL.NUM_CLASSES by the user that is not the number of the data."""
     wanted = config.MODEL.NUM_CLASSES
     if wanted not in (0, count):
         raise InputError(
             f'MODEL.NUM_CLASSES: got {wanted} ({origin_of(config, "MODEL.NUM_CLASSES")}), but '
             f'{config.DATA.CLASS_NAMES or config.DATA.DATA_PATH} has {count} classes; expected '
             f'-o MODEL.NUM_CLASSES={count}, or none: it is the number of the data then')
+
+
+def check_labels(config, count):
+    """Raises InputError for a MODEL.NUM_CLASSES by the user beyond the labels of nameless lists.
+
+    A label beyond it is an error of its line, which `get_dataset` raises.
+
+    Args:
+        config: of a training.
+        count: of `count_labels`.
+    """
+    wanted, path = config.MODEL.NUM_CLASSES, config.DATA.DATA_PATH
+    if wanted > count:
+        raise InputError(
+            f'MODEL.NUM_CLASSES: got {wanted} ({origin_of(config, "MODEL.NUM_CLASSES")}), but the '
+            f'labels in {path} are 0 to {count - 1}; expected -o MODEL.NUM_CLASSES={count}, or '
+            f'none: it is {count} then; if there are classes without an image, '
+            f'{os.path.join(path, CLASS_NAMES)} with the names of all {wanted}, one a line')
 
 
 def classes_of_weights(config):

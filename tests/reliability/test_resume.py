@@ -235,8 +235,11 @@ def test_other_data_under_the_same_output_R10(data, tmp_path, capsys):
     assert cut('vit', moved, tmp_path / 'out', '-resume=auto') == 0
     out = capsys.readouterr().out
     assert 'the data are the same, elsewhere' in out and 'nothing to train' in out
-    assert cut('vit', moved, tmp_path / 'out', '-resume=auto', '-o', 'MODEL.NUM_CLASSES=11') == 1
-    assert '11 classes); expected another -output' in capsys.readouterr().err
+    names = moved / 'class_names.txt'
+    names.write_text('\n'.join('abcdefghijk'))
+    assert cut('vit', moved, tmp_path / 'out', '-resume=auto') == 1
+    assert '11 classes: a, ...); expected another -output' in capsys.readouterr().err
+    names.unlink()
     (moved / 'train_list.txt').write_text((data / 'train_list.txt').read_text().replace(' 9', ' 8'))
     assert cut('vit', moved, tmp_path / 'out', '-resume=auto') == 1  # as many, with other labels
     assert 'a run on other data' in capsys.readouterr().err
