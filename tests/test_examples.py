@@ -41,6 +41,7 @@ PUBLIC = {
     'common.reporting.source': ['open_source'],
     'common.reporting.report': ['write_report'],
     'common.data.datasets': ['get_dataset'],
+    'common.engines.shapes': ['draw_pictures'],
     'common.data.tensor_loader': ['get_dataloader'],
     'common.train.optim': ['build_optimizer'],
     'common.train.schedule': ['build_schedule'],

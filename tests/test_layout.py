@@ -25,6 +25,7 @@ LAYERS = (
     'attention_maps',
     'deploy inspection probing serving',
     'reporting',
+    'engines',
     'runtimes',
     'benchmarks',
     'benchmarks',  # they measure all that stands above
