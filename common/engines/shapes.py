@@ -56,6 +56,11 @@ def draw_pictures(count: int, seed: int = 0, first: int = 0,
         first: number of the first one; pictures of other numbers are others.
         sides: the least and the largest height and width in pixels.
 
+    Yields:
+        A Picture at a time.
+
+    Source: this project.
+
     Example:
         >>> from common.engines.shapes import CLASSES, draw_pictures
         >>> picture, = draw_pictures(1, seed=3)
