@@ -1,6 +1,6 @@
 # make demo   installs into .venv, trains a small ViT on real images, evaluates, predicts
 # make test   installs what the tests need and runs them
-.PHONY: demo test test-paddle26 reliability gpu-check fuzz lint clean
+.PHONY: demo engines test test-engines test-paddle26 reliability gpu-check fuzz lint clean
 
 # The first Python of 3.10 to 3.12 that runs; `make demo PYTHON=/path/to/python` chooses another.
 PYTHON ?= $(shell for p in python3 python3.12 python3.11 python3.10; do \
@@ -31,6 +31,17 @@ $(BIN26)/.test: pyproject.toml
 	$(BIN26)/pip install -q -e '.[test]' paddlepaddle==2.6.2 numpy==1.26.4 setuptools
 	touch $@
 
+# PaddleDetection and PaddleSeg; their own pins cannot be met beside this project.
+$(BIN)/.engines: common/engines/requirements.txt | $(BIN)/.demo
+	$(BIN)/pip install -q --no-deps -r $<
+	touch $@
+
+$(BIN26)/.engines: common/engines/requirements.txt | $(BIN26)/.test
+	$(BIN26)/pip install -q --no-deps -r $<
+	touch $@
+
+engines: $(BIN)/.engines
+
 $(DIGITS)/val_list.txt: | $(BIN)/.demo
 	$(BIN)/python -m common.digits $(DIGITS)
 
@@ -54,14 +65,19 @@ test: $(BIN)/.test
 
 # The quick subset on the oldest supported Paddle and numpy.
 test-paddle26: $(BIN26)/.test
-	$(BIN26)/python -m pytest -n 2 --dist worksteal -m smoke
+	$(BIN26)/python -m pytest -n 2 --dist worksteal -m "smoke and not engines"
+
+# Detection and segmentation, on both Paddles.
+test-engines: $(BIN)/.test $(BIN)/.engines $(BIN26)/.test $(BIN26)/.engines
+	$(BIN)/python -m pytest -n 2 --dist worksteal -m engines
+	$(BIN26)/python -m pytest -n 2 --dist worksteal -m "engines and smoke"
 
 # All tests with a fault's id in their names, at length, and a table of what passed; `make test` has
 # the short form. A test that fails shows in the table too.
 reliability: $(BIN)/.test
 	@mkdir -p output; rm -f output/reliability.xml
 	-$(BIN)/python -m pytest -p tests.reliability.scoreboard -n 2 --dist worksteal \
-		-m "long or not long" --junitxml=output/reliability.xml
+		-m "not engines" --junitxml=output/reliability.xml
 	$(BIN)/python -m tests.reliability.scoreboard output/reliability.xml
 
 # For a machine with a GPU: what a CPU cannot check. Uses the Paddle of `python`, which must be one
