@@ -21,7 +21,7 @@ from common.apis import Preprocessing
 from common.core.errors import InputError
 from common.data.batches import Normalize
 from common.layers.classifier import ImageClassifier
-from common.layers.windows import pad_map, padding_to_multiple, window_partition
+from common.layers.windows import pad_map, window_partition
 
 
 def attention_maps(model: ImageClassifier, image: np.ndarray | paddle.Tensor, layer: int = -1,
@@ -204,10 +204,8 @@ def read_pass(one):
     weights = to_numpy(one.weights[0])                                     # [nW, n, M, M]
     numbers = paddle.arange(1, h * w + 1, dtype='float32').reshape([1, h * w, 1])
     if hasattr(layer, 'coordinates'):  # learned windows
-        s = layer.window_size
-        numbers = pad_map(numbers.reshape([1, h, w, 1]),
-                          0, padding_to_multiple(h, s), 0, padding_to_multiple(w, s))
-        queries = to_numpy(window_partition(numbers, s)[:, :, 0])          # [nW, M]
+        numbers = pad_map(numbers.reshape([1, h, w, 1]), *layer.padding(h, w))
+        queries = to_numpy(window_partition(numbers, layer.window_size)[:, :, 0])  # [nW, M]
         keys, fractions = sampled_tokens(
             *layer.coordinates(one.tokens.reshape([1, h, w, -1])), h, w)
     else:

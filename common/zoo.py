@@ -9,6 +9,7 @@ import functools
 import glob
 import os
 from collections.abc import Sequence
+from typing import NamedTuple
 
 import paddle
 from paddle import nn
@@ -26,7 +27,7 @@ from common.hub.registry import Registry, read_registries
 from common.layers.model_table import TABLE_HEAD, table_row
 from common.weights import identify
 from common.weights.checkpoint_config import check_stated, load_with_names, merged_config
-from common.weights.load import lookalike, read_weights
+from common.weights.load import Weights, lookalike, read_weights
 from common.weights.model_of_file import KnownModels, config_of_file
 
 ROOT = os.path.dirname(os.path.dirname(os.path.abspath(__file__)))
@@ -135,7 +136,34 @@ def create_model(name: str | None = None, pretrained: str | os.PathLike | bool |
     reference = checkpoint if pretrained is None else pretrained
     if device is not None:
         set_device(device)
-    values = keys_of_arguments(num_classes, image_size, **model_overrides)
+    plan = plan_model(name, reference, keys_of_arguments(num_classes, image_size,
+                                                         **model_overrides), options)
+    model = build_model(plan.config)
+    load_plan(model, plan)
+    return model
+
+
+class ModelPlan(NamedTuple):
+    """What a model is to be, before it is built."""
+
+    config: ConfigNode        # frozen
+    file: str | None          # of its weights
+    weights: Weights | None   # what this file holds
+    origin: str | None        # a sentence about a file that was fetched
+    new_head: bool            # whether the classifier need not be the file's
+
+
+def plan_model(name, reference, values, options=()):
+    """The config of a model and the weights for it, compared with each other.
+
+    Args:
+        name, options: see create_model.
+        reference: its `pretrained`.
+        values: {key: (argument, value)}, of keys_of_arguments.
+
+    Returns:
+        ModelPlan, for build_model and load_plan.
+    """
     if name is None:
         name = model_of_reference(reference)
     own = None if name is None else model_config(name)
@@ -148,11 +176,14 @@ def create_model(name: str | None = None, pretrained: str | os.PathLike | bool |
     config, stated = merged_config(own, options, values, file, weights)
     if weights:
         check_stated(config, stated, weights, file, build_model)
-    model = build_model(config)
-    load_with_names(model, file, weights, 'MODEL.NUM_CLASSES' in values)
-    if origin:
-        model.notes.insert(0, f'weights of {origin}')
-    return model
+    return ModelPlan(config, file, weights, origin, 'MODEL.NUM_CLASSES' in values)
+
+
+def load_plan(model, plan):
+    """Puts the weights of a plan into its model, and says so in the model's notes."""
+    load_with_names(model, plan.file, plan.weights, plan.new_head)
+    if plan.origin:
+        model.notes.insert(0, f'weights of {plan.origin}')
 
 
 def fetch_weights(reference: str | os.PathLike | bool, model: str | None) -> Fetched:

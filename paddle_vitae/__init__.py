@@ -18,6 +18,7 @@ from paddle_vitae.version import VERSION as __version__
 # name -> its module in paddle_vitae.common
 NAMES = {
     'create_model': 'zoo', 'list_models': 'zoo', 'model_config': 'zoo', 'build_model': 'zoo',
+    'create_backbone': 'backbone',
     'init_model': 'apis', 'inference_model': 'apis', 'classify': 'apis', 'Preprocessing': 'apis',
     'set_device': 'apis', 'set_up_cpu': 'processes', 'load_pretrained': 'weights.load',
     'convert': 'convert', 'export_model': 'export', 'runtime_of': 'export',

@@ -18,6 +18,7 @@ LAYERS = (
     'layers',
     'weights hub',
     'zoo',
+    'backbone',
     'data',
     'train',
     'apis',

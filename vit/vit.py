@@ -192,6 +192,7 @@ class VisionTransformer(ImageClassifier):
     representation_name = 'pre_logits'
     num_prefix_tokens = 1
     reads_class_token = True
+    pool_parts = ('pre_logits',)
 
     def __init__(self, image_size=224, patch_size=16, in_channels=3, num_classes=1000, *,
                  depth=12, drop_path=0.0, representation_size=None, backbone=None, **block):
@@ -233,6 +234,9 @@ class VisionTransformer(ImageClassifier):
 
     def cells(self):
         return list(self.encoder.layers)
+
+    def stage_sizes(self):
+        return [(self.cls_token.shape[-1], self.patch_embedding.patch_size)]
 
     def check_size(self, height, width):
         self.patch_embedding.grid(height, width)

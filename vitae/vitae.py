@@ -196,6 +196,8 @@ class ViTAE(ImageClassifier):
         stages: the arguments of StageSpec, as lists where it says so.
     """
 
+    pool_parts = ('fc_norm',)
+
     def __init__(self, image_size=224, in_channels=3, num_classes=1000, *, drop_path=0.0,
                  **stages):
         super().__init__()

@@ -19,6 +19,9 @@ _C.MODEL.NUM_HEADS = Key([1, 2, 4, 8], low=1)
 _C.MODEL.MLP_RATIO = Key(4.0, low=0.01)
 # side of a window in tokens
 _C.MODEL.WINDOW_SIZE = Key(7, low=1, high=64)
+# vsa on maps that are not square, or not of whole windows: as in upstream's code for classification
+# | for detection; see FORMS in common/layers/vsa.py
+_C.MODEL.VSA_FORM = Key('classification', choices=('classification', 'detection'))
 # ViTAEv2 alone, for each stage: by how much it reduces height and width
 _C.MODEL.RATIOS = Key([4, 2, 2, 2], low=1, only_in='vitaev2_vsa')
 # channels of each scale of a reduction cell, its heads, and the groups of its convolutions

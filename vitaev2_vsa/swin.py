@@ -28,8 +28,8 @@ from common.layers.vsa import Pointwise, TokenVSA, windows_in_pixels
 from common.layers.windows import (
     WindowAttention,
     pad_map,
-    padding_to_multiple,
     split_windows,
+    window_padding,
     window_partition,
     window_reverse,
 )
@@ -46,6 +46,7 @@ class StageSpec:
         depth: blocks.
         num_heads: n.
         window_size: side of a window in tokens.
+        vsa_form: classification | detection, see FORMS in common/layers/vsa.py.
         mlp_ratio: hidden width of the MLP over C.
         dropout, attention_dropout: in [0, 1).
     """
@@ -54,6 +55,7 @@ class StageSpec:
     depth: int = per_stage('depths', 2, 2, 6, 2)
     num_heads: int = per_stage('num_heads', 3, 6, 12, 24)
     window_size: int = 7
+    vsa_form: str = 'classification'
     mlp_ratio: float = 4.0
     dropout: float = 0.0
     attention_dropout: float = 0.0
@@ -75,8 +77,7 @@ class ShiftedWindowAttention(WindowAttention):
     def partition(self, x, h, w):
         """[B, h * w, C] -> windows [B * nW, s * s, C], regions, the shift, padded h and w."""
         s = self.window_size
-        x = pad_map(x.reshape([-1, h, w, x.shape[-1]]),
-                    0, padding_to_multiple(h, s), 0, padding_to_multiple(w, s))
+        x = pad_map(x.reshape([-1, h, w, x.shape[-1]]), *window_padding(h, w, s, split=False))
         shift, regions = 0 if min(h, w) <= s else self.shift, None
         h, w = x.shape[1:3]
         if shift:
@@ -119,7 +120,7 @@ def make_attention(spec, shift):
     if spec.attention == 'window':
         return ShiftedWindowAttention(spec.dim, spec.num_heads, spec.window_size, shift, **shared)
     if spec.attention == 'vsa':
-        return TokenVSA(spec.dim, spec.num_heads, spec.window_size, **shared)
+        return TokenVSA(spec.dim, spec.num_heads, spec.window_size, form=spec.vsa_form, **shared)
     raise InputError(f'MODEL.ATTENTION: got {spec.attention!r}, expected window or vsa')
 
 
@@ -198,6 +199,10 @@ class Swin(ImageClassifier):
         stages: the arguments of StageSpec, as lists where it says so.
     """
 
+    has_pyramid = True
+    norms_maps = True
+    pool_parts = ('norm',)
+
     def __init__(self, image_size=224, in_channels=3, num_classes=1000, *, patch_size=4,
                  drop_path=0.0, **stages):
         super().__init__()
@@ -206,6 +211,7 @@ class Swin(ImageClassifier):
         if any(after != 2 * before for before, after in zip(dims, dims[1:], strict=False)):
             raise InputError(f'MODEL.TOKEN_DIMS: got {dims}, expected each to be twice the one '
                              f'before')
+        self.dims = dims
         self.stride = patch_size
         self.check_size(*to_pair(image_size))
         self.patch_embed = PatchEmbed(patch_size, in_channels, dims[0])
@@ -232,6 +238,9 @@ class Swin(ImageClassifier):
     def pool(self, tokens):
         """[B, N, C] -> [B, C]: the mean of the normalised tokens."""
         return self.norm(tokens).mean(axis=1)
+
+    def stage_sizes(self):
+        return [(dim, self.stride * 2 ** index) for index, dim in enumerate(self.dims)]
 
     def stages(self, image):
         self.check_size(*image.shape[2:])

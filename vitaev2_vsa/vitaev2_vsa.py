@@ -9,7 +9,9 @@ Letters: B batch, N tokens, C channels, H W map in pixels, h w map in tokens, n 
 side, nW windows. Every stage carries h and w; stages after the first round odd sizes up.
 """
 import dataclasses
+import itertools
 import math
+import operator
 
 from paddle import nn
 
@@ -45,6 +47,7 @@ class StageSpec:
         reduction_heads, reduction_group: the same of the reduction cell.
         mlp_ratio: hidden width of the normal cells' MLP and PCM over C.
         window_size: side of a window in tokens.
+        vsa_form: classification | detection, see FORMS in common/layers/vsa.py.
         wide_pcm: 2 C hidden channels in the reduction cell's PCM instead of embed_dim.
         qkv_bias: whether the normal cells' full attention has it.
         dropout, attention_dropout: in the normal cells, in [0, 1).
@@ -60,6 +63,7 @@ class StageSpec:
     reduction_group: int = per_stage('reduction_groups', 1, 16, 32, 64)
     mlp_ratio: float = 4.0
     window_size: int = 7
+    vsa_form: str = 'classification'
     wide_pcm: bool = False
     qkv_bias: bool = True
     dropout: float = 0.0
@@ -83,19 +87,20 @@ class FullAttention(Attention):
         return (x, weights) if return_weights else x
 
 
-def make_attention(kind, dim, num_heads, window_size, out_dim=None, qkv_bias=True,
-                   value_skip=False, dropout=0.0, attention_dropout=0.0):
+def make_attention(spec, dim, num_heads, out_dim=None, qkv_bias=True, value_skip=False,
+                   dropout=0.0, attention_dropout=0.0):
     """The attention of a cell, called with (tokens, h, w): see MODEL.ATTENTION.
 
     qkv_bias, value_skip: of full attention alone; windows have the one and not the other.
     """
+    kind, window_size = spec.attention, spec.window_size
     shared = {'out_dim': out_dim, 'dropout': dropout, 'attention_dropout': attention_dropout}
     if kind == 'transformer':
         return FullAttention(dim, num_heads, qkv_bias, value_skip=value_skip, **shared)
     if kind == 'window':
         return TokenWindowAttention(dim, num_heads, window_size, **shared)
     if kind == 'vsa':
-        return TokenVSA(dim, num_heads, window_size, **shared)
+        return TokenVSA(dim, num_heads, window_size, form=spec.vsa_form, **shared)
     raise InputError(f'MODEL.ATTENTION: got {kind!r}, expected transformer, window or vsa')
 
 
@@ -140,8 +145,8 @@ class ReductionCell(nn.Layer):
                              f'{" and the ".join(map(str, widths))} channels')
         self.norm1 = LayerNorm(channels, epsilon=1e-5)
         self.pos = ConditionalPosition(channels, 7) if spec.attention == 'vsa' else None
-        self.attn = make_attention(spec.attention, channels, heads, spec.window_size,
-                                   out_dim=spec.dim, qkv_bias=False, value_skip=True)
+        self.attn = make_attention(spec, channels, heads, out_dim=spec.dim, qkv_bias=False,
+                                   value_skip=True)
         self.norm2 = LayerNorm(spec.dim, epsilon=1e-5)
         self.mlp = Mlp(spec.dim, spec.dim)
 
@@ -171,9 +176,8 @@ class NormalCell(nn.Layer):
         dim, hidden = spec.dim, int(spec.dim * spec.mlp_ratio)
         self.norm1 = LayerNorm(dim, epsilon=1e-6)
         self.pos = ConditionalPosition(dim, 7) if spec.attention == 'vsa' else None
-        self.attn = make_attention(spec.attention, dim, spec.num_heads, spec.window_size,
-                                   qkv_bias=spec.qkv_bias, dropout=spec.dropout,
-                                   attention_dropout=spec.attention_dropout)
+        self.attn = make_attention(spec, dim, spec.num_heads, qkv_bias=spec.qkv_bias,
+                                   dropout=spec.dropout, attention_dropout=spec.attention_dropout)
         self.drop_path = DropPath(drop_path)
         self.norm2 = LayerNorm(dim, epsilon=1e-6)
         self.mlp = Mlp(dim, hidden, spec.dropout)
@@ -210,10 +214,13 @@ class ViTAEv2(ImageClassifier):
         stages: the arguments of StageSpec, as lists where it says so.
     """
 
+    has_pyramid = True
+
     def __init__(self, image_size=224, in_channels=3, num_classes=1000, *, drop_path=0.0,
                  drop_path_slices='upstream', **stages):
         super().__init__()
         specs = stage_specs(StageSpec, stages, most=len(KERNELS))
+        self.specs = specs
         self.stride = checked_stride([spec.ratio for spec in specs])
         self.check_size(*to_pair(image_size))
         rates = stage_rates(drop_path, [spec.depth for spec in specs], drop_path_slices)
@@ -230,6 +237,10 @@ class ViTAEv2(ImageClassifier):
 
     def cells(self):
         return [cell for stage in self.layers for cell in stage.NC]
+
+    def stage_sizes(self):
+        strides = itertools.accumulate((spec.ratio for spec in self.specs), operator.mul)
+        return list(zip((spec.dim for spec in self.specs), strides, strict=True))
 
     def stages(self, image):
         self.check_size(*image.shape[2:])

@@ -45,6 +45,13 @@ class ImageClassifier(nn.Layer):
     | `no_weight_decay()`     | the parameters that are not decayed                    | training  |
     | `representation_name`   | names the layer between features and classifier        | weights   |
     | `get_windows(image)`    | gives the learned windows                              | visualize |
+    | `stage_sizes()`         | [(channels, stride)] of each stage's map               | backbones |
+    | `has_pyramid`           | whether these are maps at strides 4, 8, ..., which a   | backbones |
+    |                         | detector uses as they are                              |           |
+    | `norms_maps`            | whether it puts a LayerNorm on each                    | backbones |
+    | `pool_parts`            | names of the layers that `pool` alone needs            | backbones |
+    | `optional_parts`        | names of layers that a weight file may lack, or have   | weights   |
+    |                         | without the model                                      |           |
     | NAME_names.py           | beside the model's NAME.py: DIALECTS, LOOKALIKES,      | weights   |
     |                         | PUBLISHED_CLASSES and config_of(shapes), see           |           |
     |                         | common/weights/dialects.py                             |           |
@@ -59,6 +66,10 @@ class ImageClassifier(nn.Layer):
     num_prefix_tokens = 0
     reads_class_token = False
     stride = 1
+    has_pyramid = False
+    norms_maps = False
+    pool_parts = ()
+    optional_parts = ()
     class_names = None
     known_as = None
 
@@ -73,6 +84,10 @@ class ImageClassifier(nn.Layer):
     def cells(self):
         """The blocks, in order."""
         raise NotImplementedError
+
+    def stage_sizes(self):
+        """(channels, by how much an image is reduced) of the map of each stage."""
+        return [(self.num_features, self.stride)]
 
     def position_embeddings(self):
         """{name of a parameter: (prefix tokens, (h, w) of its grid)}, resized for other sizes."""

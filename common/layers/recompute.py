@@ -1,7 +1,7 @@
 """Gradient checkpointing (arXiv 1604.06174)."""
 import paddle
-from paddle import nn
 from paddle.distributed.fleet.utils import recompute
+from paddle.nn.layer.norm import _BatchNormBase
 
 
 def recompute_cells(model):
@@ -17,7 +17,7 @@ class Recomputed:
     def __init__(self, cell, forward):
         self.cell = cell
         self.forward = forward
-        self.norms = [layer for layer in cell.sublayers() if isinstance(layer, nn.BatchNorm2D)]
+        self.norms = [layer for layer in cell.sublayers() if isinstance(layer, _BatchNormBase)]
 
     def __call__(self, x, *others):
         # with a frozen stem x has no gradient, and recompute would give the block none

@@ -6,7 +6,10 @@ and github.com/ViTAE-Transformer/ViTAE-VSA (Image-Classification/vitaev2_vsa/vsa
 
 Kept from upstream, since its checkpoints need it: the scale of the scores from the input's
 channels; offsets divided by the number of whole windows of the map before it is padded; padding
-at the bottom and right, after q, k and v; a relative position bias always.
+after q, k and v; a relative position bias always; and that its code for detection
+(Object-Detection/mmdet/models/backbones/vitaev2_vsa_modules/window.py) pads and counts in another
+way than its code for classification, see FORMS. The parameters are the same, and on a square map of
+whole windows the results are, too.
 Different from upstream, on purpose: coordinates are in pixels and for any size of the map (also
 smaller than a window, where upstream divides by zero: one window then counts as one); dropout on
 the attention weights is applied; no GPU is needed to build it.
@@ -27,14 +30,26 @@ from common.core.errors import InputError
 from common.layers.attention import attend
 from common.layers.basic import Dropout, to_map
 from common.layers.fast import Linear, mean_rows
-from common.layers.fast.sampling import FORMS, bilinear_sample
+from common.layers.fast.sampling import FORMS as SAMPLINGS
+from common.layers.fast.sampling import bilinear_sample
 from common.layers.windows import (
     add_relative_position_bias,
     pad_map,
-    padding_to_multiple,
     relative_position_bias,
     split_windows,
+    window_padding,
 )
+
+
+class Form(NamedTuple):
+    """How a map that is not square, or not of whole windows, is treated."""
+
+    split_padding: bool  # the map is padded on both sides instead of at the bottom and right
+    swapped_units: bool  # x is divided by the windows along the height, y by those along the width
+
+
+FORMS = {'classification': Form(split_padding=False, swapped_units=False),
+         'detection': Form(split_padding=True, swapped_units=True)}
 
 
 class Windows(NamedTuple):
@@ -76,6 +91,8 @@ class VSAWindowAttention(nn.Layer):
         dropout: after the output projection, in [0, 1).
         attention_dropout: on the attention weights, in [0, 1).
         sampling: auto | gather | grid_sample, see bilinear_sample.
+        form: classification | detection, which of upstream's two codes is followed where a map is
+            not square or not of whole windows; see FORMS.
 
     Source: "VSA: Learning Varied-Size Window Attention in Vision Transformers" (arXiv 2204.08446).
 
@@ -88,20 +105,24 @@ class VSAWindowAttention(nn.Layer):
     """
 
     def __init__(self, dim: int, num_heads: int, window_size: int = 7, out_dim: int | None = None,
-                 dropout: float = 0.0, attention_dropout: float = 0.0, sampling: str = 'auto'):
+                 dropout: float = 0.0, attention_dropout: float = 0.0, sampling: str = 'auto',
+                 form: str = 'classification'):
         super().__init__()
         out_dim = out_dim or dim
         if dim % num_heads or out_dim % num_heads:
             raise InputError(f'MODEL.NUM_HEADS: got {num_heads}, expected a divisor of the '
                              f'channels, {dim} in and {out_dim} out')
-        if sampling not in FORMS:
+        if sampling not in SAMPLINGS:
             raise InputError(f"VSA: sampling: got {sampling!r}, expected 'auto', 'gather' or "
                              f"'grid_sample'")
+        if form not in FORMS:
+            raise InputError(f'MODEL.VSA_FORM: got {form!r}, expected one of {", ".join(FORMS)}')
         self.num_heads = num_heads
         self.window_size = window_size
         self.out_dim = out_dim
         self.scale = (dim // num_heads) ** -0.5  # upstream's, also where out_dim is another
         self.sampling = sampling
+        self.form = FORMS[form]
         self.sampling_offsets = Pointwise(dim, 2 * num_heads)
         self.sampling_scales = Pointwise(dim, 2 * num_heads)
         self.qkv = Pointwise(dim, 3 * out_dim)
@@ -133,21 +154,27 @@ class VSAWindowAttention(nn.Layer):
         x = self.proj_dropout(self.proj(self.merge(x, H, W)))              # [B, H, W, out_dim]
         return x, weights
 
+    def padding(self, H, W):
+        """The tokens (top, bottom, left, right) around a map, with which it has whole windows."""
+        return window_padding(H, W, self.window_size, self.form.split_padding)
+
     def queries(self, q):
         """[B, H, W, n * d] -> [B * nW, n, s * s, d], the map padded to whole windows."""
         _, H, W, _ = q.shape
         s, n, d = self.window_size, self.num_heads, self.out_dim // self.num_heads
-        q = pad_map(q, 0, padding_to_multiple(H, s), 0, padding_to_multiple(W, s))
+        q = pad_map(q, *self.padding(H, W))
         q = q.reshape([-1, s, q.shape[2] // s, s, n, d])                   # [B nh, s, nw, s, n, d]
         return q.transpose([0, 2, 4, 1, 3, 5]).reshape([-1, n, s * s, d])
 
     def merge(self, x, H, W):
         """[B * nW, n, s * s, d] -> [B, H, W, n * d], without the padding."""
         s, n, d = self.window_size, self.num_heads, self.out_dim // self.num_heads
-        nh, nw = -(-H // s), -(-W // s)
-        x = x.reshape([-1, nw, n, s, s, d]).transpose([0, 3, 1, 4, 2, 5])  # [B nh, s, nw, s, n, d]
-        x = x.reshape([-1, nh * s, nw * s, self.out_dim])
-        return x[:, :H, :W] if (nh * s, nw * s) != (H, W) else x
+        top, bottom, left, right = self.padding(H, W)
+        height, width = top + H + bottom, left + W + right
+        x = x.reshape([-1, width // s, n, s, s, d])                        # [B * nh, nw, ...]
+        x = x.transpose([0, 3, 1, 4, 2, 5])                                # [B nh, s, nw, s, n, d]
+        x = x.reshape([-1, height, width, self.out_dim])
+        return x[:, top:top + H, left:left + W] if (height, width) != (H, W) else x
 
     def regress(self, x):
         """Offsets in pixels and scales of the windows: [B, H, W, C] -> two of [B, nh, nw, n, 2].
@@ -157,8 +184,7 @@ class VSAWindowAttention(nn.Layer):
         """
         _, H, W, C = x.shape
         s, n = self.window_size, self.num_heads
-        x = pad_map(x if x.dtype == paddle.float64 else x.astype('float32'),
-                    0, padding_to_multiple(H, s), 0, padding_to_multiple(W, s))
+        x = pad_map(x if x.dtype == paddle.float64 else x.astype('float32'), *self.padding(H, W))
         _, padded_h, padded_w, _ = x.shape
         nh, nw = padded_h // s, padded_w // s
         x = mean_rows(x.reshape([-1, s, padded_w * C]))                    # [B * nh, nw * s * C]
@@ -168,22 +194,31 @@ class VSAWindowAttention(nn.Layer):
             offset = self.sampling_offsets(x).reshape([-1, nh, nw, n, 2])
             scale = self.sampling_scales(x).reshape([-1, nh, nw, n, 2])
         # Upstream's offsets are fractions of the map, from -1 to 1, over the whole windows in it.
-        unit_x = (padded_w - 1) / 2 / max(W // s, 1)
-        unit_y = (padded_h - 1) / 2 / max(H // s, 1)
+        over_x, over_y = max(W // s, 1), max(H // s, 1)
+        if self.form.swapped_units:
+            over_x, over_y = over_y, over_x
+        unit_x, unit_y = (padded_w - 1) / 2 / over_x, (padded_h - 1) / 2 / over_y
         offset = paddle.stack([offset[:, :, :, :, 0] * unit_x, offset[:, :, :, :, 1] * unit_y], -1)
         return offset, 1 + scale
 
+    def first_centre(self, H, W):
+        """(x, y) of the first default window's centre, in pixels of the map without its padding."""
+        top, _, left, _ = self.padding(H, W)
+        return (self.window_size - 1) / 2 - left, (self.window_size - 1) / 2 - top
+
     def coordinates(self, x):
-        """Where keys and values are sampled: columns and rows in pixels, each [B, nh, nw, n, s].
+        """Where keys and values are sampled: columns and rows in pixels of the map without its
+        padding, each [B, nh, nw, n, s].
 
         A window's samples are the grid of its columns and rows.
         """
         offset, scale = self.regress(x)
         s, (nh, nw) = self.window_size, offset.shape[1:3]
+        first_x, first_y = self.first_centre(*x.shape[1:3])
         steps = paddle.arange(s, dtype=x.dtype if x.dtype == paddle.float64 else 'float32')
         steps = steps - (s - 1) / 2                                        # [s], from the centre
-        middle_x = paddle.arange(nw, dtype=steps.dtype).reshape([1, 1, nw, 1, 1]) * s + (s - 1) / 2
-        middle_y = paddle.arange(nh, dtype=steps.dtype).reshape([1, nh, 1, 1, 1]) * s + (s - 1) / 2
+        middle_x = paddle.arange(nw, dtype=steps.dtype).reshape([1, 1, nw, 1, 1]) * s + first_x
+        middle_y = paddle.arange(nh, dtype=steps.dtype).reshape([1, nh, 1, 1, 1]) * s + first_y
         columns = middle_x + offset[:, :, :, :, :1] + scale[:, :, :, :, :1] * steps
         rows = middle_y + offset[:, :, :, :, 1:] + scale[:, :, :, :, 1:] * steps
         return columns, rows
@@ -194,7 +229,8 @@ class VSAWindowAttention(nn.Layer):
         offset, scale = (value.transpose([0, 3, 1, 2, 4]) for value in self.regress(x))
         s, (nh, nw) = self.window_size, offset.shape[2:4]
         middle = paddle.stack(paddle.meshgrid(paddle.arange(nh), paddle.arange(nw))[::-1], axis=-1)
-        centre = middle.astype(offset.dtype) * s + (s - 1) / 2 + offset    # [B, n, nh, nw, 2]
+        first = paddle.to_tensor(self.first_centre(*x.shape[1:3]), offset.dtype)
+        centre = middle.astype(offset.dtype) * s + first + offset          # [B, n, nh, nw, 2]
         return Windows(centre, scale.abs() * s, offset, scale)
 
 

@@ -40,6 +40,17 @@ def padding_to_multiple(side, size):
     return -side % size
 
 
+def window_padding(h, w, size, split):
+    """The tokens (top, bottom, left, right) that make a map of h x w one of whole windows.
+
+    split: halves on both sides, the smaller one at the top and left; otherwise all of them stand at
+        the bottom and right.
+    """
+    down, right = padding_to_multiple(h, size), padding_to_multiple(w, size)
+    top, left = (down // 2, right // 2) if split else (0, 0)
+    return top, down - top, left, right - left
+
+
 @functools.cache
 def relative_position_index(size):
     """int64 [s^4]: for each pair (query, key) of a window's tokens the row of the bias table.
@@ -132,11 +143,9 @@ class TokenWindowAttention(WindowAttention):
 
     def partition(self, x, h, w):
         """[B, h * w, C] -> windows [B * nW, s * s, C], and the padding (top, left)."""
-        down = padding_to_multiple(h, self.window_size)
-        right = padding_to_multiple(w, self.window_size)
-        top, left = down // 2, right // 2
-        x = pad_map(x.reshape([-1, h, w, x.shape[-1]]), top, down - top, left, right - left)
-        return window_partition(x, self.window_size), top, left
+        padding = window_padding(h, w, self.window_size, split=True)
+        x = pad_map(x.reshape([-1, h, w, x.shape[-1]]), *padding)
+        return window_partition(x, self.window_size), padding[0], padding[2]
 
     def forward(self, x, h, w, return_weights=False):
         """[B, h * w, C] -> [B, h * w, out_dim]; with return_weights also the attention weights

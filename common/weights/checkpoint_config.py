@@ -20,7 +20,7 @@ from common.weights.load import Weights, load_parts, other_model
 # The keys that a checkpoint's own config decides, unless the user sets them.
 CHECKPOINT_KEYS = ('MODEL.NUM_CLASSES', 'DATA.IMAGE_SIZE', 'DATA.CROP_PCT', 'DATA.INTERPOLATION',
                    'DATA.IMAGENET_MEAN', 'DATA.IMAGENET_STD', 'DATA.EXIF_ORIENTATION',
-                   'DATA.DATASET', 'DATA.MULTI_LABEL')
+                   'DATA.DATASET', 'DATA.MULTI_LABEL', 'MODEL.VSA_FORM')
 SIZE_KEYS = {'DATA.IMAGE_SIZE', 'DATA.CROP_PCT'}
 # Pixels of the short side before the crop; a file that asks for more is not believed.
 MAX_PIXELS = 4096
@@ -89,7 +89,7 @@ def stated_values(metadata: dict, config: ConfigNode) -> dict:
     values = {}
     for key in CHECKPOINT_KEYS:
         node, leaf = key.split('.')
-        if isinstance(stated.get(node), dict) and leaf in stated[node] \
+        if isinstance(stated.get(node), dict) and leaf in stated[node] and leaf in config[node] \
                 and stated[node][leaf] != config[node][leaf]:
             values[key] = stated[node][leaf]
     return values

@@ -112,6 +112,29 @@ def leave_out_head(model, state, model_state, other=False):
     return kept, notes
 
 
+def leave_out_optional(model, state, model_state):
+    """Takes layers out of `state` that a file has and a model has not, of its `optional_parts`.
+
+    Args:
+        model, state, model_state: as in leave_out_head.
+
+    Returns:
+        The names of those that the model has and the file has not, and notes.
+    """
+    kept, notes = set(), []
+    for part in model.optional_parts:
+        ours, theirs = ({name: list(value.shape) for name, value in arrays.items()
+                         if name.startswith(f'{part}.')} for arrays in (model_state, state))
+        if ours and not theirs:
+            kept |= ours.keys()
+            notes.append(f'{part}: new; the file has none')
+        elif theirs and not ours:
+            for name in theirs:
+                del state[name]
+            notes.append(f'{part}: left out; the file has {weight_shape(theirs)}')
+    return kept, notes
+
+
 def head_parts(model):
     """The names of the layers after the features: one before the classifier, and this."""
     before = model.representation_name

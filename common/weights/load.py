@@ -15,6 +15,7 @@ from common.weights.classifier_head import (
     check_representation,
     head_notes,
     leave_out_head,
+    leave_out_optional,
     order_head,
     other_classes,
 )
@@ -185,6 +186,8 @@ def load_parts(model, file, new_head=False, weights=None, class_names=None):
                                            file)
         kept, new_notes = leave_out_head(model, state, model_state, is_other)
         notes += order_notes + new_notes
+    optional, optional_notes = leave_out_optional(model, state, model_state)
+    kept, notes = kept | optional, notes + optional_notes
     check_representation(model, state, model_state, file)
     values, cast_notes = check_state(state, model_state, kept, file,
                                      lambda: other_classes(model, state, model_state)
