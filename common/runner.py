@@ -27,7 +27,6 @@ from common.core.signals import StopSignal, is_child
 from common.data.datasets import get_dataset
 from common.data.recognise import recognise
 from common.hub.references import is_reference
-from common.reporting.evaluation import EvaluationReport
 from common.reporting.figures import check_extra, check_labels
 from common.train.launcher import errors_in_one_line, launch, supervise
 from common.train.multi_label import check_keys
@@ -160,7 +159,7 @@ def start(args, read_config, update_config, build_model, get_dataset):
         if SUPERVISED in os.environ:
             processes.end_with_parent(signal.SIGTERM, int(os.environ[SUPERVISED]))
         launch(config, args.nprocs, build_model, get_dataset, signals,
-               EvaluationReport() if args.report else None)
+               evaluation_report() if args.report else None)
 
 
 def check_report(config):
@@ -170,6 +169,12 @@ def check_report(config):
                          'ended: paddle-vitae report RUN')
     check_extra()
     check_labels(config)
+
+
+def evaluation_report():
+    """What -report adds to an evaluation."""
+    from common.reporting.evaluation import EvaluationReport  # matplotlib: half a second
+    return EvaluationReport()
 
 
 def check_flags(config):

@@ -1,3 +1,4 @@
+import gc
 import os
 import subprocess
 import sys
@@ -14,6 +15,13 @@ from common.core.processes import set_up_mkl
 set_up_mkl()  # half the time for the larger models
 
 ROOT = Path(__file__).resolve().parent.parent
+
+
+def pytest_collection_finish():
+    """What the imports have made stays, so the collector need not look at it again and again:
+    Paddle's tracer calls it for each function that it sees."""
+    gc.collect()
+    gc.freeze()
 
 
 @pytest.fixture

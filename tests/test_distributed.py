@@ -27,15 +27,17 @@ def data(tmp_path_factory):
     return write_image_list(tmp_path_factory.mktemp('data'), train=160, val=97)
 
 
-def test_accuracy_of_97_images_is_the_same_on_one_to_four_ranks_P4(data, tmp_path):
+@pytest.mark.parametrize('numbers', [(1, 3), pytest.param((1, 2, 4), marks=pytest.mark.long)])
+def test_accuracy_of_97_images_is_the_same_on_one_to_four_ranks_P4(numbers, data, tmp_path):
+    """Of three ranks one has 33 images in five batches, the others 32 in four."""
     weights = tmp_path / 'weights.pdparams'
     write_atomically(create_model('vit_digits', depth=2).state_dict(), str(weights))
     results = []
-    for ranks in (1, 2, 3, 4):
+    for ranks in numbers:
         output = tmp_path / str(ranks)
         code, out, err = run_script([
             'main_multi_gpu.py', *FLAGS, f'-data_path={data}', f'-output={output}', '-eval',
-            f'-pretrained={weights}', '-batch_size=10', f'-nprocs={ranks}'])
+            f'-pretrained={weights}', '-batch_size=8', f'-nprocs={ranks}'])
         assert code == 0, err
         assert f'device: {ranks} x cpu' in out
         results.append(result_of(output))
@@ -59,13 +61,12 @@ def train(data, output, *arguments, launcher=()):
 
 
 def test_two_ranks_equal_one_with_twice_the_batch(data, tmp_path):
-    """Also with two micro-batches, whose gradients travel once; and under Paddle's launcher."""
+    """Under Paddle's launcher; and spawned, with two micro-batches, whose gradients travel once."""
     one, losses = train(data, tmp_path / 'one', '-batch_size=8')
     assert len(losses) == 20
     launcher = ['-m', 'paddle.distributed.launch', '--nproc_per_node=2',
                 f'--log_dir={tmp_path / "log"}']
     for name, arguments, start in [
-            ('two', ['-batch_size=4', '-nprocs=2'], ()),
             ('accumulated', ['-batch_size=2', '-accum_iter=2', '-nprocs=2'], ()),
             ('launched', ['-batch_size=4'], launcher)]:
         weights, other = train(data, tmp_path / name, *arguments, launcher=start)

@@ -24,7 +24,7 @@ from common.train.trainer import Trainer
 from common.weights.load import BEST, LAST
 from common.zoo import create_model
 from tests.conftest import write_image_list
-from tests.reliability.runs import content_of, cut, digest, run_folder, start
+from tests.reliability.runs import content_of, cut, digest, run_folder, start, start_forked
 
 
 @pytest.fixture(scope='module')
@@ -60,7 +60,7 @@ def wait_for_saves(process, output, saves):
     """Waits until a run has replaced its newest checkpoint so many times, or has ended."""
     for _ in range(saves):
         before = inode_of_last(output)
-        while inode_of_last(output) == before and process.poll() is None:
+        while inode_of_last(output) == before and process.is_alive():
             time.sleep(0.001)
 
 
@@ -78,15 +78,14 @@ def kill_and_go_on(family, data, output, kills, seed):
     flags = ['-resume=auto', '-o', 'SAVE_STEPS=2', '-o', 'TRAIN.NUM_EPOCHS=12']
     last, in_training = 0, 0
     for _ in range(kills):
-        process = start(family, data, output, *flags)
-        for line in process.stdout:  # until it trains
-            if 'weight decay' in line:
-                break
+        process, log = start_forked(family, data, output, *flags)
+        while 'weight decay' not in log.read_text() and process.is_alive():  # until it trains
+            time.sleep(0.001)
         wait_for_saves(process, output, rng.randint(0 if last else 1, 2))
         time.sleep(rng.uniform(0.0, 0.03))
-        in_training += process.poll() is None
+        in_training += process.is_alive()
         process.kill()
-        process.communicate()
+        process.join()
         if list(output.glob('*/*.pdparams')):
             content, _, _ = read_checkpoint(str(run_folder(output)))
             done = content['epoch'] * 12 + content['step']

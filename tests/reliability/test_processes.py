@@ -5,7 +5,6 @@ import os
 import re
 import signal
 import sys
-import threading
 from pathlib import Path
 
 import pytest
@@ -140,7 +139,7 @@ STUCK = '''
 import os, signal
 import common.train.launcher as launcher
 from common.train import evaluation
-launcher.STUCK = 2.0
+launcher.STUCK, launcher.GRACE = 2.0, 1.0
 evaluate = evaluation.evaluate
 def stopped(*args):
     if os.environ['PADDLE_TRAINER_ID'] == '1':
@@ -210,25 +209,33 @@ def test_slow_saving_does_not_trip_the_other_rank_P3(data, tmp_path):
     assert code == 0, err + out
 
 
+CRASHING = '''
+import os, signal
+from common.train.trainer import Trainer
+after_update, steps = Trainer.after_update, []
+def crash(self, *args):
+    steps.append(args)
+    starts = len(open(os.environ['STARTS']).read()) if os.path.exists(os.environ['STARTS']) else 0
+    if starts < 2 and len(steps) == 8:
+        with open(os.environ['STARTS'], 'a') as stream:
+            stream.write('x')
+        os.kill(os.getpid(), signal.SIGKILL)
+    after_update(self, *args)
+Trainer.after_update = crash
+'''
+
+
 def test_restarts_after_a_crash_P2(data, tmp_path):
-    """The child is killed twice; the parent starts it again, and it goes on to the same end."""
-    flags = ['-o', 'TRAIN.NUM_EPOCHS=20', '-o', 'SAVE_STEPS=3', '-o', 'VALIDATE_FREQ=20']
-    process = start('vit', data, tmp_path / 'crashed', *flags, '-max_restarts=3')
-
-    def crash():
-        for _ in range(2):
-            for line in process.stdout:  # of this start, past what the one before has left
-                if 'weight decay' in line:
-                    break
-            wait_for_training(process)
-            os.kill(children_of(process.pid)[0], signal.SIGKILL)
-        process.stdout.read()
-
-    thread = threading.Thread(target=crash)
-    thread.start()
-    err = process.stderr.read()
-    thread.join()
-    assert process.wait(timeout=120) == 0, err
+    """The child dies in the eighth step of its first two starts, the second time in another epoch;
+    the parent starts it again, and it goes on to the same end."""
+    flags = ['-o', 'SAVE_STEPS=3']
+    script = tmp_path / 'crashing.py'
+    script.write_text(CRASHING + (ROOT / 'vit' / 'main_multi_gpu.py').read_text())
+    process = start('vit', data, tmp_path / 'crashed', *flags, '-max_restarts=3', script=script,
+                    env={**os.environ, 'PYTHONPATH': f'{ROOT}:{ROOT / "vit"}',
+                         'STARTS': str(tmp_path / 'starts')})
+    _, err = process.communicate(timeout=120)
+    assert process.returncode == 0, err
     assert 'ended with code -9; restart 1 of 3' in err and 'restart 2 of 3' in err
     assert cut('vit', data, tmp_path / 'whole', *flags) == 0
     assert digest(content_of(tmp_path / 'crashed')) == digest(content_of(tmp_path / 'whole'))
