@@ -11,6 +11,8 @@ from PIL import Image
 
 from common.core.errors import InputError
 from common.core.processes import set_up_mkl
+from common.runner import run
+from common.zoo import load_family_file
 
 set_up_mkl()  # half the time for the larger models
 
@@ -46,6 +48,20 @@ def refusal(function, *args, **options):
         function(*args, **options)
     assert '\n' not in str(caught.value)
     return str(caught.value)
+
+
+def refused_run(arguments, capfd, family='vit'):
+    """The one error of a training program that ends with code 1; it runs in this process, since a
+    new one takes a second for its imports."""
+    config, datasets, model = (load_family_file(family, name)
+                               for name in ('config', 'datasets', family))
+    with pytest.raises(SystemExit) as end:
+        run(config.get_config, config.update_config, getattr(model, f'build_{family}'),
+            datasets.get_dataset, list(map(str, arguments)))
+    err = capfd.readouterr().err
+    error, = [line for line in err.splitlines() if line.startswith('error: ')]
+    assert end.value.code == 1 and 'Traceback' not in err, err
+    return error
 
 
 def entries(images):

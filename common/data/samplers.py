@@ -51,7 +51,7 @@ class TrainSampler:
             raise InputError(
                 f'training set: got {num_samples} images, expected at least one global batch of '
                 f'{self.global_batch} (batch {batch_size} x {accum_iter} accumulated x '
-                f'{world_size} processes)')
+                f'{world_size} processes); a smaller -batch_size makes one')
 
     def set_epoch(self, epoch, first_step=0, last_epoch=None):
         """Chooses what the next pass gives.
