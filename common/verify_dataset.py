@@ -1,6 +1,7 @@
 """Checks train_list.txt and val_list.txt of a data set, and writes them from folders or a table.
 
-paddle-vitae verify PATH             checks the lists, and that the files exist
+paddle-vitae verify PATH             checks the lists, and that the files exist; without lists
+                                     what a training finds in class folders or a table
 paddle-vitae verify PATH -decode     decodes the images, too, and compares contents
 paddle-vitae verify PATH -write      first writes the lists that are missing, and class_names.txt,
                                      from PATH/train/CLASS/ and PATH/val/CLASS/, from PATH/CLASS/,
@@ -26,7 +27,7 @@ from common.data.write_lists import write_lists
 def main(argv=None):
     parser = tool_parser('verify', __doc__, 'digits -decode')
     add = partial(add_flag, parser)
-    parser.add_argument('path', metavar='PATH', help='folder of the data set')
+    parser.add_argument('path', metavar='PATH', help='folder of the data set, or a csv file')
     add('decode', 'decode every image', action='store_true')
     add('workers', 'processes that decode; default: one for each core', type=int, metavar='N')
     add('num_classes', 'default: the largest training label + 1', type=int, metavar='N')

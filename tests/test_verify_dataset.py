@@ -9,7 +9,7 @@ from PIL import Image
 from common.data.lists import read_list
 from common.data.verify import first_equal, verify
 from common.verify_dataset import main
-from tests.conftest import run_script, write_image_list
+from tests.conftest import refusal, run_script, write_image_list
 
 CLEAN = {'train_list.txt': 'train/a/1.png 0\ntrain/b/1.png 1\ntrain/b/2.png 1\n',
          'val_list.txt': 'val/a/1.png 0\nval/b/1.png 1\n'}
@@ -40,6 +40,32 @@ def report(capsys, path, *arguments):
     with pytest.raises(SystemExit) as caught:
         main([str(path), *map(str, arguments)])
     return caught.value.code, capsys.readouterr().out
+
+
+@pytest.mark.smoke
+@pytest.mark.parametrize('table', [False, True])
+def test_data_without_lists_are_checked_as_a_training_finds_them(table, tmp_path, capsys):
+    """Class folders, or a table, of which one image is broken."""
+    for name in ('a', 'b'):
+        for index in range(3):
+            (tmp_path / name).mkdir(exist_ok=True)
+            Image.new('RGB', (8, 8), (index, ord(name), 0)).save(tmp_path / name / f'{index}.png')
+    path = tmp_path / 'all.csv' if table else tmp_path
+    if table:
+        path.write_text(''.join(f'{name}/{index}.png,{name},{"val" if index == 2 else "train"}\n'
+                                for name in ('a', 'b') for index in range(3)))
+    counts = (f'{path}, train: 4 entries, 2 classes, 2 to 2 images in each\n'
+              f'{path}, val: 2 entries, 2 classes, 1 to 1 images in each\n')
+    assert report(capsys, path, '-decode', '-workers', 1) == (0, counts + 'all is well\n')
+    (tmp_path / 'b' / '2.png').write_bytes(b'no image')
+    code, out = report(capsys, path, '-decode', '-workers', 1)
+    assert code == 1 and out.startswith(counts) and 'images that cannot be decoded: 1\n  ' in out
+    assert not list(tmp_path.glob('*.txt'))
+
+
+@pytest.mark.smoke
+def test_folder_without_data_is_one_line(tmp_path):
+    assert 'found no images of a known layout' in refusal(verify, str(tmp_path))
 
 
 @pytest.fixture(scope='module')

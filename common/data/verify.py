@@ -1,4 +1,4 @@
-"""Checks the list files of a data set, and the images that they name."""
+"""Checks the list files of a data set, or its folders or table, and the images that they name."""
 import contextlib
 import hashlib
 import multiprocessing
@@ -12,11 +12,14 @@ from concurrent.futures.process import BrokenProcessPool
 import numpy as np
 from tqdm import tqdm
 
+from common.config import base_config
 from common.core.errors import InputError, one_line, printable
 from common.core.label_sets import all_labels, image_of
 from common.data.folders import folder_labels
 from common.data.images import load_image
+from common.data.layouts import find_layout, read_layout
 from common.data.lists import SPLITS, read_list
+from common.data.subset import Subset
 
 SHOWN = 5   # findings of each kind
 CHUNK = 64  # images that a process takes at a time
@@ -50,8 +53,10 @@ def verify(path: str, decode: bool = False, workers: int | None = None,
            num_classes: int | None = None, multi_label: bool = False) -> Findings:
     """Checks PATH/train_list.txt and PATH/val_list.txt, and prints a line about each list.
 
+    Where there is none of the two, the images are those that a training finds there.
+
     Args:
-        path: folder of the data set.
+        path: folder of the data set, or a csv file.
         decode: whether to decode each image, and to compare training and validation by content.
         workers: number of processes that decode; None is one for each core.
         num_classes: number of classes; None is one more than the largest training label.
@@ -61,14 +66,16 @@ def verify(path: str, decode: bool = False, workers: int | None = None,
         Findings.
 
     Raises:
-        InputError: a process that decodes has died.
+        InputError: there are no data of a known layout, or a process that decodes has died.
     """
     load = load_image if decode else None
+    data = base_config().DATA
+    data.DATA_PATH, data.MULTI_LABEL = path, multi_label
+    data.DATASET = find_layout(path)
     findings, lists, keys = Findings(), {}, {}
     for split in SPLITS:
         try:
-            images = lists[split] = read_list(
-                os.path.join(path, f'{split}_list.txt'), multi_label=multi_label)
+            images = lists[split] = read_split(data, split)
         except InputError as error:
             findings.add('list that cannot be read', error)
             continue
@@ -82,6 +89,14 @@ def verify(path: str, decode: bool = False, workers: int | None = None,
         if not multi_label:
             check_folder_labels(lists, findings)
     return findings
+
+
+def read_split(data, split):
+    """The images of a config's DATA node; each has a path, as in lists, folders and tables."""
+    if data.DATASET == 'list':
+        return read_list(os.path.join(data.DATA_PATH, f'{split}_list.txt'),
+                         multi_label=data.MULTI_LABEL)
+    return read_layout(data, split == 'train')[0]
 
 
 def check_overlap(lists, keys, findings):
@@ -108,7 +123,7 @@ def check_labels(images, split, num_classes, findings):
     labels = all_labels(images.labels)
     classes, counts = np.unique(labels, return_counts=True)
     fewest, most = (counts.min(), counts.max()) if len(counts) else (0, 0)
-    print(f'{printable(images.file)}: {len(images)} entries, {len(classes)} classes, '
+    print(f'{printable(name_of(images, split))}: {len(images)} entries, {len(classes)} classes, '
           f'{fewest} to {most} images in each', flush=True)
     if num_classes is None:
         return
@@ -121,6 +136,12 @@ def check_labels(images, split, num_classes, findings):
         first = next(number for number in range(num_classes) if number not in present)
         findings.add(f'{"note, " if split == "val" else ""}{split}: classes without an image',
                      f'{num_classes - len(present)} of {num_classes}, first class {first}')
+
+
+def name_of(images, split):
+    """What the images of a split come from: a list file, or a folder or table and the split."""
+    whole = images.images if isinstance(images, Subset) else images
+    return whole.file if whole.file.endswith(f'{split}_list.txt') else f'{whole.file}, {split}'
 
 
 def check_files(images, split, load, workers, findings):
@@ -146,8 +167,8 @@ def check_files(images, split, load, workers, findings):
                     findings.add(f'{split}: {kind}',
                                  f'{images.where(index)}: {images.name(index)}: {reason}')
     except BrokenProcessPool:
-        raise InputError(f'{images.file}: a process that decodes images died; with less memory: '
-                         f'-workers 1') from None
+        raise InputError(f'{name_of(images, split)}: a process that decodes images died; with '
+                         f'less memory: -workers 1') from None
     return np.concatenate(keys)
 
 
