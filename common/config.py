@@ -52,8 +52,8 @@ _C.DATA.DATASET = Key('imagenet2012', choices=(
 # this choice
 _C.DATA.VAL_FRACTION = Key(0.1, low=1e-9, high=1.0)
 _C.DATA.VAL_SEED = Key(0, low=0)
-# the lists have several labels for an image, 'path 0,3,7', or none, 'path -'; trained with
-# TRAIN.LOSS bce and evaluated by mAP
+# images have several labels, or none: lists with 'path 0,3,7' and 'path -', a table with
+# 'path,Dog|cat' and 'path,-'; trained with TRAIN.LOSS bce and evaluated by mAP
 _C.DATA.MULTI_LABEL = False
 # file with the name of each class, one a line; None: those of the data set, if it has them
 _C.DATA.CLASS_NAMES = Key(None, kind=str)

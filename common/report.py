@@ -6,11 +6,13 @@ python -m common.report -cfg vit_digits -pretrained best.pdparams -data_path FOL
 RUN is a run's folder. The page is RUN/report/report.html unless -output says another folder.
 docs/report.md says what is in it. Needs the extra 'report'.
 """
+import json
 import os
 from functools import partial
 
 from common.core.errors import InputError, errors_of_a_tool, printable, say
 from common.core.flags import add_flag, check_least, check_output_folder, tool_parser
+from common.core.probabilities import THRESHOLD, check_threshold
 from common.core.processes import set_up_cpu
 from common.reporting.figures import check_extra
 from common.reporting.predictions import TOP
@@ -31,8 +33,9 @@ def make_parser():
     add('output', 'folder of the report; default RUN/report, or FILE-report', metavar='FOLDER')
     add('images', 'images of each kind on the page, default 12', type=int,
         default=Options().images, metavar='N')
-    add('topk', 'classes of each image in predictions.csv, default 5', type=int, default=TOP,
-        metavar='N')
+    add('topk', 'classes of each image in predictions.csv, default 5', type=int, metavar='N')
+    add('threshold', f'of multi-label data: the least probability of a class that is predicted, '
+        f'default {THRESHOLD}', type=float, metavar='X')
     add('duplicates', 'near-duplicates are searched if both sets have at most so many images, '
         'default 100000; 0: never', type=int, default=Options().duplicates, metavar='N')
     add('batch_size', 'images at a time', type=int, metavar='N')
@@ -52,6 +55,7 @@ def default_folder(args):
 def main(argv=None):
     args = make_parser().parse_args(argv)
     with errors_of_a_tool():
+        check_threshold('-threshold', args.threshold)
         check_least(args, images=0, topk=1, duplicates=0, batch_size=1)
         check_extra()
         folder = default_folder(args) if args.output is None else args.output
@@ -63,13 +67,32 @@ def main(argv=None):
             args.run, args.cfg, args.pretrained, args.device, args.o or [],
             data_path=args.data_path, dataset=args.dataset, class_names=args.class_names,
             batch_size=args.batch_size)
-        predictions = predict(source, args.topk)
+        check_kind(args, source)
+        predictions = predict(source, args.topk or TOP, THRESHOLD if args.threshold is None
+                              else args.threshold)
         other = args.compare and (args.compare, other_predictions(
-            args.compare, source.config, args.topk, args.batch_size, args.device))
+            args.compare, source.config, args.topk or TOP, args.batch_size, args.device))
         page = write_report(folder, predictions, source, Options(args.images, args.duplicates),
                             other)
-        say(f'accuracy {predictions.correct.mean():.2%} on {len(predictions)} images')
+        say(f'{score_of(folder, source)} on {len(predictions)} images')
         say(f'{printable(page)}: written')
+
+
+def check_kind(args, source):
+    """Raises InputError for a flag that is not for the labels of the data."""
+    multi_label = source.config.DATA.MULTI_LABEL
+    for flag in ('topk', 'compare') if multi_label else ('threshold',):
+        if getattr(args, flag) is not None:
+            data = 'multi-label data' if multi_label else 'data of one class for each image'
+            raise InputError(f'-{flag}: got {getattr(args, flag)} for {data}, expected none')
+
+
+def score_of(folder, source):
+    """'accuracy 98.03%', or the mAP of multi-label data."""
+    with open(os.path.join(folder, 'figures.json'), encoding='utf-8') as stream:
+        figures = json.load(stream)
+    name = 'mAP' if source.config.DATA.MULTI_LABEL else 'accuracy'
+    return f'{name} {figures[name]:.2%}'
 
 
 if __name__ == '__main__':

@@ -27,7 +27,7 @@ from common.core.signals import StopSignal, is_child
 from common.data.datasets import get_dataset
 from common.data.recognise import recognise
 from common.hub.references import is_reference
-from common.reporting.figures import check_extra, check_labels
+from common.reporting.figures import check_classes, check_extra
 from common.train.launcher import errors_in_one_line, launch, supervise
 from common.train.multi_label import check_keys
 from common.train.run_folder import AUTO
@@ -167,8 +167,11 @@ def check_report(config):
     if not config.EVAL:
         raise InputError('-report: got it in a training, expected -eval; for the run that has '
                          'ended: paddle-vitae report RUN')
+    if config.DATA.MULTI_LABEL:
+        raise InputError('-report: got it with DATA.MULTI_LABEL, expected one class for each '
+                         'image; of several: paddle-vitae report RUN')
     check_extra()
-    check_labels(config)
+    check_classes(config.MODEL.NUM_CLASSES)
 
 
 def evaluation_report():

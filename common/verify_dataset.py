@@ -31,7 +31,8 @@ def main(argv=None):
     add('decode', 'decode every image', action='store_true')
     add('workers', 'processes that decode; default: one for each core', type=int, metavar='N')
     add('num_classes', 'default: the largest training label + 1', type=int, metavar='N')
-    add('multi_label', "lists with several labels, 'path 0,3,7', or none, 'path -'",
+    add('multi_label', "several labels for an image or none: lists with 'path 0,3,7' and 'path -', "
+        "tables with 'path,Dog|cat' and 'path,-'",
         action='store_true')
     add('write', 'write the lists that are missing', action='store_true')
     add('force', 'with -write: replace those that exist', action='store_true')
@@ -45,7 +46,7 @@ def main(argv=None):
         check_least(args, workers=1, num_classes=1)
         if args.write:
             write_lists(args.path, args.val_labels, args.ids, args.force, args.val_fraction,
-                        args.leave_out)
+                        args.leave_out, args.multi_label)
         elif args.force or args.val_labels or args.ids or args.val_fraction or args.leave_out:
             raise InputError('-force, -val_labels, -ids, -val_fraction, -leave_out: got one of '
                              'them without -write')

@@ -110,7 +110,8 @@ OTHER_LAYOUTS = {
                         'out); there is no such file'),
     'semicolon': (b'a.jpg;1', COMMA),
     'float': (b'a.jpg 0.0', 'write it without a point'),
-    'several labels': (b'a.jpg 0,1', 'several labels for an image: -o DATA.MULTI_LABEL=true'),
+    'several labels': (b'a.jpg 0,1', 'several labels for an image: train and evaluate with '
+                       '-o DATA.MULTI_LABEL=true'),
     'negative': (b'a.jpg -1', 'labels count from 0: leave out images that have none'),
     'label first': (b'1 a.jpg', 'the path comes first'),
     'comment': (b'# the images', 'a list has no comments'),

@@ -1,4 +1,5 @@
 """Multi-label data: lists, targets, average precision, runs, predictions of their models."""
+import csv
 import json
 import os
 import warnings
@@ -9,7 +10,7 @@ import pytest
 from PIL import Image
 from sklearn.metrics import average_precision_score
 
-from common import predict, verify_dataset
+from common import predict, report, verify_dataset
 from common.apis import inference_model, init_model
 from common.config import base_config, set_options
 from common.core.class_names import match_labels
@@ -187,7 +188,7 @@ def test_one_label_for_each_image_is_what_single_labels_are(smoothing):
 
 @pytest.mark.smoke
 @pytest.mark.parametrize('option, said', [
-    ('DATA.DATASET=digits', 'DATA.DATASET: got digits, expected imagenet2012 or list'),
+    ('DATA.DATASET=digits', 'DATA.DATASET: got digits, expected imagenet2012, list or csv'),
     ('DATA.BALANCE=1', 'DATA.BALANCE: got 1.0, expected 0'),
     ('DATA.TRAIN_FRACTION=0.5', 'DATA.TRAIN_FRACTION: got 0.5, expected 1'),
     ('DATA.REAL_LABELS=real.json', 'DATA.REAL_LABELS: got real.json, expected null')])
@@ -386,6 +387,39 @@ def test_predict_command(trained, data, capsys, tmp_path):
         with pytest.raises(SystemExit) as end:
             predict.main([*command, *flags])
         assert said in str(end.value)
+
+
+@pytest.mark.smoke
+def test_report_command(trained, data, monkeypatch, capsys, tmp_path):
+    """Its figures are those of the run's evaluation, its probabilities those of predictions."""
+    folder, _, model = trained
+    monkeypatch.setattr(report, 'set_up_cpu', lambda: None)  # not in the tests' process
+    output = tmp_path / 'report'
+    output.mkdir()
+    (output / 'confusions.csv').write_text('of an earlier report')
+    report.main([str(folder), '-output', str(output), '-threshold', '0.3', '-images', '2', '-o',
+                 'DATA.NUM_WORKERS=0'])
+    result = json.loads((folder / 'result.json').read_text())
+    assert f'mAP {result["mAP"]:.2%} on 97 images' in capsys.readouterr().out
+    found = json.loads((output / 'figures.json').read_text())
+    assert found['mAP'] == pytest.approx(result['mAP']) and found['threshold'] == 0.3
+    assert found['loss'] == pytest.approx(result['loss'], rel=1e-5)
+    assert {file.name for file in output.iterdir()} == {
+        'report.html', 'predictions.csv', 'classes.csv', 'duplicates.csv', 'figures.json'}
+    with open(output / 'predictions.csv', encoding='utf-8', newline='') as stream:
+        rows = list(csv.DictReader(stream))
+    images = inference_model(model, [str(data / row['file']) for row in rows[:5]], threshold=0.3)
+    for row, image in zip(rows, images, strict=False):
+        np.testing.assert_allclose([float(row[f'p {name}']) for name in model.class_names],
+                                   image['pred_scores'], atol=1e-4)
+    page = (output / 'report.html').read_text(encoding='utf-8')
+    assert '黄' in page and f'{100 * result["mAP"]:.2f}' in page
+    for flags in (['-topk', '3'], ['-compare', str(folder)], ['-threshold', '2']):
+        with pytest.raises(SystemExit) as end:
+            report.main([str(folder), '-output', str(output), *flags])
+        assert str(end.value).startswith(f'error: {flags[0]}: got {float(flags[1])}'
+                                         if flags[0] == '-threshold' else
+                                         f'error: {flags[0]}: got {flags[1]} for multi-label data')
 
 
 @pytest.mark.smoke

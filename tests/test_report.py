@@ -572,7 +572,7 @@ def test_what_is_missing_is_named(monkeypatch):
     assert "expected -eval" in refusal(check_report, base_config())
     config = base_config()
     config.EVAL = config.DATA.MULTI_LABEL = True
-    assert refusal(check_report, config).startswith('report: got DATA.MULTI_LABEL')
+    assert refusal(check_report, config).startswith('-report: got it with DATA.MULTI_LABEL')
     assert 'got a model of 21843 classes' in refusal(figures.check_classes, 21843)
     monkeypatch.setattr(figures.importlib.util, 'find_spec', lambda name: None)
     assert refusal(figures.check_extra) == \

@@ -3,15 +3,19 @@ import json
 import os
 from html.parser import HTMLParser
 
+import numpy as np
 import pytest
 
 from common.benchmarks.report import drawn_predictions, noise_source
+from common.core.label_sets import LabelSets
 from common.reporting.html import VOID, element, markup
+from common.reporting.label_sets import SetCollector
 from common.reporting.report import Options, write_report
 from tests.test_serve import CHROMIUM, Browser
 
 HOSTILE = ['<script>document.title="run"</script>', '火箭 $x^2$ & "b" \'c\'', '\u202eabc\n\x1b[31m']
 MAX_BYTES = 10_000_000
+SETS = 40  # classes of a page of multi-label data
 WIDTHS = {'desktop': (1280, 900, False), 'phone': (360, 740, True)}
 
 
@@ -35,7 +39,21 @@ def pages(tmp_path_factory):
             str(folder), drawn_predictions(source, strength=2.0), source,
             Options(12 if K == 3 else 4, duplicates=0),
             None if K == 1000 else ('<b>before</b>', drawn_predictions(source, 1, 1.5)))
+    source = noise_source(200, [f'class number {k} 火箭' for k in range(SETS)])
+    made[SETS] = write_report(str(tmp_path_factory.mktemp('sets')), drawn_sets(source), source,
+                              Options(4, duplicates=0))
     return made
+
+
+def drawn_sets(source):
+    """SetPredictions of an image's class and the one after it, from logits that are drawn."""
+    n, random = len(source.dataset), np.random.default_rng(0)
+    first = source.dataset.images.labels
+    labels = LabelSets(np.stack([first, (first + 1) % SETS], axis=1).ravel(),
+                       np.arange(1, n + 1) * 2, SETS)
+    collector = SetCollector(labels)
+    collector.add(random.standard_normal((n, SETS)) - 2 + 4 * labels.table(), list(range(n)))
+    return collector.predictions(map(source.dataset.images.name, range(n)), source.class_names)
 
 
 class Page(HTMLParser):
@@ -123,7 +141,7 @@ def show(browser, file, width, scheme='light'):
     browser.wait("document.readyState === 'complete' && document.title !== ''")
 
 
-@pytest.mark.parametrize('classes', [3, 100, 1000])
+@pytest.mark.parametrize('classes', [3, 100, 1000, SETS])
 @pytest.mark.parametrize('width', WIDTHS)
 def test_page_in_a_browser(pages, browser, classes, width):
     """No sideways scrolling, every picture is one, nothing complains, and no name has run."""

@@ -194,7 +194,8 @@ def check_multi_label(data, where):
     if not data.MULTI_LABEL:
         return
     for key, fits, expected in (
-            ('DATASET', data.DATASET in ('imagenet2012', 'list'), 'imagenet2012 or list'),
+            ('DATASET', data.DATASET in ('imagenet2012', 'list', 'csv'),
+             'imagenet2012, list or csv'),
             ('BALANCE', data.BALANCE == 0.0, '0'),
             ('TRAIN_FRACTION', data.TRAIN_FRACTION == 1.0, '1'),
             ('REAL_LABELS', data.REAL_LABELS is None, 'null')):

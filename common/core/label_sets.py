@@ -38,6 +38,12 @@ class LabelSets:
         """The classes of one image, in the order of its line."""
         return self.values[self.ends[index - 1] if index else 0:self.ends[index]]
 
+    def table(self):
+        """bool [n, K], True at the classes of each image."""
+        result = np.zeros((len(self), self.num_classes), bool)
+        result[np.repeat(np.arange(len(self)), np.diff(self.ends, prepend=0)), self.values] = True
+        return result
+
     def renumbered(self, numbers):
         """The same images, with class numbers[k] for class k."""
         return LabelSets(numbers[self.values], self.ends, self.num_classes)
@@ -46,6 +52,11 @@ class LabelSets:
 def all_labels(labels):
     """int64 [m]: each class as often as it is a label of an image."""
     return labels.values if isinstance(labels, LabelSets) else labels
+
+
+def classes_of(labels, index):
+    """The classes of one image: a list of int."""
+    return labels.classes(index).tolist() if isinstance(labels, LabelSets) else [int(labels[index])]
 
 
 def image_of(labels, position):

@@ -6,6 +6,7 @@ import os
 import numpy as np
 
 from common.core.errors import InputError
+from common.core.label_sets import LabelSets
 from common.data.images import open_regular
 from common.data.lists import ImageList, check_name
 
@@ -16,6 +17,8 @@ SPLIT_COLUMNS = ('split', 'set', 'subset', 'fold')
 SPLIT_OF = {'train': True, 'training': True, 'val': False, 'valid': False, 'validation': False,
             'test': False}
 DELIMITERS = ',;\t'
+BETWEEN = '|'         # stands between the classes of an image that may have several
+NO_LABEL = ('', '-')  # what an image without a class has then
 
 
 def find_csv(data_path: str) -> str | None:
@@ -27,7 +30,7 @@ def find_csv(data_path: str) -> str | None:
     return files[0] if len(files) == 1 else None
 
 
-def read_csv(file: str):
+def read_csv(file: str, multi_label: bool = False):
     """Reads a table of images.
 
     A line has the path of an image, relative to the table's folder, and its class, and may have its
@@ -38,6 +41,8 @@ def read_csv(file: str):
 
     Args:
         file: path of the table, UTF-8.
+        multi_label: whether an image may have several classes, joined by '|' (Dog|my cat), or none:
+            an empty field, or '-'.
 
     Returns:
         (ImageList, list of class names, bool [n] of what is for training or None without a split).
@@ -52,21 +57,41 @@ def read_csv(file: str):
     if not rows:
         raise InputError(f'{file}: got no image, expected "path,class" lines')
     root = os.path.dirname(os.path.abspath(file))
-    entries = [check_row(file, root, line, row, columns) for line, row in rows]
-    classes = sorted({label for _, label, _ in entries}, key=class_order(entries))
+    entries = [check_row(file, root, line, row, columns, multi_label) for line, row in rows]
+    found = {label for _, labels, _ in entries for label in labels}
+    if not found:
+        raise InputError(f'{file}: got no image with a class')
+    check_joined(file, found, multi_label)
+    classes = sorted(found, key=class_order(found))
     numbers = {name: number for number, name in enumerate(classes)}
+    labels = np.array([numbers[label] for _, labels, _ in entries for label in labels], np.int64)
+    if multi_label:
+        labels = LabelSets(labels, np.cumsum([len(labels) for _, labels, _ in entries],
+                                             dtype=np.int64))
     names = [name.encode() for name, _, _ in entries]
     images = ImageList(file, root, np.frombuffer(b''.join(names), np.uint8),
-                       np.cumsum([len(name) for name in names], dtype=np.int64),
-                       np.array([numbers[label] for _, label, _ in entries], np.int64),
+                       np.cumsum([len(name) for name in names], dtype=np.int64), labels,
                        np.array([line for line, _ in rows], np.int32))
     has_split = columns['split'] is not None
     return images, classes, np.array([split for *_, split in entries]) if has_split else None
 
 
-def class_order(entries):
+def check_joined(file, classes, multi_label):
+    """Raises InputError for the name of a class that is several others, joined."""
+    for name in sorted(classes):
+        for mark in (BETWEEN, *DELIMITERS):
+            parts = [part.strip() for part in name.split(mark)]
+            if len(parts) > 1 and classes.issuperset(parts):
+                mend = f'expected {BETWEEN!r} between the classes of an image' if multi_label \
+                    else f'expected one class for each image; for several: {BETWEEN!r} between ' \
+                         f'them, and -o DATA.MULTI_LABEL=true'
+                raise InputError(f'{file}: label: got {name[:120]!r}, in which {parts[0]!r} and '
+                                 f'others are classes, too; {mend}')
+
+
+def class_order(names):
     """How the names of classes are sorted: as numbers, if all of them are whole ones."""
-    are_numbers = all(label.isascii() and label.isdigit() for _, label, _ in entries)
+    are_numbers = all(name.isascii() and name.isdigit() for name in names)
     return (lambda name: (int(name), name)) if are_numbers else None
 
 
@@ -108,14 +133,25 @@ def find_columns(file, line, row):
     return {'header': False, 'file': 0, 'label': 1, 'split': 2 if has_split else None}
 
 
-def check_row(file, root, line, row, columns):
-    """(path, class, whether it is for training) of a line."""
+def check_row(file, root, line, row, columns, multi_label):
+    """(path, list of classes, whether it is for training) of a line."""
     index, label, split = columns['file'], columns['label'], columns['split']
-    if len(row) <= max(index, label, split or 0) or not row[index] or not row[label]:
+    if len(row) <= max(index, label, split or 0) or not row[index] \
+            or not row[label] and not multi_label:
         raise InputError(f'{file}:{line}: got {",".join(row)[:120]!r}, expected a path, a class'
                          f'{"" if split is None else " and a split"}')
     if split is not None and row[split].lower() not in SPLIT_OF:
         raise InputError(f'{file}:{line}: split: got {row[split][:120]!r}, expected one of '
                          f'{", ".join(SPLIT_OF)}')
     check_name(row[index].encode(), root, file, line)
-    return row[index], row[label], split is not None and SPLIT_OF[row[split].lower()]
+    labels = label_set(row[label], f'{file}:{line}') if multi_label else [row[label]]
+    return row[index], labels, split is not None and SPLIT_OF[row[split].lower()]
+
+
+def label_set(text, where):
+    """The classes of a field that may have several."""
+    labels = [] if text in NO_LABEL else [name.strip() for name in text.split(BETWEEN)]
+    if not all(labels) or len(set(labels)) < len(labels):
+        raise InputError(f'{where}: label: got {text[:120]!r}, expected names of classes, each '
+                         f'once, joined by {BETWEEN!r}, or "-" for none')
+    return labels

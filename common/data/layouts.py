@@ -99,7 +99,7 @@ def read_layout(data, is_train):
         file = find_csv(data.DATA_PATH)
         if not file:
             raise InputError(f'{data.DATA_PATH}: expected a csv file, or a folder with one')
-        images, names, for_training = read_csv(file)
+        images, names, for_training = read_csv(file, data.MULTI_LABEL)
         return split_off(images, for_training, data, is_train), names
     name = 'train_list.txt' if is_train else 'val_list.txt'
     images = read_list(os.path.join(data.DATA_PATH, name), multi_label=data.MULTI_LABEL)

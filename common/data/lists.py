@@ -23,8 +23,10 @@ STRANGE = re.compile(rb'^[/#]|\.\.|[\0\r\\]|,$').search
 LABELS = [(re.compile(pattern, re.S), text) for pattern, text in (
     (rb'-\d+', 'labels count from 0: leave out images that have none'),
     (rb'\d+\.\d*', 'write it without a point'),
-    (rb'\d+(,\d+)+', 'several labels for an image: -o DATA.MULTI_LABEL=true'),
-    (rb'-', 'images without a label: -o DATA.MULTI_LABEL=true'),
+    (rb'\d+(,\d+)+', 'several labels for an image: train and evaluate with '
+                      '-o DATA.MULTI_LABEL=true'),
+    (rb'-', 'images without a label: train and evaluate with '
+           '-o DATA.MULTI_LABEL=true'),
     (rb'.*[,;]\d+', 'put a space or a tab before the label: '
                      r"sed -E 's/[,;] *([0-9]+)[[:space:]]*$/ \1/'; or call it FILE.csv"),
 )]

@@ -7,6 +7,7 @@ import os
 
 from common.config import ConfigNode, origin_of
 from common.core.class_names import class_names
+from common.core.config_values import check_multi_label
 from common.core.errors import InputError, first_few
 from common.core.label_sets import all_labels
 from common.data.folders import class_folders
@@ -45,6 +46,7 @@ def recognise(config: ConfigNode) -> ConfigNode:
         found = find_layout(data.DATA_PATH, not config.EVAL)
         if found != 'list' or data.DATASET not in LISTS:
             data.DATASET = found
+    check_multi_label(data, '')
     if config.EVAL:
         if not is_set(config, 'MODEL.NUM_CLASSES'):
             config.MODEL.NUM_CLASSES = classes_of_weights(config)

@@ -7,6 +7,7 @@ from common.config import base_config
 from common.core.errors import InputError, complain, printable, say
 from common.core.files import replace_atomically
 from common.core.flags import check_output
+from common.core.label_sets import all_labels, image_of, label_text
 from common.data.folders import read_flat_val
 from common.data.images import load_image
 from common.data.layouts import CLASS_NAMES, find_layout, read_layout
@@ -16,7 +17,8 @@ from common.data.verify import SHOWN, find_broken
 
 
 def write_lists(path: str, val_labels: str | None = None, ids: str | None = None,
-                force: bool = False, val_fraction: float | None = None, leave_out: bool = False):
+                force: bool = False, val_fraction: float | None = None, leave_out: bool = False,
+                multi_label: bool = False):
     """Writes PATH/train_list.txt and PATH/val_list.txt, and the names of the classes beside them.
 
     The layouts are those of common.data.layouts.find_layout. Where the data have no split, a
@@ -30,6 +32,7 @@ def write_lists(path: str, val_labels: str | None = None, ids: str | None = None
         val_fraction: fraction of each class for validation; None is DATA.VAL_FRACTION's default.
         leave_out: whether images that cannot be decoded are left out, and said to be; their class
             keeps its number.
+        multi_label: whether images of a table may have several labels, or none.
 
     Raises:
         InputError: both lists are there and are to be kept, the data are of no layout, or a file
@@ -43,7 +46,7 @@ def write_lists(path: str, val_labels: str | None = None, ids: str | None = None
         for file in files.values():
             if file not in kept:
                 check_output('write', file)
-    images, names = read_splits(path, val_labels, ids, val_fraction)
+    images, names = read_splits(path, val_labels, ids, val_fraction, multi_label)
     images = {file: images[split] for split, file in files.items() if file not in kept}
     for source in images.values():
         check_names(source)
@@ -51,9 +54,8 @@ def write_lists(path: str, val_labels: str | None = None, ids: str | None = None
         say(f'{printable(file)}: kept; -force replaces it')
     for file, source in images.items():
         broken = report_broken(source) if leave_out else set()
-        write_lines(file, [f'{source.name(index)} {label}'
-                           for index, label in enumerate(source.labels.tolist())
-                           if index not in broken])
+        write_lines(file, [f'{source.name(index)} {label_text(source.labels, index)}'
+                           for index in range(len(source)) if index not in broken])
     file = os.path.join(path, CLASS_NAMES)
     if os.path.lexists(file) and not force:
         say(f'{printable(file)}: kept; -force replaces it')
@@ -61,10 +63,10 @@ def write_lists(path: str, val_labels: str | None = None, ids: str | None = None
         write_lines(file, names)
 
 
-def read_splits(path, val_labels, ids, val_fraction):
+def read_splits(path, val_labels, ids, val_fraction, multi_label):
     """({'train' and 'val': ImageSource}, list of class names) of the data in a folder."""
     data = base_config().DATA
-    data.DATA_PATH = path
+    data.DATA_PATH, data.MULTI_LABEL = path, multi_label
     data.VAL_FRACTION = val_fraction or data.VAL_FRACTION
     if val_labels:
         data.DATASET = 'imagefolder'
@@ -89,11 +91,13 @@ def report_broken(source):
         complain(f'left out: {source.path(index)}: {reason}')
     if len(broken) > SHOWN:
         complain(f'left out: {len(broken)} images in all')
-    left = np.delete(source.labels, list(broken))
-    lost = np.setdiff1d(source.labels, left)
+    labels = source.labels
+    left = labels[np.delete(np.arange(len(labels)), list(broken))]
+    lost = np.setdiff1d(all_labels(labels), all_labels(left))
     if len(lost):
-        raise InputError(f'{source.where(int(np.flatnonzero(source.labels == lost[0])[0]))}: no '
-                         f'image of its class can be decoded, expected at least one')
+        first = image_of(labels, np.flatnonzero(all_labels(labels) == lost[0])[0])
+        raise InputError(f'{source.where(first)}: no image of its class can be decoded, expected '
+                         f'at least one')
     return broken.keys()
 
 

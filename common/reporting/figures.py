@@ -75,14 +75,6 @@ def check_classes(count):
                          f'{MOST_CLASSES}')
 
 
-def check_labels(config):
-    """Raises InputError for a config whose images have other labels than one class of a few."""
-    if config.DATA.MULTI_LABEL:
-        raise InputError('report: got DATA.MULTI_LABEL, expected one class for each image; the '
-                         'figures of several are in the log and in result.json')
-    check_classes(config.MODEL.NUM_CLASSES)
-
-
 def summary(predictions, matrix, classes, calibration):
     """The figures of all images together.
 

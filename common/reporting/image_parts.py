@@ -2,7 +2,14 @@
 import numpy as np
 
 from common.reporting.html import element, joined, number_cell, row, table
-from common.reporting.parts import class_text, images_are, paragraph, percent, section
+from common.reporting.parts import (
+    class_text,
+    images_are,
+    label_text,
+    paragraph,
+    percent,
+    section,
+)
 
 CHANGED = 20         # classes in the table of a comparison
 SIGNIFICANT = 0.05
@@ -11,7 +18,7 @@ SIGNIFICANT = 0.05
 def shown_image(analysis, gallery, index, *lines):
     """A figure of an image: what the model sees, its attention, and some lines of text."""
     name = analysis.predictions.names[index]
-    label = class_text(analysis, analysis.predictions.labels[index])
+    label = label_text(analysis, index)
     seen, attention = gallery.pictures(index)
     images = [small_image(seen, f'{name}, labelled {label}'),
               small_image(attention, f'Attention of the last layer over {name}')
@@ -84,7 +91,7 @@ def duplicate_section(analysis, gallery, images, count):
         for pair, name, label in list(zip(duplicates.pairs, duplicates.train_names,
                                           duplicates.train_labels, strict=True))[:count]:
             here = analysis.predictions.names[pair.index]
-            own = class_text(analysis, analysis.predictions.labels[pair.index])
+            own = label_text(analysis, pair.index)
             other = [element('span', f'both labelled {own}')] if own in (label, f'class {label}') \
                 else [element('span', element('b', 'different labels: '), f'{own} | {label}')]
             items.append(element('li', element(

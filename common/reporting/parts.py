@@ -1,6 +1,7 @@
 """The sections of the page, as Markup. What a number means stands beside it in a sentence."""
 import numpy as np
 
+from common.core.label_sets import classes_of
 from common.reporting import figures
 from common.reporting.html import data_uri, element, joined, number_cell, row, table
 from common.reporting.pictures import COUNTS_UP_TO
@@ -56,29 +57,46 @@ def class_text(analysis, number):
     return f'class {name}' if name == str(number) else name
 
 
+def label_text(analysis, index):
+    """The label of an image, or all of them."""
+    labels = classes_of(analysis.predictions.labels, index)
+    return ', '.join(class_text(analysis, label) for label in labels) or 'no class'
+
+
+def cards(analysis, texts):
+    """Large numbers, from (name, number, words), and the notes below them."""
+    made = [element('div', element('dt', name), element('dd', element('strong', value),
+                                                        element('small', words)))
+            for name, value, words in texts]
+    notes = [element('li', note) for note in analysis.notes]
+    return joined([element('dl', *made, class_='cards'),
+                   element('ul', *notes, class_='notes') if notes else ''])
+
+
+def search_box():
+    return element('label', 'Search ', element('input', type='search', id='search',
+                                               autocomplete='off'),
+                   class_='search', hidden=True)
+
+
 def headline(analysis):
     """The large numbers, and what limits them."""
     summary = analysis.summary
     low, high = summary['interval']
-    cards = [('accuracy', percent(summary['accuracy']),
+    texts = [('accuracy', percent(summary['accuracy']),
               f'{summary["correct"]:,} of {summary["images"]:,} images; with more images of this '
               f'kind it would be {percent(low)} to {percent(high)} '
               f'({100 * summary["level"]:.0f} % confidence interval)')]
-    cards += [(f'top-{k}', percent(value), f'the label is among the {k} most probable classes')
+    texts += [(f'top-{k}', percent(value), f'the label is among the {k} most probable classes')
               for k, value in summary['top'].items() if k != '1']
-    cards += [('loss', f'{summary["loss"]:.4f}', 'mean cross entropy'),
+    texts += [('loss', f'{summary["loss"]:.4f}', 'mean cross entropy'),
               ('macro F1', percent(summary['macro_f1']),
                'mean of the classes, however many images each has'),
               ('balanced accuracy', percent(summary['macro_recall']),
                'mean recall of the classes'),
               ('ECE', percent(summary['ece']),
                'how far the confidence is from the accuracy')]
-    made = [element('div', element('dt', name), element('dd', element('strong', value),
-                                                        element('small', words)))
-            for name, value, words in cards]
-    notes = [element('li', note) for note in analysis.notes]
-    return joined([element('dl', *made, class_='cards'),
-                   element('ul', *notes, class_='notes') if notes else ''])
+    return cards(analysis, texts)
 
 
 def class_section(analysis):
@@ -97,16 +115,13 @@ def class_section(analysis):
                         number_cell(number)))
     columns = ['class', '#images', '#precision', '#recall', '#F1', 'most often taken for',
                '#number']
-    search = element('label', 'Search ', element('input', type='search', id='search',
-                                                 autocomplete='off'),
-                     class_='search', hidden=True)
     return section(
         'classes', 'Classes',
         paragraph('Precision: how many of the images that are predicted as the class are of it. '
                   'Recall: how many of its images are predicted as it. F1 is the harmonic mean of '
                   'both. A dash: not defined, as precision is where nothing is predicted as the '
                   'class.', soft=True),
-        search, table(f'The {len(names)} classes', columns, rows, id='class-table'))
+        search_box(), table(f'The {len(names)} classes', columns, rows, id='class-table'))
 
 
 def confusion_section(analysis, pictures):

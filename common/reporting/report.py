@@ -8,6 +8,7 @@ from common.core.errors import InputError, printable
 from common.core.figures import png_bytes
 from common.core.files import replace_atomically
 from common.core.flags import check_output_folder
+from common.core.label_sets import classes_of
 from common.data.datasets import get_dataset
 from common.reporting import pictures, tables
 from common.reporting.analysis import DuplicatePairs, analyse, as_json
@@ -15,7 +16,8 @@ from common.reporting.comparison import compare
 from common.reporting.duplicates import SIMILAR, find_duplicates
 from common.reporting.figures import check_classes, check_extra
 from common.reporting.gallery import Gallery
-from common.reporting.page import page_of
+from common.reporting.label_sets import SetPredictions, analyse_sets, sets_as_json
+from common.reporting.page import page_of, set_page_of
 from common.reporting.predictions import Predictions
 from common.reporting.source import PREDICTIONS, Source
 from common.train.run_folder import write_text
@@ -35,6 +37,7 @@ FILES = {
     'confusion_matrix.png': 'a picture of this page', 'reliability.png': 'another',
     'coverage.png': 'the third',
 }
+SET_FILES = {PREDICTIONS, 'classes.csv', 'duplicates.csv', 'figures.json'}  # of multi-label data
 
 
 class Options(NamedTuple):
@@ -52,14 +55,14 @@ class Options(NamedTuple):
     attention: bool = True
 
 
-def write_report(folder: str, predictions: Predictions, source: Source,
+def write_report(folder: str, predictions: Predictions | SetPredictions, source: Source,
                  options: Options | None = None,
                  other: tuple[str, Predictions] | None = None) -> str:
     """Writes the report of a model on its validation set: report.html, and FILES.
 
     Args:
         folder: where the files go; it is made. Files of a report that is there are replaced.
-        predictions: Predictions of the source.
+        predictions: what `predict` gives for the source.
         source: Source.
         options: Options, or None for the usual ones.
         other: (name, Predictions) of a model to compare with, or None.
@@ -69,7 +72,7 @@ def write_report(folder: str, predictions: Predictions, source: Source,
 
     Raises:
         InputError: the extra 'report' is not installed, the folder cannot be written, or the other
-            predictions are of other images.
+            predictions are of other images, or there are some for multi-label data.
 
     Source: this project; docs/report.md names the sources of the figures.
 
@@ -87,23 +90,35 @@ def write_report(folder: str, predictions: Predictions, source: Source,
     check_classes(len(predictions.class_names))
     check_output_folder('output', folder)
     options = options or Options()
+    if other and isinstance(predictions, SetPredictions):
+        raise InputError('-compare: got it for multi-label data, expected one class for each image')
     comparison = compare(predictions, other[1], other[0]) if other else None
-    duplicates = duplicates_of(source, predictions, options.duplicates)
-    analysis = analyse(predictions, source.config.MODEL.NAME, facts_of(source), options.images,
-                       duplicates, comparison, source.notes)
-    gallery = Gallery(source.model, source.dataset.images, options.attention)
-    drawn = draw(analysis)
     try:
         os.makedirs(folder, exist_ok=True)
-        files = write_files(folder, analysis, drawn)
         page = os.path.join(folder, PAGE)
-        text = page_of(analysis, gallery, source.dataset.images, drawn, files, options.images)
+        text = write_tables(folder, predictions, source, options, comparison)
         with replace_atomically(page) as temporary, \
                 open(temporary, 'w', encoding='utf-8') as stream:
             stream.write(text)
     except OSError as error:
         raise InputError(f'cannot write {error.filename or folder}: {error.strerror}') from None
     return page
+
+
+def write_tables(folder, predictions, source, options, comparison):
+    """Writes the files beside the page; the page's text. comparison: Comparison or None."""
+    duplicates = duplicates_of(source, predictions, options.duplicates)
+    model, facts = source.config.MODEL.NAME, facts_of(source)
+    images, count = source.dataset.images, options.images
+    gallery = Gallery(source.model, images, options.attention)
+    if isinstance(predictions, SetPredictions):
+        analysis = analyse_sets(predictions, model, facts, count, duplicates, source.notes)
+        files = write_set_files(folder, analysis)
+        return set_page_of(analysis, gallery, images, files, count)
+    analysis = analyse(predictions, model, facts, count, duplicates, comparison, source.notes)
+    drawn = draw(analysis)
+    files = write_files(folder, analysis, drawn)
+    return page_of(analysis, gallery, images, drawn, files, count)
 
 
 def facts_of(source):
@@ -141,12 +156,11 @@ def duplicates_of(source, predictions, most):
             f'training image with a similarity of {SIMILAR} or more (1 is the same picture). '
             f'A validation image that the model was trained on says nothing about new ones.'
             + (f' {bad} training images could not be read.' if bad else ''))
-    labels = [int(train.labels[pair.train_index]) for pair in pairs]
     names = names or predictions.class_names
     return DuplicatePairs(
         pairs, [printable(train.name(pair.train_index)) for pair in pairs],
-        [printable(names[label] if label < len(names) else label) for label in labels], note,
-        train)
+        [printable(tables.label_names(classes_of(train.labels, pair.train_index), names))
+         for pair in pairs], note, train)
 
 
 def training_config(config):
@@ -176,19 +190,14 @@ def write_files(folder, analysis, drawn):
     """Writes FILES, but those that this report has not, which are removed; {name: words} of those
     that it has."""
     predictions, names = analysis.predictions, analysis.predictions.class_names
-    duplicates, comparison = analysis.duplicates, analysis.comparison
+    comparison = analysis.comparison
     files = {name: os.path.join(folder, name) for name in FILES}
     tables.write_predictions(files[PREDICTIONS], predictions)
     tables.write_classes(files['classes.csv'], names, analysis.classes, analysis.classes_before)
     tables.write_confusion_matrix(files['confusion_matrix.csv'], names, analysis.matrix)
     tables.write_confusions(files['confusions.csv'], names, analysis.matrix)
     tables.write_suspicious(files['suspicious.csv'], predictions, analysis.suspicious)
-    missing = []
-    if duplicates.pairs is None:
-        missing.append('duplicates.csv')
-    else:
-        tables.write_duplicates(files['duplicates.csv'], predictions, duplicates.pairs,
-                                duplicates.train_names, duplicates.train_labels)
+    missing = write_duplicates(files, analysis)
     if comparison is None:
         missing.append('comparison.csv')
     else:
@@ -198,6 +207,34 @@ def write_files(folder, analysis, drawn):
         with replace_atomically(files[f'{name}.png']) as temporary, \
                 open(temporary, 'wb') as stream:
             stream.write(light)
+    return without(files, missing)
+
+
+def write_set_files(folder, analysis):
+    """Writes the files of SET_FILES, of multi-label data; see `write_files`."""
+    files = {name: os.path.join(folder, name) for name in FILES}
+    tables.write_set_predictions(files[PREDICTIONS], analysis.predictions)
+    tables.write_set_classes(files['classes.csv'], analysis.predictions.class_names,
+                             analysis.classes)
+    missing = [*write_duplicates(files, analysis), *(FILES.keys() - SET_FILES)]
+    write_text(files['figures.json'], json.dumps(sets_as_json(analysis), indent=1,
+                                                 allow_nan=False))
+    return {**without(files, missing), PREDICTIONS: 'each image: labels, predictions, loss, the '
+            'probability of every class'}
+
+
+def write_duplicates(files, analysis):
+    """Writes the table of near-duplicates; the list of the files that there are not."""
+    duplicates = analysis.duplicates
+    if duplicates.pairs is None:
+        return ['duplicates.csv']
+    tables.write_duplicates(files['duplicates.csv'], analysis.predictions, duplicates.pairs,
+                            duplicates.train_names, duplicates.train_labels)
+    return []
+
+
+def without(files, missing):
+    """Removes the files of an earlier report that this one has not: {name: words} of the rest."""
     for name in missing:
         with contextlib.suppress(FileNotFoundError):
             os.remove(files[name])

@@ -13,13 +13,16 @@ from common.config import ConfigNode, update_config
 from common.core.class_names import match_labels
 from common.core.devices import pick_device, set_device
 from common.core.errors import InputError
+from common.core.probabilities import THRESHOLD
 from common.data.batches import Batches, build_normalize
 from common.data.datasets import get_dataset
 from common.data.loader import build_loader
-from common.reporting.figures import check_labels
+from common.reporting.figures import check_classes
+from common.reporting.label_sets import SetCollector, SetPredictions
 from common.reporting.predictions import TOP, Collector, Predictions
 from common.reporting.tables import read_predictions
 from common.train.engine import evaluate
+from common.train.multi_label import evaluate_multi_label
 from common.train.precision import Precision
 from common.weights.load import read_weights, weights_of_run
 from common.zoo import model_config
@@ -101,7 +104,7 @@ def open_source(run: str | None = None, cfg: str | None = None, pretrained: str 
     model = init_model(cfg, weights, options=options)
     flags = Namespace(**data, eval=True, o=options)
     model.config = update_config(model.config, flags)
-    check_labels(model.config)
+    check_classes(model.config.MODEL.NUM_CLASSES)
     return with_data(model, weights)
 
 
@@ -128,15 +131,17 @@ def class_names_for(names, config):
     return list(names or map(str, range(config.MODEL.NUM_CLASSES)))
 
 
-def predict(source: Source, topk: int = TOP) -> Predictions:
+def predict(source: Source, topk: int = TOP,
+            threshold: float = THRESHOLD) -> Predictions | SetPredictions:
     """Evaluates a model as the training program does it, in this process.
 
     Args:
         source: of open_source.
-        topk: how many classes of each image are kept.
+        topk: how many classes of each image are kept; all of multi-label data.
+        threshold: of multi-label data: the probability from which on a class is predicted.
 
     Returns:
-        Predictions.
+        Predictions; SetPredictions of multi-label data.
 
     Raises:
         InputError: an image cannot be read.
@@ -149,7 +154,9 @@ def predict(source: Source, topk: int = TOP) -> Predictions:
     model, _ = precision.decorate(source.model)
     batches = Batches(build_loader(config, source.dataset, is_train=False),
                       build_normalize(config))
-    collector = Collector(source.dataset.images.labels, topk)
+    labels = source.dataset.images.labels
+    multi_label = config.DATA.MULTI_LABEL
+    collector = SetCollector(labels) if multi_label else Collector(labels, topk)
 
     def shown():
         with tqdm(total=len(source.dataset), desc='evaluate', unit='img', disable=None,
@@ -158,14 +165,20 @@ def predict(source: Source, topk: int = TOP) -> Predictions:
                 yield batch
                 bar.update(len(batches.indices))
 
-    evaluate(model, shown(), precision,
-             observe=lambda logits: collector.add(logits.numpy(), batches.indices))
+    def observe(logits):
+        collector.add(logits.numpy(), batches.indices)
+
+    if multi_label:
+        evaluate_multi_label(model, shown(), precision, config.MODEL.NUM_CLASSES, observe)
+        return predictions_of(collector, source.dataset, source.class_names, threshold)
+    evaluate(model, shown(), precision, observe=observe)
     return predictions_of(collector, source.dataset, source.class_names)
 
 
-def predictions_of(collector, dataset, class_names):
+def predictions_of(collector, dataset, class_names, *options):
     """The Predictions of what a Collector has got of a data set."""
-    return collector.predictions(map(dataset.images.name, range(len(dataset))), class_names)
+    return collector.predictions(map(dataset.images.name, range(len(dataset))), class_names,
+                                 *options)
 
 
 def other_predictions(path, config, topk, batch_size=None, device=None):

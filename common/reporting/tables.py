@@ -6,6 +6,7 @@ import numpy as np
 
 from common.core.errors import InputError, one_line
 from common.core.files import replace_atomically
+from common.core.label_sets import classes_of
 from common.reporting.figures import confusions
 from common.reporting.predictions import Predictions
 
@@ -38,6 +39,35 @@ def write_predictions(file, predictions):
             for number, score in zip(classes, scores, strict=True):
                 row += [number, names[number], f'{score:.6g}']
             rows.writerow(row)
+
+
+def write_set_predictions(file, predictions):
+    """Writes a line for each image of multi-label data: its classes, those that are predicted, and
+    the probability of every class, in a column `p NAME`."""
+    names = predictions.class_names
+
+    def both(numbers):
+        return [','.join(map(str, numbers)), ' | '.join(names[number] for number in numbers)]
+
+    with table(file, 'file', 'labels', 'label_names', 'predictions', 'prediction_names', 'exact',
+               'loss', *(f'p {name}' for name in names)) as rows:
+        for index, (name, loss, scores) in enumerate(zip(
+                predictions.names, predictions.losses.tolist(), predictions.scores, strict=True)):
+            labels = classes_of(predictions.labels, index)
+            found = np.flatnonzero(scores >= predictions.threshold).tolist()
+            rows.writerow([name, *both(labels), *both(found), int(sorted(labels) == found),
+                           f'{loss:.6g}', *(f'{score:.6g}' for score in scores.tolist())])
+
+
+def write_set_classes(file, class_names, classes):
+    """Writes a line for each class of multi-label data. classes: SetClasses."""
+    with table(file, 'class', 'name', 'images', 'predicted', 'average_precision', 'precision',
+               'recall', 'f1') as rows:
+        for number, name in enumerate(class_names):
+            rows.writerow([number, name, classes.images[number], classes.predicted[number],
+                           *(figure_text(values[number]) for values in (
+                               classes.average_precision, classes.precision, classes.recall,
+                               classes.f1))])
 
 
 def read_predictions(file):
@@ -146,13 +176,18 @@ def write_duplicates(file, predictions, duplicates, train_names, train_labels):
     Args:
         train_names, train_labels: of the training image of each Duplicate.
     """
-    names = predictions.class_names
     with table(file, 'file', 'label_name', 'training_file', 'training_label_name',
                'similarity') as rows:
         for duplicate, name, label in zip(duplicates, train_names, train_labels, strict=True):
+            labels = classes_of(predictions.labels, duplicate.index)
             rows.writerow([predictions.names[duplicate.index],
-                           names[predictions.labels[duplicate.index]], name, label,
+                           label_names(labels, predictions.class_names), name, label,
                            f'{duplicate.similarity:.4f}'])
+
+
+def label_names(labels, names):
+    """The names of an image's classes; the numbers of those that have none."""
+    return ', '.join(names[label] if label < len(names) else str(label) for label in labels)
 
 
 def write_comparison(file, predictions, comparison):

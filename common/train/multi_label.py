@@ -60,7 +60,7 @@ def average_precision(scores, is_positive):
 
 
 @paddle.no_grad()
-def evaluate_multi_label(model, batches, precision, num_classes):
+def evaluate_multi_label(model, batches, precision, num_classes, observe=None):
     """Loss and average precision over the batches of all ranks; each image counts once.
 
     Args:
@@ -68,6 +68,7 @@ def evaluate_multi_label(model, batches, precision, num_classes):
         batches: iterator of (images [B, 3, H, W], targets [B, K] of zeros and ones).
         precision: common.train.precision.Precision.
         num_classes: K.
+        observe: called with the logits of each batch, float32 [B, K]; or None.
 
     Returns:
         dict: loss (binary cross entropy, mean over images and classes, without weights), mAP (the
@@ -84,6 +85,8 @@ def evaluate_multi_label(model, batches, precision, num_classes):
         with precision.autocast():
             logits = model(images)                                       # [B, K]
         logits = logits.astype('float32')
+        if observe:
+            observe(logits)
         loss += F.binary_cross_entropy_with_logits(logits, target, reduction='none') \
             .mean(axis=1).astype('float64').sum()
         scores.append(logits.numpy())
