@@ -1,6 +1,6 @@
 # make demo   installs into .venv, trains a small ViT on real images, evaluates, predicts
 # make test   installs what the tests need and runs them
-.PHONY: demo engines test test-engines test-paddle26 reliability gpu-check fuzz lint clean
+.PHONY: demo demo-segmentation engines test test-engines test-paddle26 reliability gpu-check fuzz lint clean
 
 # The first Python of 3.10 to 3.12 that runs; `make demo PYTHON=/path/to/python` chooses another.
 PYTHON ?= $(shell for p in python3 python3.12 python3.11 python3.10; do \
@@ -58,6 +58,25 @@ demo: $(BIN)/.demo $(DIGITS)/val_list.txt
 		-pretrained $(DEMO)/train/*/best.pdparams $$(ls $(DIGITS)/val/7/*.png | head -1)
 	@echo; echo "curves: $$(ls $(DEMO)/train/*/curves.png)"
 	@echo "the trained ViT: $$(tail -1 $(DEMO)/train/*/log.txt | cut -d' ' -f3-)"
+
+# Semantic segmentation from nothing; `make demo-segmentation SEED=1` draws and trains others.
+SEED ?= 0
+SEGMENTATION = $(BIN)/python -m common.segmentation
+SEGMENTS = output/demo-segmentation
+
+demo-segmentation: $(BIN)/.engines
+	@rm -rf $(SEGMENTS)
+	$(SEGMENTATION) shapes $(SEGMENTS)/shapes -seed $(SEED)
+	$(SEGMENTATION) train -cfg upernet_shapes -data_path $(SEGMENTS)/shapes \
+		-output $(SEGMENTS)/train -o SEED=$(SEED)
+	@echo; echo "--- held-out pictures at one scale, and at several with mirror images"
+	$(SEGMENTATION) eval -pretrained $(SEGMENTS)/train/* -data_path $(SEGMENTS)/shapes \
+		-output $(SEGMENTS)/predictions
+	$(SEGMENTATION) eval -pretrained $(SEGMENTS)/train/* -data_path $(SEGMENTS)/shapes -multi_scale
+	@echo; echo "--- overlays"
+	$(SEGMENTATION) infer -pretrained $(SEGMENTS)/train/* -output $(SEGMENTS)/overlays \
+		$$(ls $(SEGMENTS)/shapes/images/val/*.png | head -4)
+	@echo; echo "pictures: $(SEGMENTS)/predictions/examples.png $(SEGMENTS)/overlays/"
 
 # On two processes.
 test: $(BIN)/.test

@@ -94,7 +94,8 @@ class Backbone(nn.Layer):
         if down or right:
             image = F.pad(image, [0, right, 0, down])                      # left right top bottom
         maps = self.stage_maps(image) if self.model.has_pyramid else self.pyramid_maps(image)
-        return [cropped(x, -(-H // s), -(-W // s)) for x, s in zip(maps, self.strides, strict=True)]
+        return [cropped(x, -(-H // stride), -(-W // stride))
+                for x, stride in zip(maps, self.strides)]  # noqa: B905 - a graph's zip has no strict
 
     def stage_maps(self, image):
         """The maps of the stages that out_indices names; later stages are not computed."""

@@ -19,7 +19,7 @@ import sys
 PACKAGE = 'paddle_vitae'
 ROOT = os.path.dirname(os.path.dirname(os.path.abspath(__file__)))
 # What a family's folder is for alone: they are run where they are.
-SCRIPTS = ('main_multi_gpu.py', 'load_pytorch_weights.py')
+SCRIPTS = ('main_multi_gpu.py', 'load_pytorch_weights.py', 'main.py')
 
 
 def folders(root=ROOT):

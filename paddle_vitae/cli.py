@@ -34,20 +34,21 @@ COMMANDS = {
     'benchmark': Command('common.benchmark', 'main', 'measures models, memory, the loader'),
     'report': Command('common.report', 'main', 'shows what a model gets wrong, and why'),
     'probe': Command('common.probe', 'main', 'tells how well features tell the classes'),
+    'segmentation': Command('common.segmentation', 'main', 'trains and runs UPerNet'),
     'curves': Command('common.curves', 'main', "draws a run's curves again"),
     'digits': Command('common.digits', 'main', 'writes a small data set of handwritten digits'),
     'cifar': Command('common.cifar', 'main', 'downloads CIFAR-10 or CIFAR-100'),
     'env': Command('env', 'main', 'prints what a report of a fault needs'),
 }
 # They run until a signal stops them, in the seconds of their imports, too.
-RUNS = ('train', 'eval')
+RUNS = ('train', 'eval', 'segmentation')
 
 
 def usage():
     """The text of --help."""
     return '\n'.join([
         f'usage: paddle-vitae COMMAND ...      (version {VERSION}; COMMAND -h: its flags)', '',
-        *(f'  {name:<10} {command.help}' for name, command in COMMANDS.items())])
+        *(f'  {name:<12} {command.help}' for name, command in COMMANDS.items())])
 
 
 def main(argv=None):

@@ -19,6 +19,7 @@ from common.deploy import graph
 from common.deploy.check import check, in_batches, tolerance_of
 from common.deploy.folder import check_replaceable
 from common.deploy.graph import reason_in
+from common.deploy.paddle_inference import inference_settings
 from common.export import export_model, runtime_of
 from common.runtimes import OnnxRuntime, PaddleInference, check_bfloat16, load_exported
 from common.train.checkpoint import write_atomically
@@ -128,8 +129,7 @@ def test_passes_that_are_wrong_are_left_out(function, tmp_path):
     paddle.jit.save(Graph(function), str(tmp_path / 'graph'),
                     [paddle.static.InputSpec([None, 3, 4], 'float32')])
     graph, = (path for path in tmp_path.iterdir() if path.suffix in ('.json', '.pdmodel'))
-    settings = PaddleInference.settings(SimpleNamespace(threads=1), str(graph),
-                                        str(tmp_path / 'graph.pdiparams'), 'fp32')
+    settings = inference_settings(str(graph), str(tmp_path / 'graph.pdiparams'), 'fp32', 1)
     predictor = paddle.inference.create_predictor(settings)
     got = PaddleInference.run(SimpleNamespace(predictor=predictor), x.numpy())
     np.testing.assert_allclose(got, function(x).numpy(), rtol=0, atol=1e-5)

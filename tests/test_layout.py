@@ -10,7 +10,7 @@ import pytest
 from common.zoo import FAMILIES
 from tests.conftest import ROOT
 
-SCRIPTS = ('main_multi_gpu.py', 'load_pytorch_weights.py')
+SCRIPTS = ('main_multi_gpu.py', 'load_pytorch_weights.py', 'main.py')
 # What stands in a line may import what stands in the lines above it, and its own room.
 LAYERS = (
     'core',
@@ -32,7 +32,7 @@ LAYERS = (
     'benchmarks',  # they measure all that stands above
     # the commands, each a parser and a call
     'benchmark cifar convert curves digits export features predict pretrained probe processes '
-    'report runner serve verify_dataset visualize',
+    'report runner segmentation serve verify_dataset visualize',
 )
 RANKS = {room: rank for rank, rooms in enumerate(LAYERS) for room in rooms.split()}
 

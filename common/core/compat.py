@@ -31,6 +31,9 @@ integer-factor | Paddle 3.3 with oneDNN | layers/fast/sampling.py
     eager and ONNX are right.
 wrong-passes | Paddle 3.3 with oneDNN | WRONG_PASSES, deploy/paddle_inference.py
     Passes over an exported graph that change its result; see there.
+onednn-resize | Paddle 3.3 with oneDNN | engines/segmentation/deploy.py
+    A graph with `F.interpolate(x, [h, w], mode='bilinear')` is a NotImplementedError
+    (ConvertPirAttribute2RuntimeAttribute); it runs without oneDNN.
 bfloat16-operators | Paddle 2.6 with oneDNN | BFLOAT16_OPERATORS, deploy/paddle_inference.py
     `enable_mkldnn_bfloat16()` fails at operators that are not matrix products.
 bfloat16-graph | Paddle 2.6 | train/worker.py

@@ -36,7 +36,7 @@ class PaddleInference(Exported):
         if graph.endswith('.json') and paddle.__version__.startswith('2.'):
             raise InputError(f'{graph}: got a graph of Paddle 3, expected one of Paddle 2: this is '
                              f'{paddle.__version__}')
-        settings = self.settings(graph, parameters, precision)
+        settings = inference_settings(graph, parameters, precision, self.threads)
         try:
             # Paddle 3.3 prints remarks for its developers at the first run
             with silenced(sys.stdout):
@@ -46,26 +46,6 @@ class PaddleInference(Exported):
             raise InputError(f'{folder}: Paddle {paddle.__version__} cannot run it: '
                              f'{one_line(error)}') from error
 
-    def settings(self, graph, parameters, precision):
-        """The inference.Config for two files, on Paddle's device."""
-        config = inference.Config(graph, parameters)
-        config.disable_glog_info()
-        kind, _, number = paddle.get_device().partition(':')
-        if kind == 'gpu':
-            config.enable_use_gpu(GPU_MEMORY_MB, int(number or 0))
-            return config
-        config.disable_gpu()
-        config.set_cpu_math_library_num_threads(self.threads)
-        config.enable_mkldnn()
-        if graph.endswith('.json'):
-            for name in WRONG_PASSES:  # compat: wrong-passes
-                config.delete_pass(name)
-        if precision == 'bf16':
-            config.enable_mkldnn_bfloat16()
-            if graph.endswith('.pdmodel'):
-                config.set_bfloat16_op(BFLOAT16_OPERATORS)  # compat: bfloat16-operators
-        return config
-
     def run(self, images):
         input_name, = self.predictor.get_input_names()
         output_name, = self.predictor.get_output_names()
@@ -74,6 +54,31 @@ class PaddleInference(Exported):
         handle.copy_from_cpu(np.ascontiguousarray(images))
         self.predictor.run()
         return self.predictor.get_output_handle(output_name).copy_to_cpu()
+
+
+def inference_settings(graph, parameters, precision, threads, onednn=True):
+    """The inference.Config for a graph's two files, on Paddle's device; on a CPU with oneDNN or
+    without."""
+    config = inference.Config(graph, parameters)
+    config.disable_glog_info()
+    kind, _, number = paddle.get_device().partition(':')
+    if kind == 'gpu':
+        config.enable_use_gpu(GPU_MEMORY_MB, int(number or 0))
+        return config
+    config.disable_gpu()
+    config.set_cpu_math_library_num_threads(threads)
+    if not onednn:
+        config.disable_mkldnn()
+        return config
+    config.enable_mkldnn()
+    if graph.endswith('.json'):
+        for name in WRONG_PASSES:  # compat: wrong-passes
+            config.delete_pass(name)
+    if precision == 'bf16':
+        config.enable_mkldnn_bfloat16()
+        if graph.endswith('.pdmodel'):
+            config.set_bfloat16_op(BFLOAT16_OPERATORS)  # compat: bfloat16-operators
+    return config
 
 
 def check_bfloat16():

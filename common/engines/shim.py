@@ -59,6 +59,26 @@ def concat(x, axis=0, name=None):
     return paddle.concat([value.reshape([1]) if value.ndim == 0 else value for value in x], axis)
 
 
+def float_ones_like(x):
+    """paddle.ones_like as float32, whatever the type of x."""
+    return paddle.ones_like(x, dtype='float32')
+
+
+def mean_of_old(x):
+    """paddle.mean as a vector of one."""
+    return paddle.mean(x).reshape([1])
+
+
+def number_of(value):
+    """float() of a tensor or number of any shape with one value."""
+    return value.item() if isinstance(value, paddle.Tensor) else float(value)
+
+
+def no_flops(*args, **options):
+    """Instead of paddle.flops, whose figure is printed at a training's end."""
+    return 0
+
+
 def slice_to_number(input, axes, starts, ends):  # noqa: A002 - the name is Paddle's
     """paddle.slice of one value, as a number."""
     return paddle.slice(input, axes, starts, ends).reshape([])
@@ -81,11 +101,13 @@ class Patch(NamedTuple):
         module: name within its package.
         operations: {name: function} that its `paddle` has instead of Paddle's.
         places: list of Place.
+        builtins: {name: function} that it has instead of Python's.
     """
     engine: Engine
     module: str
     operations: dict[str, Callable]
     places: list[Place]
+    builtins: dict[str, Callable] = {}
 
 
 NO_NUMBERS = 'ValueError: Expected axis >= -rank && axis < rank'
@@ -103,6 +125,23 @@ PATCHES = [
     Patch(DETECTION, 'modeling.post_process', {'concat': concat}, [
         Place(134, 'bbox_num = paddle.concat(bbox_num_list)', NO_NUMBERS),
         Place(146, 'scale = paddle.concat([scale_x, scale_y, scale_x, scale_y])', NO_NUMBERS)]),
+    Patch(SEGMENTATION, 'utils.metrics', {'concat': concat}, [
+        Place(57, 'pred_area = paddle.concat(pred_area)', NO_NUMBERS),
+        Place(58, 'label_area = paddle.concat(label_area)', NO_NUMBERS),
+        Place(59, 'intersect_area = paddle.concat(intersect_area)', NO_NUMBERS)]),
+    # the loss is a vector again for core/train.py, line 273
+    Patch(SEGMENTATION, 'models.losses.cross_entropy_loss',
+          {'ones_like': float_ones_like, 'mean': mean_of_old}, [
+              Place(130, 'coef = paddle.ones_like(label)',
+                    'TypeError at line 133: promotion of float32 and int64')]),
+    Patch(SEGMENTATION, 'core.train', {'flops': no_flops}, [
+        Place(262, 'avg_loss += float(loss)',
+              'TypeError with numpy 2.4: only 0-dimensional arrays can be converted'),
+        Place(273, 'avg_loss_list = [l[0] / log_iters for l in avg_loss_list]',
+              'IndexError: too many indices for array'),
+        Place(392, '_ = paddle.flops(',
+              'TypeError with numpy 2.4: only 0-dimensional arrays can be converted')],
+          builtins={'float': number_of}),
 ]
 
 
@@ -133,6 +172,7 @@ def use(engine):
         if patch.engine == engine:
             module = importlib.import_module(f'{engine.package}.{patch.module}')
             module.paddle = OldPaddle(**patch.operations)
+            vars(module).update(patch.builtins)
 
 
 def check_version(engine):

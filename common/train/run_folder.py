@@ -118,8 +118,24 @@ def note_of_unsaved(config, folder):
 def make_run_folder(config):
     """A new folder SAVE/NAME-train-YYYYmmdd-HHMMSS with the run's config, never one that exists."""
     kind = 'eval' if config.EVAL else 'train'
-    stem = os.path.join(config.SAVE,
-                        f'{config.MODEL.NAME}-{kind}-{time.strftime("%Y%m%d-%H%M%S")}')
+    folder = make_folder(config.SAVE, f'{config.MODEL.NAME}-{kind}')
+    plain = plain_config(config)
+    plain['MODEL']['RESUME'] = None  # of this start, not of the recipe
+    try:
+        write_text(os.path.join(folder, 'config.yaml'), yaml.safe_dump(plain, sort_keys=False))
+    except InputError:
+        discard(folder)
+        raise
+    return folder
+
+
+def make_folder(save, name):
+    """A new folder SAVE/NAME-YYYYmmdd-HHMMSS, never one that exists.
+
+    Raises:
+        InputError: it cannot be made.
+    """
+    stem = os.path.join(save, f'{name}-{time.strftime("%Y%m%d-%H%M%S")}')
     for attempt in range(1, MAX_FOLDERS + 1):
         folder = stem if attempt == 1 else f'{stem}-{attempt}'
         try:
@@ -130,13 +146,6 @@ def make_run_folder(config):
             continue
         except OSError as error:
             raise InputError(f'-output: cannot make {folder}: {error.strerror}') from None
-        plain = plain_config(config)
-        plain['MODEL']['RESUME'] = None  # of this start, not of the recipe
-        try:
-            write_text(os.path.join(folder, 'config.yaml'), yaml.safe_dump(plain, sort_keys=False))
-        except InputError:
-            discard(folder)
-            raise
         return folder
     raise InputError(f'-output: {stem} and {MAX_FOLDERS - 1} more exist already')
 
