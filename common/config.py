@@ -43,11 +43,14 @@ _C.DATA.DATA_PATH = '/dataset/imagenet/'
 # imagefolder: train/CLASS/*.jpg and val/CLASS/*.jpg
 # class_folders: CLASS/*.jpg
 # csv: a table of path and class, and of the split if it has one
+# webdataset: .tar with KEY.jpg and KEY.cls or KEY.json
+# Of all of these, folders may be archives, .tar or .zip (docs/scale.md).
 # cifar10 | cifar100: the official archive, or the folder that it unpacks to
 # digits: the 1,797 that come with scikit-learn; DATA_PATH has no effect
 # The training program and the tools find the layout by themselves where the user has not set it.
 _C.DATA.DATASET = Key('imagenet2012', choices=(
-    'imagenet2012', 'list', 'imagefolder', 'class_folders', 'csv', 'cifar10', 'cifar100', 'digits'))
+    'imagenet2012', 'list', 'imagefolder', 'class_folders', 'csv', 'webdataset', 'cifar10',
+    'cifar100', 'digits'))
 # fraction of each class that validates where the data have no split of their own, and the seed of
 # this choice
 _C.DATA.VAL_FRACTION = Key(0.1, low=1e-9, high=1.0)

@@ -56,9 +56,9 @@ def make_command_parser(name, text, example):
 def add_run_flags(parser):
     """Adds PaddleViT's flags but for -cfg, -nprocs and -o, each with one dash or two."""
     add = partial(add_flag, parser)
-    add('dataset', 'imagenet2012 | list | imagefolder | class_folders | csv | cifar10 | cifar100 | '
-        'digits; default: found by what is there', metavar='NAME')
-    add('data_path', 'folder of the data set, or a csv file', metavar='FOLDER')
+    add('dataset', 'imagenet2012 | list | imagefolder | class_folders | csv | webdataset | '
+        'cifar10 | cifar100 | digits; default: found by what is there', metavar='NAME')
+    add('data_path', 'folder of the data set, a csv file or an archive', metavar='FOLDER')
     add('val_fraction', 'fraction of each class that validates where the data have no split of '
         'their own; default 0.1', type=float, metavar='X')
     add('class_names', 'file with the name of each class, one a line', metavar='FILE')

@@ -13,7 +13,8 @@ paddle-vitae verify PATH -write      first writes the lists that are missing, an
 
 FILE holds lines 'name,label' (also ImageNet's LOC_val_solution.csv), or one label a line for the
 sorted names. A label is the name of a class folder, or its number in their sorted order, from 0.
-The exit code is 0 if all is well, else 1.
+PATH may have archives in place of folders, or be one (docs/scale.md). The exit code is 0 if all is
+well, else 1.
 """
 import sys
 from functools import partial
@@ -27,7 +28,8 @@ from common.data.write_lists import write_lists
 def main(argv=None):
     parser = tool_parser('verify', __doc__, 'digits -decode')
     add = partial(add_flag, parser)
-    parser.add_argument('path', metavar='PATH', help='folder of the data set, or a csv file')
+    parser.add_argument('path', metavar='PATH',
+                        help='folder of the data set, a csv file or an archive')
     add('decode', 'decode every image', action='store_true')
     add('workers', 'processes that decode; default: one for each core', type=int, metavar='N')
     add('num_classes', 'default: the largest training label + 1', type=int, metavar='N')

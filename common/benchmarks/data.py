@@ -16,13 +16,13 @@ from paddle.io import Dataset
 from common.config import base_config
 from common.core.errors import InputError, one_line
 from common.core.randomness import SAMPLE, generator
+from common.data.archives.lists import read_image_list
 from common.data.augment import build_auto_augment
 from common.data.batches import Batches, Normalize
 from common.data.collate import Collate
 from common.data.datasets import train_transform
 from common.data.erasing import build_erasing
 from common.data.image_dataset import ImageDataset
-from common.data.lists import read_list
 from common.data.loader import Loader
 from common.data.mixup import build_mixup
 from common.data.samplers import TrainSampler
@@ -135,7 +135,7 @@ def pipelines(fast, slow, batch_size, image_size, workers):
 
 def first_images(data_path, count, backend):
     """The first `count` images of a folder's train_list.txt."""
-    images = read_list(os.path.join(data_path, 'train_list.txt'))
+    images = read_image_list(os.path.join(data_path, 'train_list.txt'))
     images.backend = backend
     return Subset(images, range(min(count, len(images))))
 

@@ -2,6 +2,7 @@
 
 - Sources of images with labels (`sources.py`): lists (`lists.py`), class folders (`folders.py`),
   CIFAR (`cifar_source.py`), the digits (`digits_source.py`), a part of one of them (`subset.py`);
+  the same in archives (`archives/`);
   files to pixels (`images.py`, `image_names.py`), other labels (`real_labels.py`), and the images
   that a user gives to a trained model (`input_images.py`).
 - One image: `transforms.py`, `augment.py` with `augment_ops.py`, `erasing.py`.

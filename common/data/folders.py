@@ -26,7 +26,7 @@ class FolderImages(ImageList):
         return self.path(index)
 
 
-def read_folder(data_path: str, is_train: bool = True):
+def read_folder(data_path: str, is_train: bool = True, classes: list[str] | None = None):
     """One split of a data set in the ImageFolder layout.
 
     Every file with an image's extension counts, in folders below the class folder too, in the
@@ -35,6 +35,7 @@ def read_folder(data_path: str, is_train: bool = True):
     Args:
         data_path: folder with train/ and val/.
         is_train: train/ or val/. Where there is no train/, the classes are those of val/.
+        classes: their names, where train/ is in an archive.
 
     Returns:
         (FolderImages, list of class names); the paths are relative to data_path.
@@ -46,7 +47,7 @@ def read_folder(data_path: str, is_train: bool = True):
     train, folder = os.path.join(data_path, 'train'), os.path.join(data_path, 'val')
     if is_train:
         folder = train
-    classes = class_folders(train if os.path.isdir(train) else folder)
+    classes = classes or class_folders(train if os.path.isdir(train) else folder)
     numbers = {name: number for number, name in enumerate(classes)}
     present = class_folders(folder)
     unknown = [name for name in present if name not in numbers]
@@ -117,6 +118,11 @@ def class_folders(folder):
     return names
 
 
+def has_folders(folder):
+    """Whether a folder is there and has folders in it."""
+    return os.path.isdir(folder) and any(is_folder for _, is_folder in entries(folder))
+
+
 def entries(folder):
     """(name, whether it is a folder) of what is in a folder and not hidden, sorted by name."""
     try:
@@ -173,24 +179,36 @@ def read_flat_val(data_path, labels_file, ids_file=None):
     """
     folder = os.path.join(data_path, 'val')
     classes = class_folders(os.path.join(data_path, 'train'))
+    passed_over = PassedOver()
+    names = [name for name in image_names(data_path, 'val', passed_over) if name.count(b'/') == 1]
+    passed_over.say()
+    labels = flat_labels(labels_file, ids_file, names, classes)
+    return make_images(data_path, folder, zip(names, labels, strict=True)), classes
+
+
+def flat_labels(labels_file, ids_file, names, classes):
+    """The number of each image's class, by a file of labels.
+
+    Args:
+        labels_file, ids_file: see read_flat_val.
+        names: of the images, bytes.
+        classes: list of the names of the classes.
+    """
     numbers = {name: number for number, name in enumerate(classes)}
     words = {**{str(number): number for number in range(len(classes))}, **numbers}
     if ids_file:
         pairs = (row[0].split()[:2] for _, row in rows_of(ids_file))
         ids = {pair[1]: numbers[pair[0]] for pair in pairs if len(pair) > 1 and pair[0] in numbers}
         words = {**ids, **numbers}
-    passed_over = PassedOver()
-    names = [name for name in image_names(data_path, 'val', passed_over) if name.count(b'/') == 1]
-    passed_over.say()
-    pairs = []
-    for name, (line, word) in zip(names, label_words(labels_file, names), strict=True):
+    labels = []
+    for line, word in label_words(labels_file, names):
         if word not in words:
             raise InputError(
                 f'{labels_file}:{line}: label: got {word!r}, expected a class folder of train/ or '
                 f'its number from 0 to {len(classes) - 1}; for the numbers of '
                 f'ILSVRC2012_validation_ground_truth.txt give -ids map_clsloc.txt')
-        pairs.append((name, words[word]))
-    return make_images(data_path, folder, pairs), classes
+        labels.append(words[word])
+    return labels
 
 
 def label_words(file, names):

@@ -62,15 +62,20 @@ def load_image(path, backend='pillow', upright=False):
             raise ValueError(f'got {size} bytes, expected at most {MAX_BYTES}')
         if backend == 'pillow':
             return decode(stream, upright=upright)
-        content = stream.read()
-        if is_plain_jpeg(content):
-            pixels = cv2.imdecode(np.frombuffer(content, np.uint8),
-                                  READ_COLOR | cv2.IMREAD_IGNORE_ORIENTATION)
-            if pixels is not None:
-                pixels = pixels if READ_RGB else cv2.cvtColor(pixels, cv2.COLOR_BGR2RGB)
-                return turned_as(content, pixels) if upright else pixels
-        stream.seek(0)
-        return np.asarray(decode(stream, upright=upright))
+        return decode_bytes(stream.read(), backend, upright)
+
+
+def decode_bytes(content, backend='pillow', upright=False):
+    """The bytes of an image file as RGB; the arguments and results are those of load_image."""
+    if backend == 'pillow':
+        return decode(io.BytesIO(content), upright=upright)
+    if is_plain_jpeg(content):
+        pixels = cv2.imdecode(np.frombuffer(content, np.uint8),
+                              READ_COLOR | cv2.IMREAD_IGNORE_ORIENTATION)
+        if pixels is not None:
+            pixels = pixels if READ_RGB else cv2.cvtColor(pixels, cv2.COLOR_BGR2RGB)
+            return turned_as(content, pixels) if upright else pixels
+    return np.asarray(decode(io.BytesIO(content), upright=upright))
 
 
 def open_regular(path, flags):

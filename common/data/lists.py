@@ -5,6 +5,7 @@ for each entry whose reference count a worker would touch (and so copy).
 """
 import os
 import re
+import stat
 from array import array
 
 import numpy as np
@@ -67,6 +68,18 @@ class ImageList(ImageSource):
     def path(self, index):
         """The path of an entry, with the root."""
         return os.path.join(self.root, self.name(index))
+
+    def identity(self, index):
+        """Device and number of an entry's file, which no other file has."""
+        found = os.stat(self.path(index))
+        if not stat.S_ISREG(found.st_mode):
+            raise ValueError('not a file')
+        return found.st_dev, found.st_ino
+
+    def content(self, index):
+        """The bytes of an entry's file."""
+        with open(self.path(index), 'rb') as stream:
+            return stream.read()
 
     def where(self, index):
         """'FILE:LINE' of an entry."""

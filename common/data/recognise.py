@@ -10,10 +10,9 @@ from common.core.class_names import class_names
 from common.core.config_values import check_multi_label
 from common.core.errors import InputError, first_few
 from common.core.label_sets import all_labels
-from common.data.folders import class_folders
-from common.data.layouts import CLASS_NAMES, WORDS, find_layout, read_layout
+from common.data.folders import class_folders, has_folders
+from common.data.layouts import CLASS_NAMES, WORDS, find_layout, names_beside, read_layout
 from common.data.lists import SPLITS
-from common.data.subset import Subset
 from common.hub.references import is_reference
 from common.weights.checkpoint_config import stated_values
 from common.weights.load import read_weights
@@ -21,7 +20,7 @@ from common.zoo import is_of_the_zoo
 
 LISTS = ('imagenet2012', 'list')
 CLASSES_OF = {'cifar10': 10, 'cifar100': 100, 'digits': 10}
-FILES = (*LISTS, 'imagefolder', 'class_folders', 'csv')
+FILES = (*LISTS, 'imagefolder', 'class_folders', 'csv', 'webdataset')
 
 
 def recognise(config: ConfigNode) -> ConfigNode:
@@ -80,18 +79,21 @@ def count_names(data):
         return len(class_names(data.CLASS_NAMES))
     if data.DATASET in CLASSES_OF:
         return CLASSES_OF[data.DATASET]
-    if data.DATASET == 'imagefolder':
-        return len(class_folders(os.path.join(data.DATA_PATH, SPLITS[0])))
+    folder = os.path.join(data.DATA_PATH, SPLITS[0])
+    if data.DATASET == 'imagefolder' and has_folders(folder):
+        return len(class_folders(folder))
     if data.DATASET in LISTS:
-        file = os.path.join(data.DATA_PATH, CLASS_NAMES)
-        return len(class_names(file)) if os.path.isfile(file) else None
-    return len(read_layout(data, is_train=True)[1])
+        names = names_beside(data.DATA_PATH)
+    else:
+        names = read_layout(data, is_train=True)[1]
+    return None if names is None else len(names)
 
 
 def count_labels(data):
-    """One more than the largest label in the lists of a DATA node."""
+    """One more than the largest label in the lists, or the shards, of a DATA node."""
     largest = [all_labels(read_layout(data, is_train=True)[0].labels).max(initial=0)]
-    if os.path.isfile(os.path.join(data.DATA_PATH, f'{SPLITS[1]}_list.txt')):
+    if data.DATASET not in LISTS \
+            or os.path.isfile(os.path.join(data.DATA_PATH, f'{SPLITS[1]}_list.txt')):
         largest.append(all_labels(read_layout(data, is_train=False)[0].labels).max(initial=0))
     return int(max(largest)) + 1
 
@@ -147,7 +149,7 @@ def data_lines(config: ConfigNode, train_set, val_set) -> list[str]:
     counts = ' and '.join(f'{len(images):,} {split}' for split, images in splits.items()
                           if images is not None)
     split = 'as the data have it'
-    if isinstance(val_set.images, Subset):
+    if val_set.images.split_off:
         split = (f'{data.VAL_FRACTION:.0%} of each class validate (-val_fraction), chosen by '
                  f'DATA.VAL_SEED {data.VAL_SEED}')
     shown = f': {first_few(names, quoted=True)}' if names else \

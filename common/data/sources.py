@@ -14,10 +14,12 @@ class ImageSource:
         labels: int64 [n], or LabelSets where an image has several classes or none.
         upright: whether image files are turned as their EXIF says; where there are none it has no
             effect.
+        split_off: whether they are one part of images that lie together.
     """
 
     labels: np.ndarray | LabelSets
     upright = False
+    split_off = False
 
     def __len__(self):
         return len(self.labels)

@@ -52,6 +52,8 @@ class Subset(ImageSource):
         labels: int64 [m].
     """
 
+    split_off = True
+
     def __init__(self, images, indices):
         self.images = images
         self.indices = np.asarray(indices, np.int64)
@@ -68,6 +70,14 @@ class Subset(ImageSource):
     def path(self, index):
         """The path of the image's file, where the whole source has files."""
         return self.images.path(int(self.indices[index]))
+
+    def identity(self, index):
+        """What only this image has, where the whole source has files."""
+        return self.images.identity(int(self.indices[index]))
+
+    def content(self, index):
+        """The bytes of the image's file, where the whole source has files."""
+        return self.images.content(int(self.indices[index]))
 
     def load(self, index):
         """The image as the source loads it."""

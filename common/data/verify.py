@@ -1,9 +1,9 @@
-"""Checks the list files of a data set, or its folders or table, and the images that they name."""
+"""Checks the list files of a data set, or its folders, table or archives, and the images that they
+name."""
 import contextlib
 import hashlib
 import multiprocessing
 import os
-import stat
 import sys
 import warnings
 from concurrent.futures import ProcessPoolExecutor
@@ -15,16 +15,16 @@ from tqdm import tqdm
 from common.config import base_config
 from common.core.errors import InputError, one_line, printable
 from common.core.label_sets import all_labels, image_of
+from common.data.archives.lists import read_image_list
 from common.data.folders import folder_labels
-from common.data.images import load_image
 from common.data.layouts import find_layout, read_layout
-from common.data.lists import SPLITS, read_list
+from common.data.lists import SPLITS
 from common.data.subset import Subset
 
 SHOWN = 5   # findings of each kind
 CHUNK = 64  # images that a process takes at a time
 
-# What `check_chunk` checks, an ImageList and a function that decodes or None. It is global so that
+# What `check_chunk` checks, a source and whether it is decoded. It is global so that
 # processes that are forked have it: 1.28 million entries are not sent to each of them.
 CHECKED = None
 
@@ -56,7 +56,7 @@ def verify(path: str, decode: bool = False, workers: int | None = None,
     Where there is none of the two, the images are those that a training finds there.
 
     Args:
-        path: folder of the data set, or a csv file.
+        path: folder of the data set, a csv file or an archive.
         decode: whether to decode each image, and to compare training and validation by content.
         workers: number of processes that decode; None is one for each core.
         num_classes: number of classes; None is one more than the largest training label.
@@ -68,7 +68,6 @@ def verify(path: str, decode: bool = False, workers: int | None = None,
     Raises:
         InputError: there are no data of a known layout, or a process that decodes has died.
     """
-    load = load_image if decode else None
     data = base_config().DATA
     data.DATA_PATH, data.MULTI_LABEL = path, multi_label
     data.DATASET = find_layout(path)
@@ -82,7 +81,7 @@ def verify(path: str, decode: bool = False, workers: int | None = None,
         if split == 'train' and num_classes is None:
             num_classes = int(all_labels(images.labels).max(initial=0)) + 1
         check_labels(images, split, num_classes, findings)
-        keys[split] = check_files(images, split, load, workers, findings)
+        keys[split] = check_files(images, split, decode, workers, findings)
         check_duplicates(images, split, keys[split], findings)
     if len(lists) == len(SPLITS):
         check_overlap(lists, keys, findings)
@@ -92,10 +91,10 @@ def verify(path: str, decode: bool = False, workers: int | None = None,
 
 
 def read_split(data, split):
-    """The images of a config's DATA node; each has a path, as in lists, folders and tables."""
+    """The images of a config's DATA node; each has a path and bytes, as lists, folders, tables and
+    archives have."""
     if data.DATASET == 'list':
-        return read_list(os.path.join(data.DATA_PATH, f'{split}_list.txt'),
-                         multi_label=data.MULTI_LABEL)
+        return read_image_list(os.path.join(data.DATA_PATH, f'{split}_list.txt'), data.MULTI_LABEL)
     return read_layout(data, split == 'train')[0]
 
 
@@ -144,22 +143,22 @@ def name_of(images, split):
     return whole.file if whole.file.endswith(f'{split}_list.txt') else f'{whole.file}, {split}'
 
 
-def check_files(images, split, load, workers, findings):
+def check_files(images, split, decode, workers, findings):
     """Files that are not there or cannot be decoded.
 
     Args:
-        images: ImageList.
+        images: ImageList or ArchiveImages.
         split: train | val, for the findings.
-        load: function that decodes a path, or None.
+        decode: whether the images are decoded.
         workers: number of processes that decode.
         findings: Findings.
 
     Returns:
-        uint64 [n, 2], or [n, 4] with a load: the keys of `check_file`.
+        uint64 [n, 2], or [n, 4] if they are decoded: the keys of `check_file`.
     """
     keys, starts = [], range(0, len(images), CHUNK)
     try:
-        with checked_chunks(images, load, workers, starts) as results:
+        with checked_chunks(images, decode, workers, starts) as results:
             for chunk, problems in tqdm(results, split, len(starts), unit=f' x {CHUNK} files',
                                         leave=False, disable=not sys.stderr.isatty()):
                 keys.append(chunk)
@@ -172,18 +171,18 @@ def check_files(images, split, load, workers, findings):
     return np.concatenate(keys)
 
 
-def find_broken(images, load, workers=None):
+def find_broken(images, workers=None):
     """{index: reason} of the images of a source that are missing or cannot be decoded."""
-    with checked_chunks(images, load, workers, range(0, len(images), CHUNK)) as results:
+    with checked_chunks(images, True, workers, range(0, len(images), CHUNK)) as results:
         return {index: reason for _, problems in results for index, _, reason in problems}
 
 
 @contextlib.contextmanager
-def checked_chunks(images, load, workers, starts):
+def checked_chunks(images, decode, workers, starts):
     """The results of `check_chunk` for each start, in order; by processes if images are decoded."""
     global CHECKED
-    CHECKED = images, load
-    if load is None:
+    CHECKED = images, decode
+    if not decode:
         yield map(check_chunk, starts)
         return
     with ProcessPoolExecutor(workers, multiprocessing.get_context('fork')) as pool:
@@ -192,43 +191,39 @@ def checked_chunks(images, load, workers, starts):
 
 def check_chunk(start):
     """Checks CHUNK images: (their keys, list of (index, kind of problem, reason))."""
-    images, load = CHECKED
-    if load:
+    images, decode = CHECKED
+    if decode:
         warnings.simplefilter('ignore')
     stop = min(start + CHUNK, len(images))
-    keys = np.zeros((stop - start, 4 if load else 2), np.uint64)
+    keys = np.zeros((stop - start, 4 if decode else 2), np.uint64)
     problems = []
     for index, key in enumerate(keys, start):
-        kind, reason = check_file(images.path(index), load, key)
+        kind, reason = check_file(images, index, decode, key)
         if kind:
             problems.append((index, kind, reason))
     return keys, problems
 
 
-def check_file(path, load, key):
-    """Checks one file, and fills in its key.
+def check_file(images, index, decode, key):
+    """Checks one image, and fills in its key.
 
     Args:
-        path: path of the file.
-        load: function that decodes a path, or None.
-        key: uint64 [2], or [4] with a load. It gets the device and number of the file, and with a
-            load a hash of its bytes; for what is not there, a hash of its path.
+        images, index: the image.
+        decode: whether it is decoded.
+        key: uint64 [2], or [4] to decode. It gets the two numbers of the image's `identity`, and
+            to decode a hash of its bytes; for what is not there, a hash of its path.
 
     Returns:
         (kind of problem, reason), or (None, None).
     """
-    key.reshape(-1, 2)[:] = hash_of(os.fsencode(path))
+    key.reshape(-1, 2)[:] = hash_of(os.fsencode(images.path(index)))
     kind = 'missing files'
     try:
-        found = os.stat(path)
-        if not stat.S_ISREG(found.st_mode):
-            return kind, 'not a file'
-        key[:2] = found.st_dev % 2 ** 64, found.st_ino % 2 ** 64
-        if load:
+        key[:2] = [number % 2 ** 64 for number in images.identity(index)]
+        if decode:
             kind = 'images that cannot be decoded'
-            with open(path, 'rb') as stream:
-                key[2:] = hash_of(stream.read())
-            load(path)
+            key[2:] = hash_of(images.content(index))
+            images.load(index)
     except Exception as error:  # noqa: BLE001 - whatever is wrong with the file
         return kind, one_line(getattr(error, 'strerror', None) or error)
     return None, None

@@ -8,8 +8,9 @@ from common.core.errors import InputError, complain, printable, say
 from common.core.files import replace_atomically
 from common.core.flags import check_output
 from common.core.label_sets import all_labels, image_of, label_text
+from common.data.archives.folders import read_archived_flat
+from common.data.archives.members import is_archive
 from common.data.folders import read_flat_val
-from common.data.images import load_image
 from common.data.layouts import CLASS_NAMES, find_layout, read_layout
 from common.data.lists import SPLITS
 from common.data.subset import Subset
@@ -25,7 +26,7 @@ def write_lists(path: str, val_labels: str | None = None, ids: str | None = None
     part of each class is for validation, as in a training on them.
 
     Args:
-        path: folder of the data set.
+        path: folder of the data set, or an archive.
         val_labels, ids: files of labels for images that lie in PATH/val/ itself; see
             common.data.folders.read_flat_val.
         force: whether files that are there are replaced, too; else they are kept.
@@ -38,11 +39,13 @@ def write_lists(path: str, val_labels: str | None = None, ids: str | None = None
         InputError: both lists are there and are to be kept, the data are of no layout, or a file
             name has a line break.
     """
-    files = {split: os.path.join(path, f'{split}_list.txt') for split in SPLITS}
+    # of an archive beside it: its names begin with the archive's own
+    folder = os.path.dirname(path) if is_archive(path) and os.path.isfile(path) else path
+    files = {split: os.path.join(folder, f'{split}_list.txt') for split in SPLITS}
     kept = [file for file in files.values() if os.path.lexists(file) and not force]
     if len(kept) == len(files):
         raise InputError(f'{path}: got -write, but both lists exist; -force replaces them')
-    if os.path.isdir(path):  # else what is said below of its missing folders is clearer
+    if os.path.isdir(folder or '.'):  # else what is said below of its missing folders is clearer
         for file in files.values():
             if file not in kept:
                 check_output('write', file)
@@ -56,7 +59,9 @@ def write_lists(path: str, val_labels: str | None = None, ids: str | None = None
         broken = report_broken(source) if leave_out else set()
         write_lines(file, [f'{source.name(index)} {label_text(source.labels, index)}'
                            for index in range(len(source)) if index not in broken])
-    file = os.path.join(path, CLASS_NAMES)
+    file = os.path.join(folder, CLASS_NAMES)
+    if names is None:
+        return
     if os.path.lexists(file) and not force:
         say(f'{printable(file)}: kept; -force replaces it')
     else:
@@ -70,7 +75,8 @@ def read_splits(path, val_labels, ids, val_fraction, multi_label):
     data.VAL_FRACTION = val_fraction or data.VAL_FRACTION
     if val_labels:
         data.DATASET = 'imagefolder'
-        val, names = read_flat_val(path, val_labels, ids)
+        val, names = read_archived_flat(path, val_labels, ids) \
+            or read_flat_val(path, val_labels, ids)
         return {'train': read_layout(data, True)[0], 'val': val}, names
     data.DATASET = find_layout(path, lists=False)
     sources = {split: read_layout(data, split == 'train') for split in SPLITS}
@@ -86,7 +92,7 @@ def check_names(source):
 
 def report_broken(source):
     """The indices of the images that cannot be decoded, each said with its reason."""
-    broken = find_broken(source, load_image)
+    broken = find_broken(source)
     for index, reason in list(broken.items())[:SHOWN]:
         complain(f'left out: {source.path(index)}: {reason}')
     if len(broken) > SHOWN:
