@@ -94,8 +94,7 @@ class Backbone(nn.Layer):
         if down or right:
             image = F.pad(image, [0, right, 0, down])                      # left right top bottom
         maps = self.stage_maps(image) if self.model.has_pyramid else self.pyramid_maps(image)
-        return [cropped(x, -(-H // stride), -(-W // stride))
-                for x, stride in zip(maps, self.strides)]  # noqa: B905 - a graph's zip has no strict
+        return [cropped(x, H, W, self.strides[at]) for at, x in enumerate(maps)]
 
     def stage_maps(self, image):
         """The maps of the stages that out_indices names; later stages are not computed."""
@@ -115,8 +114,9 @@ class Backbone(nn.Layer):
         return self.model.pyramid(to_map(tokens[:, self.model.num_prefix_tokens:], h, w))
 
 
-def cropped(x, h, w):
-    """The upper left part [B, C, h, w] of a map; no operator where that is all of it."""
+def cropped(x, H, W, stride):
+    """The part [B, C, h, w] of a map that belongs to the image; no operator where it is all."""
+    h, w = -(-H // stride), -(-W // stride)
     return x if list(x.shape[2:]) == [h, w] else x[:, :, :h, :w]
 
 

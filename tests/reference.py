@@ -15,6 +15,7 @@ import numpy as np
 import paddle
 from PIL import Image
 
+from common.core.sizes import to_pair
 from common.weights.dialects import translate
 
 FIXTURES = Path(__file__).parent / 'fixtures'
@@ -67,10 +68,9 @@ class Case:
         return math.prod(shape[1:])
 
     def images(self, name='input'):
-        """float32 [B, 3, S, S]."""
-        size = self.meta['image_size']
+        """float32 [B, 3, H, W]."""
         return self.random(name).standard_normal(
-            (self.meta['batch'], 3, size, size)).astype(np.float32)
+            (self.meta['batch'], 3, *to_pair(self.meta['image_size']))).astype(np.float32)
 
 
 def set_weights(model, weights):

@@ -29,6 +29,7 @@ MODELS = {
     'full': functools.partial(staged, ATTENTION=['transformer', 'transformer']),
     'window': functools.partial(staged, ATTENTION=['window', 'window']),
     'learned': staged,
+    'learned, detection': functools.partial(staged, VSA_FORM='detection'),
     'shifted': functools.partial(
         create_model, 'swin_tiny', image_size=SIZE, num_classes=10, DEPTHS=[2, 2],
         ATTENTION=['window', 'window'], **STAGES),

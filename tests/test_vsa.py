@@ -7,6 +7,7 @@ import paddle
 import pytest
 
 from common.core.errors import InputError
+from common.layers.vsa import FORMS
 from common.layers.windows import (
     WindowAttention,
     relative_position_bias,
@@ -14,6 +15,7 @@ from common.layers.windows import (
     window_partition,
     window_reverse,
 )
+from tests.vsa_reference import plain_vsa
 
 from vitaev2_vsa.vsa import VSAWindowAttention
 
@@ -32,68 +34,31 @@ def image(*shape, seed=0):
     return np.random.RandomState(seed).standard_normal(shape)
 
 
-def linear(layer, x):
-    return x @ layer.weight.numpy() + layer.bias.numpy()
-
-
-def plain_loop(layer, x):
-    """Upstream's formula in its own terms (coordinates from -1 to 1), one sample at a time."""
-    B, _, H, W = x.shape
-    s, n, out = layer.window_size, layer.num_heads, layer.out_dim
-    d, height, width = out // n, -(-H // s) * s, -(-W // s) * s
-    tokens = x.transpose(0, 2, 3, 1)
-    padded = np.zeros((B, height, width, x.shape[1]))
-    padded[:, :H, :W] = tokens
-    qkv = np.zeros((B, height, width, 3, n, d))
-    qkv[:, :H, :W] = linear(layer.qkv, tokens).reshape(B, H, W, 3, n, d)
-    bias = layer.relative_position_bias_table.numpy()[relative_position_index(s)]
-    bias = bias.reshape(s * s, s * s, n)
-    axis_x, axis_y = np.linspace(-1, 1, width), np.linspace(-1, 1, height)
-    result = np.zeros((B, height, width, out))
-
-    def pixel(b, kind, head, row, column):
-        inside = 0 <= row < height and 0 <= column < width
-        return qkv[b, row, column, kind, head] if inside else np.zeros(d)
-
-    def sample(b, kind, head, y, x):
-        row, column = (y + 1) / 2 * (height - 1), (x + 1) / 2 * (width - 1)
-        top, left = math.floor(row), math.floor(column)
-        total = np.zeros(d)
-        for r, c in ((top, left), (top, left + 1), (top + 1, left), (top + 1, left + 1)):
-            total += (1 - abs(row - r)) * (1 - abs(column - c)) * pixel(b, kind, head, r, c)
-        return total
-
-    for b, wy, wx in np.ndindex(B, height // s, width // s):
-        place = np.s_[wy * s:wy * s + s, wx * s:wx * s + s]
-        pooled = padded[b][place].mean((0, 1))
-        pooled = np.where(pooled > 0, pooled, 0.01 * pooled)
-        offsets = linear(layer.sampling_offsets, pooled).reshape(n, 2) \
-            / [max(W // s, 1), max(H // s, 1)]
-        scales = linear(layer.sampling_scales, pooled).reshape(n, 2)
-        for head in range(n):
-            xs, ys = axis_x[wx * s:wx * s + s], axis_y[wy * s:wy * s + s]
-            xs = xs + (xs - xs.mean()) * scales[head, 0] + offsets[head, 0]
-            ys = ys + (ys - ys.mean()) * scales[head, 1] + offsets[head, 1]
-            k, v = (np.array([sample(b, kind, head, y, x) for y in ys for x in xs])
-                    for kind in (1, 2))
-            q = qkv[b][place][:, :, 0, head].reshape(s * s, d)
-            scores = q @ k.T * (x.shape[1] // n) ** -0.5 + bias[:, :, head]
-            weights = np.exp(scores - scores.max(-1, keepdims=True))
-            weights /= weights.sum(-1, keepdims=True)
-            result[b][place][:, :, head * d:head * d + d] = (weights @ v).reshape(s, s, d)
-    return linear(layer.proj, result[:, :H, :W]).transpose(0, 3, 1, 2)
+def plain(layer, x, form):
+    """The plain loop over a map [B, C, H, W]."""
+    return plain_vsa(layer, x.transpose(0, 2, 3, 1), form).transpose(0, 3, 1, 2)
 
 
 @pytest.mark.smoke
-@pytest.mark.parametrize('sampling', ['gather', 'grid_sample'])
+@pytest.mark.parametrize('form', FORMS)
+@pytest.mark.parametrize('sampling', ['auto', 'gather', 'grid_sample'])
 @pytest.mark.parametrize('height, width, window, out_dim', [
     (8, 8, 4, None), (8, 12, 4, 16), (9, 7, 4, None), (5, 14, 7, None), (3, 9, 4, 4), (2, 2, 3, 8),
     (1, 8, 4, None), (5, 1, 4, None), (1, 1, 4, None)])
-def test_against_a_plain_loop(float64, sampling, height, width, window, out_dim):
-    layer = layer_of(window=window, out_dim=out_dim, sampling=sampling)
+def test_against_a_plain_loop(float64, sampling, height, width, window, out_dim, form):
+    layer = layer_of(window=window, out_dim=out_dim, sampling=sampling, form=form)
     x = image(2, 8, height, width)
     got = layer(paddle.to_tensor(x)).numpy()
-    np.testing.assert_allclose(got, plain_loop(layer, x), rtol=0, atol=1e-12)
+    np.testing.assert_allclose(got, plain(layer, x, form), rtol=0, atol=1e-12)
+
+
+@pytest.mark.smoke
+def test_the_forms_differ_where_a_map_is_not_square_or_not_of_whole_windows(float64):
+    layers = [layer_of(form=form) for form in FORMS]
+    for height, width, same in ((8, 8, True), (8, 12, False), (9, 9, False), (2, 2, False)):
+        x = paddle.to_tensor(image(1, 8, height, width))
+        difference = float((layers[0](x) - layers[1](x)).abs().max())
+        assert (difference == 0) == same, (height, width)
 
 
 @pytest.mark.parametrize('size', [(64, 64), (80, 80), (64, 96), (32, 40)],
@@ -102,15 +67,16 @@ def test_first_maps_of_larger_images(float64, size):
     layer = layer_of(dim=4, heads=2, window=7)
     x = image(1, 4, *size)
     got = layer(paddle.to_tensor(x)).numpy()
-    np.testing.assert_allclose(got, plain_loop(layer, x), rtol=0, atol=1e-12)
+    np.testing.assert_allclose(got, plain(layer, x, 'classification'), rtol=0, atol=1e-12)
 
 
 @pytest.mark.smoke
-@pytest.mark.parametrize('height, width', [(8, 8), (9, 14)])
-def test_both_forms_have_the_same_gradients(float64, height, width):
+@pytest.mark.parametrize('height, width, form', [
+    (8, 8, 'classification'), (9, 14, 'classification'), (9, 14, 'detection')])
+def test_both_samplings_have_the_same_gradients(float64, height, width, form):
     results = []
     for sampling in ('gather', 'grid_sample'):
-        layer = layer_of(sampling=sampling)
+        layer = layer_of(sampling=sampling, form=form)
         x = paddle.to_tensor(image(2, 8, height, width), stop_gradient=False)
         y = layer(x)
         (y * paddle.to_tensor(image(*y.shape, seed=1))).sum().backward()
@@ -218,9 +184,11 @@ def test_coordinate_that_is_nan_gives_nan(sampling):
 
 @pytest.mark.smoke
 @pytest.mark.parametrize('sampling', ['gather', 'grid_sample'])
-@pytest.mark.parametrize('height, width', [(8, 8), (9, 7), (1, 5)])
-def test_exported_graph_agrees(tmp_path, height, width, sampling):
-    layer = layer_of(sampling=sampling)
+@pytest.mark.parametrize('height, width, form', [
+    (8, 8, 'classification'), (9, 7, 'classification'), (1, 5, 'classification'),
+    (9, 7, 'detection'), (1, 5, 'detection')])
+def test_exported_graph_agrees(tmp_path, height, width, sampling, form):
+    layer = layer_of(sampling=sampling, form=form)
     layer.eval()
     spec = [paddle.static.InputSpec([None, 8, height, width], 'float32')]
     paddle.jit.save(layer, str(tmp_path / 'vsa'), spec)
@@ -231,9 +199,10 @@ def test_exported_graph_agrees(tmp_path, height, width, sampling):
 
 
 @pytest.mark.smoke
+@pytest.mark.parametrize('form', FORMS)
 @pytest.mark.parametrize('full_graph', [False, True])
-def test_to_static_agrees(full_graph):
-    layer, x = layer_of(), paddle.randn([2, 8, 9, 7])
+def test_to_static_agrees(full_graph, form):
+    layer, x = layer_of(form=form), paddle.randn([2, 8, 9, 7])
     expected = layer(x).numpy()
     got = paddle.jit.to_static(layer, full_graph=full_graph)(x)
     np.testing.assert_allclose(got.numpy(), expected, rtol=0, atol=1e-5)
@@ -287,6 +256,24 @@ def test_learned_windows():
 
 
 @pytest.mark.smoke
+def test_learned_windows_of_the_detection_form():
+    """Offsets count in windows of the other side, and centres from the map without its padding."""
+    layer = layer_of(spread=0.0, form='detection')
+    layer.sampling_offsets.bias.set_value(paddle.to_tensor([0.2, 0.4, 0.0, 0.0]))
+    x = paddle.zeros([1, 8, 5, 18])  # padded to 8 x 20: 1 row above, 2 below; a column on each side
+    windows = layer.windows(x)
+    assert windows.centre.shape == [1, 2, 2, 5, 2]
+    shift_x, shift_y = 0.2 / 1 * 19 / 2, 0.4 / 4 * 7 / 2
+    np.testing.assert_allclose(windows.centre.numpy()[0, 0, 1, 2],
+                               [8 + 1.5 - 1 + shift_x, 4 + 1.5 - 1 + shift_y], rtol=1e-5)
+    np.testing.assert_allclose(windows.centre.numpy()[0, 1, 0, 0], [0.5, 0.5], rtol=1e-5)
+    columns, rows = layer.coordinates(x.transpose([0, 2, 3, 1]))           # [B, nh, nw, n, s]
+    np.testing.assert_allclose(columns.numpy()[0, 0, 0, 1], [-1, 0, 1, 2], atol=1e-5)
+    np.testing.assert_allclose(rows.numpy().mean(-1).transpose(0, 3, 1, 2),
+                               windows.centre.numpy()[:, :, :, :, 1], rtol=1e-5)
+
+
+@pytest.mark.smoke
 def test_coordinates_are_float32_for_half_precision():
     layer = layer_of()
     x = paddle.to_tensor(image(1, 8, 8, 8).astype('float16'))
@@ -335,6 +322,9 @@ def test_errors_and_start():
             WindowAttention(dim, 2, 4, out_dim)
     with pytest.raises(ValueError, match="sampling: got 'fast', expected"):
         VSAWindowAttention(8, 2, sampling='fast')
+    with pytest.raises(InputError, match="MODEL.VSA_FORM: got 'x', expected one of classification, "
+                                         'detection'):
+        VSAWindowAttention(8, 2, form='x')
     layer = VSAWindowAttention(256, 8)
     assert layer.proj.weight.numpy().std() == pytest.approx(1 / 16 / math.sqrt(3), rel=0.02)
     assert np.abs(layer.sampling_offsets.bias.numpy()).max() > 0
