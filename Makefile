@@ -1,6 +1,6 @@
 # make demo   installs into .venv, trains a small ViT on real images, evaluates, predicts
-# make test   installs what the tests need and runs them
-.PHONY: demo demo-segmentation engines test test-engines test-paddle26 reliability gpu-check fuzz lint clean
+# make test   installs what the tests need and runs them; make quick: those that notice most
+.PHONY: demo demo-segmentation engines test quick test-engines test-paddle26 reliability gpu-check fuzz lint clean
 
 # The first Python of 3.10 to 3.12 that runs; `make demo PYTHON=/path/to/python` chooses another.
 PYTHON ?= $(shell for p in python3 python3.12 python3.11 python3.10; do \
@@ -81,6 +81,15 @@ demo-segmentation: $(BIN)/.engines
 # On two processes.
 test: $(BIN)/.test
 	$(BIN)/python -m pytest -n 2 --dist worksteal
+
+# The files that notice most mistakes for their time: layers and imports, configs, data, models and
+# steps against plain forms, weights, predictions, and the scripts as a user starts them. Not in it:
+# several ranks, exports, wheels, runs that are killed.
+QUICK = layout config config_keys lists recognise loader transforms mixup imbalance \
+	multi_label_csv vit vitae vsa engine optim weights safe_load class_names model_of_file apis \
+	report_label_sets end_to_end
+quick: $(BIN)/.test
+	$(BIN)/python -m pytest -n 2 --dist worksteal $(QUICK:%=tests/test_%.py)
 
 # The quick subset on the oldest supported Paddle and numpy.
 test-paddle26: $(BIN26)/.test

@@ -262,7 +262,7 @@ def test_bad_line_of_a_labels_file_is_named(tmp_path, labels, line, text):
     (b'0\n1\n2\n', 'got 3 labels'),
     (b'0\n1\n2\n0\n1\n', 'got 5 labels'),
     (CSV[:-33], 'no label for 1 of 4 images, first val/ILSVRC2012_val_00000004.JPEG'),
-    (b'caf\xe9\n', 'not a text file'),
+    (b'caf\xe9\n', 'expected text in UTF-8; iconv -f GBK'),
     (b'a' * 200_000, 'not a text file'),
 ])
 def test_labels_file_that_does_not_fit_is_named(tmp_path, labels, text):

@@ -1,5 +1,4 @@
 """A table of images: a csv file with a path and the name of a class in each line."""
-import csv
 import glob
 import os
 
@@ -7,8 +6,8 @@ import numpy as np
 
 from common.core.errors import InputError
 from common.core.label_sets import LabelSets
-from common.data.images import open_regular
 from common.data.lists import ImageList, check_name
+from common.data.tables import read_table
 
 # What the columns are called, in lower case; without such a line the first two are path and label.
 FILE_COLUMNS = ('file', 'path', 'image', 'filename', 'file_name', 'filepath', 'image_path', 'img')
@@ -50,9 +49,9 @@ def read_csv(file: str, multi_label: bool = False):
     Raises:
         InputError: 'FILE:LINE: ...' for a line that is not so, or the file cannot be read.
     """
-    rows = read_rows(file)
-    columns = find_columns(file, *rows[0])
-    if columns.pop('header'):
+    rows = read_table(file, DELIMITERS)
+    columns = find_columns(file, *rows[0]) if rows else {}
+    if columns.pop('header', False):
         rows = rows[1:]
     if not rows:
         raise InputError(f'{file}: got no image, expected "path,class" lines')
@@ -93,28 +92,6 @@ def class_order(names):
     """How the names of classes are sorted: as numbers, if all of them are whole ones."""
     are_numbers = all(name.isascii() and name.isdigit() for name in names)
     return (lambda name: (int(name), name)) if are_numbers else None
-
-
-def read_rows(file):
-    """(line number, fields) of the lines of a table that are not blank; at least one."""
-    try:
-        with open(file, encoding='utf-8-sig', newline='', opener=open_regular) as stream:
-            first = stream.readline()
-            stream.seek(0)
-            delimiter = max(DELIMITERS, key=first.count)
-            reader = csv.reader(stream, delimiter=delimiter)
-            rows = [(reader.line_num, [field.strip() for field in row]) for row in reader
-                    if ''.join(row).strip()]
-    except OSError as error:
-        raise InputError(f'{file}: cannot read it: {error.strerror}') from None
-    except UnicodeDecodeError:
-        raise InputError(f'{file}: expected a table in UTF-8; iconv -f GBK -t UTF-8 converts one '
-                         f'in GBK') from None
-    except csv.Error as error:
-        raise InputError(f'{file}: not a table: {error}') from None
-    if not rows:
-        raise InputError(f'{file}: got no image, expected "path,class" lines')
-    return rows
 
 
 def find_columns(file, line, row):

@@ -4,7 +4,6 @@ The classes are the sorted names of the folders in train/, as in torchvision's I
 val/ without class folders, a file gives the labels. Class folders without train/ and val/ above
 them are read, too.
 """
-import csv
 import os
 from array import array
 
@@ -12,8 +11,8 @@ import numpy as np
 
 from common.core.errors import InputError, complain_once, first_few
 from common.data.image_names import EXPECTED, EXTENSIONS, PassedOver, is_hidden, is_image
-from common.data.images import open_regular
 from common.data.lists import ImageList
+from common.data.tables import read_table
 
 MAX_DEPTH = 8  # folders in a class folder; more is a link that leads back
 
@@ -197,7 +196,7 @@ def flat_labels(labels_file, ids_file, names, classes):
     numbers = {name: number for number, name in enumerate(classes)}
     words = {**{str(number): number for number in range(len(classes))}, **numbers}
     if ids_file:
-        pairs = (row[0].split()[:2] for _, row in rows_of(ids_file))
+        pairs = (row[0].split()[:2] for _, row in read_table(ids_file))
         ids = {pair[1]: numbers[pair[0]] for pair in pairs if len(pair) > 1 and pair[0] in numbers}
         words = {**ids, **numbers}
     labels = []
@@ -213,7 +212,7 @@ def flat_labels(labels_file, ids_file, names, classes):
 
 def label_words(file, names):
     """(line number, first word of the label) of each name, of either form of a file of labels."""
-    rows = rows_of(file)
+    rows = read_table(file)
     if all(len(row) == 1 for _, row in rows):
         if len(rows) != len(names):
             raise InputError(f'{file}: got {len(rows)} labels, expected one for each of the '
@@ -224,10 +223,10 @@ def label_words(file, names):
         indices[os.path.splitext(name)[0]] = indices[name] = index
     found = {}
     for line, row in rows:
-        index = indices.get(os.path.basename(row[0].strip()))
+        index = indices.get(os.path.basename(row[0]))
         if index is None and line == rows[0][0]:
             continue  # the header
-        if index is None or index in found or len(row) < 2 or not row[1].strip():
+        if index is None or index in found or len(row) < 2 or not row[1]:
             raise InputError(f'{file}:{line}: got {",".join(row)[:120]!r}, expected the name of an '
                              f'image in val/ that is not labelled yet, and its label')
         found[index] = line, row[1].split()[0]
@@ -236,18 +235,6 @@ def label_words(file, names):
         raise InputError(f'{file}: got no label for {len(unlabelled)} of {len(names)} images, '
                          f'first {unlabelled[0]}')
     return [found[index] for index in range(len(names))]
-
-
-def rows_of(file):
-    """(line number, fields between commas) of the lines of a text file that are not blank."""
-    try:
-        with open(file, encoding='utf-8-sig', newline='', opener=open_regular) as stream:
-            reader = csv.reader(stream)
-            return [(reader.line_num, row) for row in reader if ''.join(row).strip()]
-    except OSError as error:
-        raise InputError(f'{file}: cannot read it: {error.strerror}') from None
-    except (ValueError, csv.Error) as error:
-        raise InputError(f'{file}: not a text file of labels ({error})') from None
 
 
 def folder_labels(images):
