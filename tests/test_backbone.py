@@ -469,6 +469,22 @@ def test_backbone_s_own_file_gives_everything_also_inside_a_detector(kind, tmp_p
 
 
 @pytest.mark.smoke
+def test_file_of_swin_s_detector_gives_its_norms(tmp_path):
+    """The names of Swin-Transformer-Object-Detection, in PyTorch's layout."""
+    backbone = small('swin')
+    linear = {f'{name}.weight' for name, layer in backbone.named_sublayers()
+              if isinstance(layer, nn.Linear)}
+    state = {name.replace('model.', 'backbone.', 1): value.T.copy() if name in linear else value
+             for name, value in arrays(backbone).items()}
+    assert 'backbone.norm3.weight' in state and 'backbone.layers.0.blocks.0.norm1.weight' in state
+    write_pth(str(tmp_path / 'a.pth'), {'state_dict': {
+        **state, 'neck.lateral_convs.0.conv.bias': np.ones([4], np.float32)}})
+    again = new('swin', seed=1, pretrained=str(tmp_path / 'a.pth'))
+    for name, value in arrays(again).items():
+        np.testing.assert_array_equal(value, arrays(backbone)[name])
+
+
+@pytest.mark.smoke
 @pytest.mark.parametrize('kind', KINDS)
 def test_no_classes_give_features(kind):
     model = small(kind, make=create_model, num_classes=0)

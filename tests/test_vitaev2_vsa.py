@@ -260,6 +260,20 @@ def test_windows_in_pixels_of_the_image(kind):
 
 
 @pytest.mark.smoke
+def test_windows_in_pixels_of_the_detection_form():
+    """A map of 5 x 10 has a column of padding on its left, so its first window begins at -4 px."""
+    model = ViTAEv2(attention=('vsa',) * 2, vsa_form='detection', **CELLS)
+    attention = model.cells()[0].attn
+    for part in (attention.sampling_offsets, attention.sampling_scales):
+        part.weight.set_value(paddle.zeros_like(part.weight))
+        part.bias.set_value(paddle.zeros_like(part.bias))
+    windows = model.get_windows(paddle.randn([1, 3, 20, 40]), 0)
+    np.testing.assert_allclose(windows.centre.numpy()[0, 0, 0, 0], [2, 6], rtol=1e-6)
+    np.testing.assert_allclose(windows.centre.numpy()[0, 1, 1, 3], [38, 18], rtol=1e-6)
+    np.testing.assert_allclose(windows.size.numpy(), 12)
+
+
+@pytest.mark.smoke
 def test_errors_are_clear():
     with pytest.raises(ValueError, match='got 30x32, expected .* multiples of 4'):
         small('vsa')(paddle.randn([1, 3, 30, 32]))
