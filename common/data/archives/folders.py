@@ -28,10 +28,11 @@ from common.data.archives.places import (
     wrapping,
 )
 from common.data.archives.source import ArchiveImages
-from common.data.folders import class_folders, flat_labels, has_folders, read_folder, rows_of
+from common.data.folders import class_folders, flat_labels, has_folders, read_folder
 from common.data.image_names import EXPECTED, PassedOver, is_hidden
 from common.data.lists import SPLITS
 from common.data.split import hash_of
+from common.data.tables import read_table
 
 # Files that give the labels of a val/ without class folders, and of the numbers in them.
 LABEL_FILES = (('LOC_val_solution.csv', None),
@@ -239,7 +240,7 @@ def read_archived_flat(data_path, labels_file, ids_file=None):
     if classes is None:
         raise InputError(f'{data_path}: got -val_labels without train/, whose classes the labels '
                          f'are')
-    rows = [rows_of(file) for file in (labels_file, ids_file) if file]
+    rows = [read_table(file) for file in (labels_file, ids_file) if file]
     kind = f'labelled-{hash_of(repr(rows)):016x}'
     images = indexed(data_path, kind, root, lambda: {kind: (
         *draft_of_flat(root, place, classes, labels_file, ids_file, sources), False)})
