@@ -1,7 +1,7 @@
 """Configuration: the keys that every family shares, and the door to all that configs need.
 
-Order: default < yaml (one BASE hop) < flag < -o KEY=VALUE; then frozen. yaml is read with the
-safe loader only. A key that is unknown or given twice, and a value of the wrong type or range,
+Order: default < yaml (one BASE hop) < recipe < flag < -o KEY=VALUE; then frozen. yaml is read with
+the safe loader only. A key that is unknown or given twice, and a value of the wrong type or range,
 stop the program with the file and line, and name the nearest key.
 
 A family's config.py adds its MODEL keys to `base_config()` and calls `load_config`. A key is one
@@ -28,6 +28,7 @@ from common.core.config_values import (  # noqa: F401 - for users of this module
     model_arguments,
     set_options,
     update_config,
+    with_yaml,
 )
 from common.core.yaml_files import read_yaml  # noqa: F401 - for users of this module
 

@@ -31,7 +31,7 @@ from common.reporting.figures import check_classes, check_extra
 from common.train.launcher import errors_in_one_line, launch, supervise
 from common.train.multi_label import check_keys
 from common.train.run_folder import AUTO
-from common.zoo import MODELS, build_model, check_family, model_config
+from common.zoo import MODELS, build_model, check_family, model_config, with_recipe
 
 TEXT = 'Trains, fine-tunes (-pretrained) or evaluates (-eval) a model.'
 
@@ -56,6 +56,8 @@ def make_command_parser(name, text, example):
 def add_run_flags(parser):
     """Adds PaddleViT's flags but for -cfg, -nprocs and -o, each with one dash or two."""
     add = partial(add_flag, parser)
+    add('recipe', 'finetune: trains by the recipe for small data instead of that of -cfg, see '
+        'docs/finetune.md; or a yaml file', metavar='NAME')
     add('dataset', 'imagenet2012 | list | imagefolder | class_folders | csv | webdataset | '
         'cifar10 | cifar100 | digits; default: found by what is there', metavar='NAME')
     add('data_path', 'folder of the data set, a csv file or an archive', metavar='FOLDER')
@@ -149,7 +151,10 @@ def start(args, read_config, update_config, build_model, get_dataset):
     if args.debug:
         os.environ[DEBUG] = '1'
     with StopSignal(is_child()) as signals, errors_in_one_line(signals):
-        config = update_config(read_config(args.cfg), args)
+        config = read_config(args.cfg)
+        if args.recipe is not None:
+            config = with_recipe(config, args.recipe)
+        config = update_config(config, args)
         check_flags(config)
         if args.report:
             check_report(config)

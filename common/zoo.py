@@ -14,7 +14,7 @@ from typing import NamedTuple
 import paddle
 from paddle import nn
 
-from common.config import ConfigNode, keys_of_arguments
+from common.config import ConfigNode, keys_of_arguments, with_yaml
 from common.core.config_keys import wrong
 from common.core.devices import set_device
 from common.core.errors import InputError, errors_of_a_tool
@@ -39,6 +39,7 @@ MODELS = {
     'vitaev2_vsa': ('vitaev2_vsa', 'vitaev2_vsa', 'build_vitaev2_vsa'),
     'swin': ('vitaev2_vsa', 'swin', 'build_swin'),
 }
+FINETUNE = 'finetune'  # the recipe for small data, FAMILY/configs/_finetune.yaml
 FAMILIES = tuple(dict.fromkeys(folder for folder, _, _ in MODELS.values()))
 # names of other projects -> names here; ViT-pytorch's are Google's file names
 ALIASES = {
@@ -238,13 +239,18 @@ def build_model(config: ConfigNode) -> nn.Layer:
         >>> type(model).__name__, model.config.MODEL.NAME
         ('VisionTransformer', 'vit_digits')
     """
-    if config.MODEL.TYPE not in MODELS:
-        raise InputError(f'MODEL.TYPE: got {config.MODEL.TYPE!r}, expected one of '
-                         f'{", ".join(MODELS)}')
-    folder, file, build_function = MODELS[config.MODEL.TYPE]
+    folder, file, build_function = family_of(config)
     model = getattr(load_family_file(folder, file), build_function)(config)
     model.config, model.known_as = config, known_as
     return model
+
+
+def family_of(config):
+    """The entry of MODELS for a config. Raises InputError if there is none."""
+    if config.MODEL.TYPE not in MODELS:
+        raise InputError(f'MODEL.TYPE: got {config.MODEL.TYPE!r}, expected one of '
+                         f'{", ".join(MODELS)}')
+    return MODELS[config.MODEL.TYPE]
 
 
 def model_config(name_or_file: str) -> ConfigNode:
@@ -269,6 +275,47 @@ def model_config(name_or_file: str) -> ConfigNode:
     """
     file, family = find_yaml(name_or_file)
     return load_family_file(family, 'config').get_config(file)
+
+
+def with_recipe(config: ConfigNode, recipe: str | os.PathLike) -> ConfigNode:
+    """The config of a model with another recipe than that of its yaml.
+
+    Args:
+        config: of `model_config` or of a family's get_config.
+        recipe: 'finetune' for FAMILY/configs/_finetune.yaml, or the path of a yaml file.
+
+    Returns:
+        The frozen config; MODEL.NAME stays, and with it what is published for the model.
+
+    Raises:
+        InputError: no such recipe, a file that is no config, or one for another type of model.
+
+    Source: this project.
+
+    Example:
+        >>> from common.zoo import model_config, with_recipe
+        >>> config = with_recipe(model_config('vit_small_patch16_224'), 'finetune')
+        >>> config.MODEL.NAME, config.MODEL.EMBED_DIM, config.AUG.MIXUP
+        ('vit_small_patch16_224', 384, 0.0)
+    """
+    changed = with_yaml(config, recipe_file(family_of(config)[0], os.fspath(recipe)))
+    if changed.MODEL.TYPE != config.MODEL.TYPE:
+        raise InputError(f'recipe: got {recipe}, one for MODEL.TYPE {changed.MODEL.TYPE}, expected '
+                         f'one for {config.MODEL.TYPE}, the type of {config.MODEL.NAME}')
+    return changed
+
+
+def recipe_file(family, recipe):
+    """The yaml of a recipe, a name or a path, for the models of a family."""
+    if recipe.endswith(('.yaml', '.yml')):
+        return recipe
+    folder = os.path.join(ROOT, family, 'configs')
+    names = sorted(os.path.basename(file)[1:-len('.yaml')]
+                   for file in glob.glob(os.path.join(folder, '_*.yaml')))
+    if recipe not in names:
+        raise InputError(f'recipe: got {recipe!r}, expected a yaml file or one of '
+                         f'{", ".join(names)}')
+    return os.path.join(folder, f'_{recipe}.yaml')
 
 
 def config_of_weights(weights, file):

@@ -24,7 +24,8 @@ from tests.conftest import ROOT
 
 # What a user calls: each has type hints, and a docstring with these parts.
 PUBLIC = {
-    'common.zoo': ['create_model', 'list_models', 'model_config', 'build_model', 'fetch_weights'],
+    'common.zoo': ['create_model', 'list_models', 'model_config', 'build_model', 'fetch_weights',
+                   'with_recipe'],
     'common.backbone': ['Backbone', 'create_backbone'],
     'common.apis': ['init_model', 'inference_model', 'classify', 'Preprocessing', 'set_device'],
     'common.config': ['base_config', 'load_config', 'update_config', 'set_options',

@@ -1,4 +1,5 @@
-"""How a config gets its values: default < yaml (one BASE hop) < flag < -o KEY=VALUE, then frozen.
+"""How a config gets its values: default < yaml (one BASE hop) < recipe (a yaml, too) < flag < -o
+KEY=VALUE, then frozen.
 
 The other end, `model_arguments`, hands the values to the constructor of a model.
 """
@@ -66,13 +67,20 @@ def load_config(defaults: ConfigNode, cfg_file: str | os.PathLike | None = None)
     """
     config = defaults.clone()
     forget_origins(config)
-    if cfg_file:
-        for file in [*read_base(cfg_file), cfg_file]:
-            for key, value, line in read_yaml(file):
-                if key == 'BASE':
-                    continue
-                set_key(config, key, value, f'{file}:{line}')
-        check_together(config, f'{cfg_file}: ')
+    config.freeze()
+    return with_yaml(config, cfg_file) if cfg_file else config
+
+
+def with_yaml(config: ConfigNode, file: str | os.PathLike) -> ConfigNode:
+    """A frozen copy of a config with the values of a yaml file over its own; as `load_config`, but
+    what has set the other values stays known."""
+    config = config.clone()
+    config.defrost()
+    for source in [*read_base(file), file]:
+        for key, value, line in read_yaml(source):
+            if key != 'BASE':
+                set_key(config, key, value, f'{source}:{line}')
+    check_together(config, f'{file}: ')
     config.freeze()
     return config
 

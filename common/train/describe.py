@@ -1,14 +1,37 @@
 """The first lines of a run's log: what runs, on what, and the arithmetic of batch and rate."""
+import os
+
 import paddle
 
+from common.config import origin_of
 from common.core import dist
 from common.core.devices import driver_version, gpus_looked_for
 from common.layers.macs import count_parameters
 from common.train.optim import decayed_parameters, trainable_parameters
+from common.zoo import FINETUNE, is_of_the_zoo
 
 # How much of a moving average may still be the first weights at the end of a run, before a warning
 # says so.
 MAX_FIRST_WEIGHTS = 0.1
+# training images from which on a recipe for ImageNet, which has 1.28 million, is taken for meant
+FEW_IMAGES = 100_000
+
+
+def recipe_lines(config, train_set):
+    """A line for a fine-tuning on few images by a recipe for ImageNet; else none.
+
+    Args:
+        config: the run's config.
+        train_set: ImageDataset, or None in an evaluation.
+    """
+    if train_set is None or not config.MODEL.PRETRAINED or len(train_set) >= FEW_IMAGES:
+        return []
+    file = (origin_of(config, 'TRAIN.BASE_LR') or '').rpartition(':')[0]
+    name = os.path.basename(file)
+    if not is_of_the_zoo(file) or not name.startswith('_') or name == f'_{FINETUNE}.yaml':
+        return []
+    return [f'recipe: {name}, which is for training on ImageNet; -recipe {FINETUNE} is the one '
+            f'for fine-tuning on few images']
 
 
 def describe(log, config, model, precision, device, folder):

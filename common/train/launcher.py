@@ -29,6 +29,7 @@ from common.core.signals import (
     held_back,
 )
 from common.data.recognise import data_lines
+from common.train.describe import recipe_lines
 from common.train.run_folder import choose_folder, discard, find_resumed
 from common.train.worker import Run, worker
 from common.zoo import fetch_weights
@@ -158,7 +159,7 @@ def launch(config, nprocs, build_model, get_dataset, signals, report=None):
     if device == 'cpu':
         dist.use_gloo()
     folder = choose_folder(config)
-    notes = data_lines(config, train_set, val_set)
+    notes = [*data_lines(config, train_set, val_set), *recipe_lines(config, train_set)]
     config, note = find_resumed(config, folder)
     fetch_once(config, folder)
     run = Run(config, device, folder, [*notes, *([note] if note else [])], build_model, train_set,
