@@ -398,7 +398,8 @@ def compressed(image):
 COPIES = {'the same': lambda image: image, 'compressed': compressed,
           'smaller': lambda image: image.resize((64, 48), Image.BILINEAR),
           'darker': lambda image: image.point(lambda value: value * 0.6),
-          'grey': lambda image: image.convert('L').convert('RGB')}
+          'grey': lambda image: image.convert('L').convert('RGB'),
+          'mirrored': lambda image: compressed(image.transpose(Image.FLIP_LEFT_RIGHT))}
 
 
 @pytest.mark.smoke
@@ -413,6 +414,8 @@ def test_copies_are_found_among_the_training_images():
         {place: 3 * place for place in range(len(COPIES))}
     assert all(SIMILAR <= pair.similarity <= 1 for pair in found)
     assert {pair.index: pair.similarity for pair in found}[0] > 0.9999
+    assert {place for place, make in enumerate(COPIES) if make == 'mirrored'} == \
+        {pair.index for pair in found if pair.mirrored}
 
 
 @pytest.mark.smoke

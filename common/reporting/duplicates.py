@@ -3,7 +3,8 @@
 Each image is made small and grey, and described by the differences of neighbouring pixels, across
 and down, as a vector of length 1. The product of two such vectors is 1 for the same picture; a copy
 that was resized, compressed again, or made lighter has more than SIMILAR, another photograph less.
-Only the vectors of the validation set are kept; the training images pass by, batch by batch.
+Each training image is compared as it is and mirrored. Only the vectors of the validation set are
+kept; the training images pass by, batch by batch.
 """
 from typing import NamedTuple
 
@@ -23,11 +24,13 @@ FLAT = 1.0      # mean absolute difference of 255 below which a picture is of on
 
 
 class Duplicate(NamedTuple):
-    """A validation image, and the training image that is most similar to it."""
+    """A validation image, and the training image that is most similar to it, or its mirror image
+    is."""
 
     index: int
     train_index: int
     similarity: float
+    mirrored: bool
 
 
 class Small:
@@ -64,13 +67,15 @@ class NearestImages:
         self.vectors = vectors
         self.nearest = np.full(len(vectors), -1, np.int64)
         self.similarities = np.zeros(len(vectors), np.float32)
+        self.mirrored = np.zeros(len(vectors), bool)
 
-    def show(self, vectors, indices):
+    def show(self, vectors, indices, mirrored=False):
         """Compares all validation images with some training images.
 
         Args:
             vectors: float32 [B, d].
             indices: int [B], which training images they are.
+            mirrored: whether the vectors are of their mirror images.
         """
         products = self.vectors @ vectors.T                                # [n, B]
         best = products.argmax(axis=1)
@@ -78,6 +83,7 @@ class NearestImages:
         closer = values > self.similarities
         self.similarities[closer] = values[closer]
         self.nearest[closer] = np.asarray(indices)[best[closer]]
+        self.mirrored[closer] = mirrored
 
     def duplicates(self):
         """The Duplicates, the most similar first."""
@@ -85,7 +91,8 @@ class NearestImages:
         found = np.flatnonzero(similarities >= SIMILAR)
         found = found[np.argsort(-similarities[found], kind='stable')]
         return [Duplicate(int(index), int(self.nearest[index]),
-                          min(float(similarities[index]), 1.0)) for index in found]
+                          min(float(similarities[index]), 1.0), bool(self.mirrored[index]))
+                for index in found]
 
 
 def find_duplicates(train, val, config):
@@ -101,23 +108,24 @@ def find_duplicates(train, val, config):
     vectors, bad = np.zeros((len(val), 2 * SIDE * SIDE), np.float32), 0
     with tqdm(total=len(val) + len(train), desc='duplicates', unit='img', disable=None,
               leave=False) as bar:
-        for batch, indices, errors in small_batches(val, config):
-            vectors[indices] = batch
+        for pictures, indices, errors in small_batches(val, config):
+            vectors[indices] = vectors_of(pictures)
             bad += errors
             bar.update(len(indices))
         nearest = NearestImages(vectors)
-        for batch, indices, errors in small_batches(train, config):
-            nearest.show(batch, indices)
+        for pictures, indices, errors in small_batches(train, config):
+            nearest.show(vectors_of(pictures), indices)
+            nearest.show(vectors_of(pictures[..., ::-1]), indices, mirrored=True)
             bad += errors
             bar.update(len(indices))
     return nearest.duplicates(), bad
 
 
 def small_batches(images, config):
-    """Yields (vectors [B, d], list of B indices, how many of them could not be read: their vectors
-    are 0) over an ImageSource."""
+    """Yields (uint8 [B, 3, SIDE + 1, SIDE + 1], list of B indices, how many of them could not be
+    read: they are black, and their vectors 0) over an ImageSource."""
     dataset = ImageDataset(images, Small(), SIDE + 1)
     loader = Loader(dataset, EvalSampler(len(images), BATCH), config.DATA.NUM_WORKERS,
                     timeout=config.DATA.WORKER_TIMEOUT)
     for batch in loader:
-        yield vectors_of(batch.images), batch.indices.tolist(), len(batch.errors.tolist())
+        yield batch.images, batch.indices.tolist(), len(batch.errors.tolist())

@@ -99,7 +99,8 @@ def duplicate_section(analysis, gallery, images, count):
                 element('div', small_image(gallery.plain(images, pair.index), here),
                         small_image(gallery.plain(duplicates.images, pair.train_index), name),
                         class_='pair'),
-                element('figcaption', *other, element('span', f'similarity {pair.similarity:.3f}'),
+                element('figcaption', *other, element('span', f'similarity {pair.similarity:.3f}'
+                                                      f'{", mirrored" if pair.mirrored else ""}'),
                         element('small', f'{here} and {name}', class_='file')))))
         children.append(element('ul', *items, class_='gallery'))
     return section('duplicates', 'Near-duplicates in the training set', *children)

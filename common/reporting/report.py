@@ -152,7 +152,8 @@ def duplicates_of(source, predictions, most):
                     f'{most}')
     pairs, bad = find_duplicates(train, val, config)
     note = (f'{len(val)} validation images were compared with {len(train)} training images, made '
-            f'small and grey, by the differences of neighbouring pixels: {len(pairs)} have a '
+            f'small and grey, as they are and mirrored, by the differences of neighbouring pixels: '
+            f'{len(pairs)} have a '
             f'training image with a similarity of {SIMILAR} or more (1 is the same picture). '
             f'A validation image that the model was trained on says nothing about new ones.'
             + (f' {bad} training images could not be read.' if bad else ''))

@@ -177,12 +177,12 @@ def write_duplicates(file, predictions, duplicates, train_names, train_labels):
         train_names, train_labels: of the training image of each Duplicate.
     """
     with table(file, 'file', 'label_name', 'training_file', 'training_label_name',
-               'similarity') as rows:
+               'similarity', 'mirrored') as rows:
         for duplicate, name, label in zip(duplicates, train_names, train_labels, strict=True):
             labels = classes_of(predictions.labels, duplicate.index)
             rows.writerow([predictions.names[duplicate.index],
                            label_names(labels, predictions.class_names), name, label,
-                           f'{duplicate.similarity:.4f}'])
+                           f'{duplicate.similarity:.4f}', int(duplicate.mirrored)])
 
 
 def label_names(labels, names):
