@@ -279,7 +279,7 @@ FLAGS = ['-cfg=./configs/vit_digits.yaml', '-dataset=list', '-o', 'MODEL.DEPTH=1
          'MODEL.NUM_CLASSES=4', '-o', 'DATA.MULTI_LABEL=True', '-o', 'DATA.NUM_WORKERS=0']
 
 
-@pytest.mark.parametrize('numbers', [(1, 4), pytest.param((1, 2, 3), marks=pytest.mark.long)])
+@pytest.mark.parametrize('numbers', [(1, 3), pytest.param((1, 2, 4), marks=pytest.mark.long)])
 def test_evaluation_is_the_same_on_one_to_four_ranks_P7(numbers, data, tmp_path):
     weights = tmp_path / 'weights.pdparams'
     write_atomically(create_model('vit_digits', depth=1, num_classes=4).state_dict(), str(weights))

@@ -38,7 +38,7 @@ def data(tmp_path_factory):
 
 def test_log_stays_small_M5(data, tmp_path):
     """At the default of one line in 20 steps: less than 1 MB in 10,000 steps, in both files."""
-    epochs = 100
+    epochs = 30
     assert cut('vit', data, tmp_path, *QUICK, '-o', f'TRAIN.NUM_EPOCHS={epochs}',
                '-o', f'VALIDATE_FREQ={epochs}', '-batch_size=4', '-o', 'REPORT_FREQ=20') == 0
     size = sum((run_folder(tmp_path) / name).stat().st_size
