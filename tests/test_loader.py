@@ -215,7 +215,7 @@ def test_bad_image_stops_the_loop_with_its_line_and_path_I1(tmp_path, num_worker
     assert done.returncode == 0, done.stderr
     result = done.stdout.splitlines()[-1]
     assert result.startswith(f'4 {file}:6: cannot read {name}: ')
-    assert result.endswith(' (and 1 more in this batch)')
+    assert ' (and 1 more in this batch); paddle-vitae verify FOLDER -decode names all' in result
 
 
 @pytest.mark.smoke

@@ -7,6 +7,9 @@ import paddle.nn.functional as F
 from common.core.errors import InputError
 from common.core.randomness import seed_batch
 
+MEND = '; paddle-vitae verify FOLDER -decode names all such images, -write -leave_out writes ' \
+       'lists without them'
+
 
 class Normalize:
     """uint8 [B, 3, H, W] in 0..255 -> float32, (x / 255 - mean) / std, on the batch's device.
@@ -82,7 +85,7 @@ class Batches:
         more = f' (and {len(errors) - 1} more in this batch)' if len(errors) > 1 else ''
         if self.max_bad:
             more += f'; more than DATA.MAX_BAD_IMAGES {self.max_bad}'
-        raise InputError(errors[0] + more)
+        raise InputError(errors[0] + more + MEND)
 
     def recent_indices(self):
         """The indices of the last `remembered` batches, in one list."""
