@@ -29,6 +29,7 @@ COMMANDS = {
     'serve': Command('common.serve', 'main', 'opens a page to try a model on pictures'),
     'convert': Command('common.convert', 'main', 'converts weights of other projects'),
     'verify': Command('common.verify_dataset', 'main', 'checks a data set, or writes its lists'),
+    'pack': Command('common.pack', 'main', 'packs a data set into a few large files'),
     'zoo': Command('common.zoo', 'main', 'lists the models'),
     'weights': Command('common.pretrained', 'main', 'lists the published weights'),
     'benchmark': Command('common.benchmark', 'main', 'measures models, memory, the loader'),

@@ -144,7 +144,7 @@ def data_lines(config: ConfigNode, train_set, val_set) -> list[str]:
         train_set: ImageDataset, or None in an evaluation.
         val_set: ImageDataset.
     """
-    data, names = config.DATA, val_set.class_names
+    data, names, note = config.DATA, val_set.class_names, val_set.images.note
     splits = {'training': train_set, 'validation': val_set}
     counts = ' and '.join(f'{len(images):,} {split}' for split, images in splits.items()
                           if images is not None)
@@ -155,7 +155,7 @@ def data_lines(config: ConfigNode, train_set, val_set) -> list[str]:
     shown = f': {first_few(names, quoted=True)}' if names else \
         f', without names; the largest label is {largest_label(train_set or val_set)}'
     return [f'data: {data.DATA_PATH}: {WORDS[data.DATASET]} ({data.DATASET})',
-            f'images: {counts}; {split}',
+            f'images: {counts}; {split}{"; " + note if note else ""}',
             f'classes: {config.MODEL.NUM_CLASSES}{shown}']
 
 

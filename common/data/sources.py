@@ -15,11 +15,13 @@ class ImageSource:
         upright: whether image files are turned as their EXIF says; where there are none it has no
             effect.
         split_off: whether they are one part of images that lie together.
+        note: what has been done with them before, or ''.
     """
 
     labels: np.ndarray | LabelSets
     upright = False
     split_off = False
+    note = ''
 
     def __len__(self):
         return len(self.labels)

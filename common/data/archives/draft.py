@@ -19,6 +19,7 @@ class Draft:
         folders: {(sort key, text with '/' at the end): number}.
         columns: what an index holds for each entry, by the names of COLUMNS.
         classes: list of names, or None.
+        note: what has been done with the images before, or ''.
         label_ends: int64 [n] of LabelSets, whose values are the column 'label' then; or None.
     """
 
@@ -30,6 +31,7 @@ class Draft:
         self.tails = bytearray()
         self.columns = {name: array(kind) for name, kind in self.COLUMNS.items()}
         self.classes = self.label_ends = None
+        self.note = ''
 
     def __len__(self):
         return len(self.columns['end'])
@@ -94,7 +96,8 @@ class Draft:
     def select(self, order):
         """The Draft of some entries in another order."""
         chosen = Draft()
-        chosen.files, chosen.folders, chosen.classes = self.files, self.folders, self.classes
+        chosen.files, chosen.folders = self.files, self.folders
+        chosen.classes, chosen.note = self.classes, self.note
         arrays = self.arrays()
         ends, labels = arrays.pop('end'), arrays.pop('label')
         lengths = np.diff(ends, prepend=0)

@@ -44,7 +44,7 @@ class Index:
     """An index in memory.
 
     Attributes:
-        header: dict with 'files', 'sources', 'classes', 'split_off', 'anchor'.
+        header: dict with 'files', 'sources', 'classes', 'split_off', 'note', 'anchor'.
         arrays: {name: read-only array}, see ARRAYS.
     """
 
@@ -205,7 +205,7 @@ def open_index(file: str) -> Index:
 def check_header(header):
     """Raises Damaged for a header of another form: an index may come with the data."""
     classes = [] if header['classes'] is None else header['classes']
-    texts = [header['anchor'], *classes, *(path for path, *_ in header['sources']),
+    texts = [header['anchor'], header['note'], *classes, *(path for path, *_ in header['sources']),
              *(text for prefix, path in header['files'] for text in (prefix, path))]
     if not all(type(text) is str and '\0' not in text for text in texts) \
             or type(header['split_off']) is not bool or type(classes) is not list:

@@ -44,7 +44,8 @@ def keep_draft(anchor, kind, root, draft, sources, split_off):
     if not arrays['line'].any():
         arrays['line'] = []
     header = {'anchor': os.path.relpath(anchor, root or '.'), 'files': draft.files,
-              'sources': sources, 'classes': draft.classes, 'split_off': split_off}
+              'sources': sources, 'classes': draft.classes, 'split_off': split_off,
+              'note': draft.note}
     return keep_index(anchor, kind, header, arrays)
 
 

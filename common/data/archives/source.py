@@ -28,6 +28,7 @@ class ArchiveImages(ImageSource):
         labels: int64 [n], or LabelSets.
         classes: list of names, or None.
         split_off: whether they are one part of images that lie together.
+        note: what has been done with them before, or ''.
         backend: the decoder of common.data.images.load_image, pillow or cv2.
     """
 
@@ -38,6 +39,7 @@ class ArchiveImages(ImageSource):
         self.root = root
         self.file = os.path.normpath(os.path.join(root, header['anchor']))
         self.classes, self.split_off = header['classes'], header['split_off']
+        self.note = header['note']
         self.files = header['files']  # list of [prefix of the names, path]
         self.facts = {path: facts for path, *facts in header['sources']}
         self.open_files = OrderedDict()  # {number: open file}, the one used last at the end

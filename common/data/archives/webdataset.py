@@ -23,6 +23,7 @@ from common.data.lists import SPLITS
 
 LABEL_KEYS = ('label', 'cls', 'class_id', 'class', 'target')
 LABEL_ENDINGS = ('cls', 'json')
+PACK_FACTS = 'pack.json'  # beside shards of pack.py
 MAX_LABEL = 1 << 16  # bytes of a .cls or .json
 # In the names of shards: imagenet1k-train-0000.tar, train_000.tar, validation-3.tar
 SPLIT_IN_NAME = re.compile(r'(?:^|[^a-z])(train|val)')
@@ -113,8 +114,11 @@ def read_webdataset(data, is_train):
 def draft_of_shards(root, paths):
     """(Draft, sources) of the samples of shards, in their order."""
     folders = {os.path.dirname(path) or '.' for path in paths if os.path.isdir(root or '.')}
-    scan = Scan(root, paths, sorted(folders) if len(paths) > 1 else [])
+    note = packed_note(root)
+    others = sorted(folders) if len(paths) > 1 else []
+    scan = Scan(root, paths, [*others, *[PACK_FACTS] * (note is not None)])
     draft, names = Draft(), {}
+    draft.note = note or ''
     for path in paths:
         number = draft.add_file(path, f'{path}/')
         for member, label in samples_of(os.path.join(root, path), scan.members(path)):
@@ -133,6 +137,20 @@ def draft_of_shards(root, paths):
         draft.columns['label'] = np.array([numbers[name] for name in names])[
             np.array(draft.columns['label'])]
     return draft, scan.sources
+
+
+def packed_note(folder):
+    """What `paddle-vitae pack` has done with the images of a folder, '' for nothing but packing;
+    None if they are not of it."""
+    try:
+        with open(os.path.join(folder, PACK_FACTS), encoding='utf-8') as stream:
+            facts = json.load(stream)
+        resize, quality = facts['resize'], facts['quality']
+    except (OSError, ValueError, KeyError, TypeError, RecursionError):
+        return None
+    if type(resize) is not int or type(quality) is not int:
+        return ''
+    return f'packed with a shorter side of {resize} at most, JPEG quality {quality}'
 
 
 def samples_of(where, members):
