@@ -68,7 +68,8 @@ def test_forms_of_a_field(text, names, labels, split, tmp_path):
                                            "expected '|' between the classes of an image"),
     ('a.jpg,0\nb.jpg,3\nc.jpg,"0,3"\n', False, "got '0,3', in which '0' and others are classes, "
                                                "too; expected one class for each image; for "
-                                               "several: '|' between them, and -o DATA.MULTI_"),
+                                               "several: '|' between them, train and evaluate "
+                                               "with -o DATA.MULTI_LABEL=true"),
     ('a.jpg,x\nb.jpg,y\nc.jpg,x|y\n', False, "got 'x|y', in which"),
     ('a.jpg,\n', False, ":1: got 'a.jpg,', expected a path, a class")])
 def test_wrong_labels_are_one_line(text, multi_label, said, tmp_path):

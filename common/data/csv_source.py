@@ -83,7 +83,7 @@ def check_joined(file, classes, multi_label):
             if len(parts) > 1 and classes.issuperset(parts):
                 mend = f'expected {BETWEEN!r} between the classes of an image' if multi_label \
                     else f'expected one class for each image; for several: {BETWEEN!r} between ' \
-                         f'them, and -o DATA.MULTI_LABEL=true'
+                         f'them, train and evaluate with -o DATA.MULTI_LABEL=true'
                 raise InputError(f'{file}: label: got {name[:120]!r}, in which {parts[0]!r} and '
                                  f'others are classes, too; {mend}')
 
