@@ -117,7 +117,7 @@ def build_model(config: ConfigNode, is_new: bool = False) -> tuple[nn.Layer, lis
         raise InputError(f'MODEL.BACKBONE: got {model.BACKBONE} with {len(backbone.channels)} '
                          f'maps, expected a model with four')
     built = UPerNetMMSeg(backbone, model.NUM_CLASSES, model.CHANNELS, model.AUX_CHANNELS,
-                         model.DROPOUT, model.ALIGN_CORNERS)
+                         model.DROPOUT, model.ALIGN_CORNERS, model.CLASSIFIER_STD)
     if not is_whole:
         return built, list(backbone.notes)
     return built, load_whole(built, weights.state, model.PRETRAINED, is_new)

@@ -32,6 +32,8 @@ _C.MODEL.CHANNELS = Key(512, low=1)
 # of the auxiliary head; 0 for none
 _C.MODEL.AUX_CHANNELS = Key(256, low=0)
 _C.MODEL.DROPOUT = Key(0.1, low=0.0, high=0.99)
+# deviation of the classifiers' first weights; a decoder of few channels needs a larger one
+_C.MODEL.CLASSIFIER_STD = Key(0.01, low=0.0)
 # what resizing maps does with their corners; true for crops of 769
 _C.MODEL.ALIGN_CORNERS = False
 # weights of a classifier, or of a whole segmenter

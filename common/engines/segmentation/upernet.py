@@ -104,13 +104,15 @@ class UPerNetMMSeg(nn.Layer):
         dropout: share of the channels that are left out before each classifier.
         align_corners: what resizing does with the corners; upstream's False, and True for crops of
             769.
+        classifier_std: deviation of the classifiers' first weights; see init_heads.
 
     Attributes:
         num_classes: K.
     """
 
     def __init__(self, backbone: nn.Layer, num_classes: int, channels: int = 512,
-                 aux_channels: int = 256, dropout: float = 0.1, align_corners: bool = False):
+                 aux_channels: int = 256, dropout: float = 0.1, align_corners: bool = False,
+                 classifier_std: float = 0.01):
         super().__init__()
         self.num_classes, self.align_corners = num_classes, align_corners
         self.backbone = backbone
@@ -118,7 +120,7 @@ class UPerNetMMSeg(nn.Layer):
         self.auxiliary = nn.Sequential(
             ConvNormReLU(backbone.channels[AUXILIARY_MAP], aux_channels, 3),
             Classifier(aux_channels, num_classes, dropout)) if aux_channels else None
-        init_heads(self)
+        init_heads(self, classifier_std)
 
     def forward(self, image):
         """image [B, 3, H, W] -> list of logits [B, K, H, W]: the decoder's, and while it trains
@@ -131,21 +133,25 @@ class UPerNetMMSeg(nn.Layer):
                 for x in logits]
 
 
-def init_heads(model):
+def init_heads(model, classifier_std):
     """Draws the weights of all but the backbone.
 
     | layer                          | weights                             | bias |
     |--------------------------------|-------------------------------------|------|
     | convolution before a BatchNorm | normal, 2 / (outputs * kernel area) | none |
-    | classifier                     | normal, deviation 0.01              | 0    |
+    | classifier                     | normal, deviation classifier_std    | 0    |
     | BatchNorm                      | 1                                   | 0    |
+
+    Upstream's deviation is 0.01. With few channels all weights of a frequent class then grow alike,
+    and the pixels of other classes end where no channel is above 0, for good: a tiny decoder needs
+    a larger one.
     """
     parts = [model.decoder] + ([model.auxiliary] if model.auxiliary is not None else [])
     for part in parts:
         for layer in part.sublayers():
             if isinstance(layer, nn.Conv2D):
                 outputs, _, height, width = layer.weight.shape
-                deviation = 0.01 if layer.bias is not None else \
+                deviation = classifier_std if layer.bias is not None else \
                     math.sqrt(2 / (outputs * height * width))
                 nn.initializer.Normal(0.0, deviation)(layer.weight)
                 if layer.bias is not None:
