@@ -226,6 +226,7 @@ def test_own_classes_are_counted_by_their_names_or_the_user(tmp_path):
     (tmp_path / 'classes.txt').write_text('sky\nroad\ntree\n')
     pairs = find_pairs(str(tmp_path), 'train')
     assert with_classes(ade, pairs).MODEL.NUM_CLASSES == 3
+    assert with_classes(ade, pairs).DATA.DATASET == 'own'
     assert 'got 5 classes, expected 3' in refusal(with_classes, by_user, pairs)
 
 
@@ -275,10 +276,12 @@ def test_masks_of_16_bits_and_palettes_are_read(tmp_path):
 
 @pytest.mark.smoke
 def test_weights_need_a_recipe(tmp_path):
-    args = Namespace(cfg=None, pretrained=str(tmp_path))
-    assert '-cfg: got none' in refusal(recipe_of, args)
+    args = Namespace(cfg=None)
+    assert '-cfg: got none' in refusal(recipe_of, args, None)
+    assert 'config.yaml is missing' in refusal(recipe_of, args, str(tmp_path))
     (tmp_path / 'config.yaml').write_text('')
-    assert recipe_of(args) == str(tmp_path / 'config.yaml')
+    assert recipe_of(args, str(tmp_path)) == str(tmp_path / 'config.yaml')
+    assert recipe_of(Namespace(cfg='a'), str(tmp_path)) == 'a'
 
 
 @pytest.mark.smoke
@@ -467,6 +470,19 @@ def test_every_weight_is_trained_and_the_auxiliary_head_trains_only():
     model.eval()
     assert len(model(paddle.rand([1, 3, 64, 64]))) == 1
     assert len(UPerNetMMSeg(Maps(), 3, 4, aux_channels=0)(paddle.rand([2, 3, 64, 64]))) == 1
+
+
+@pytest.mark.smoke
+def test_sides_that_32_does_not_divide_are_filled_up_and_cut():
+    paddle.seed(0)
+    model = UPerNetMMSeg(Maps(), 3, channels=4, aux_channels=2)
+    model.eval()
+    image = paddle.rand([1, 3, 50, 70])
+    filled = paddle.nn.functional.pad(image, [0, 26, 0, 14])
+    np.testing.assert_array_equal(model(image)[0].numpy(),
+                                  model(filled)[0].numpy()[:, :, :50, :70])
+    model.train()
+    assert [output.shape for output in model(image.tile([2, 1, 1, 1]))] == [[2, 3, 50, 70]] * 2
 
 
 # Results and pictures

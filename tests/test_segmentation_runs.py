@@ -84,7 +84,9 @@ def test_stopped_run_goes_on_with_the_same_losses(run, data, tmp_path, monkeypat
             command.main(arguments)
     folder, = tmp_path.iterdir()
     assert list(losses_of(folder)) == [1, 2, 3] and not (folder / 'result.json').exists()
-    command.main([*arguments, f'-resume={folder}'])
+    (folder / 'last.pdparams.tmp99999999').write_text('of a run that was killed')
+    command.main(['train', f'-resume={folder}', f'-output={tmp_path}'])  # the run knows its recipe
+    assert not (folder / 'last.pdparams.tmp99999999').exists()
     assert losses_of(folder) == losses_of(run)                         # to every written digit
     weights, others = (paddle.load(str(path / 'last.pdparams'))['model'] for path in (folder, run))
     for name, value in weights.items():
@@ -230,10 +232,10 @@ def test_weights_of_something_else(run, data, tmp_path):
 
 
 def test_refused_training_leaves_nothing(data, tmp_path, capsys):
-    output = tmp_path / 'output'
-    for change, message in ((['-data_path=/nowhere'], 'no such folder of data'),
-                            (['-pretrained=/nowhere'], '/nowhere'),
-                            (['-resume=/nowhere'], '-resume: no such folder'),
+    output, nowhere = tmp_path / 'output', tmp_path / 'nowhere'
+    for change, message in (([f'-data_path={nowhere}'], 'no such folder of data'),
+                            ([f'-pretrained={nowhere}'], str(nowhere)),
+                            ([f'-resume={nowhere}'], '-resume: no such folder'),
                             (['-num_classes=3'], 'got 3 classes, expected 4')):
         with pytest.raises(SystemExit) as ended:
             command.main(flags('train', '-cfg=upernet_shapes', f'-data_path={data}',

@@ -23,7 +23,7 @@ def palette(num_classes):
 
 
 def overlay(image: np.ndarray, classes: np.ndarray, num_classes: int,
-            class_names: list | None = None, opacity: float = 0.55) -> np.ndarray:
+            class_names: list | None = None, opacity: float = 0.65) -> np.ndarray:
     """Lays the colours of classes over a picture, with a line where two classes meet.
 
     Args:

@@ -23,6 +23,7 @@ from common.engines.segmentation.config import read_config
 from common.engines.segmentation.data import (
     CLASS_NAMES,
     CLASSES_OF,
+    OWN,
     SegmentationData,
     check_pairs,
     find_pairs,
@@ -87,11 +88,10 @@ def with_classes(config, pairs):
         raise InputError(f'MODEL.NUM_CLASSES: {pairs.root} is not {config.DATA.DATASET}; expected '
                          f'-num_classes K, or the names of the classes in '
                          f'{os.path.join(pairs.root, CLASS_NAMES)}, one a line')
-    if known in (None, number):
-        return config
     config = config.clone()
     config.defrost()
-    config.MODEL.NUM_CLASSES = known
+    config.MODEL.NUM_CLASSES = known or number
+    config.DATA.DATASET = pairs.layout if pairs.layout in CLASSES_OF else OWN
     config.freeze()
     return config
 
@@ -104,7 +104,7 @@ def run_training(args, signals) -> None:
         signals: StopSignal.
     """
     use_segmentation()
-    config = read_config(args.cfg, args)
+    config = read_config(recipe_of(args, args.resume), args)
     if config.MODEL.RESUME and not os.path.isdir(config.MODEL.RESUME):
         raise InputError(f"-resume: no such folder: {config.MODEL.RESUME}; expected a run's, with "
                          f'last.pdparams in it')
@@ -141,6 +141,7 @@ def run_training(args, signals) -> None:
 def new_folder(config):
     """The folder of a run: a new one with the whole config, or the one that it goes on in."""
     if config.MODEL.RESUME:
+        processes.sweep(config.MODEL.RESUME, r'.*\.tmp(\d+)')  # of a run that was killed
         return config.MODEL.RESUME
     import yaml
     folder = make_folder(config.SAVE, f'{config.MODEL.NAME}-train')
@@ -175,7 +176,7 @@ def run_evaluation(args) -> None:
     """
     use_segmentation()
     args, output = without_output(args)
-    config = read_config(recipe_of(args), args)
+    config = read_config(recipe_of(args, args.pretrained), args)
     if output:
         check_output_folder('output', output)
         if os.path.isdir(output) and os.listdir(output):
@@ -221,10 +222,11 @@ def without_output(args):
     return args, output
 
 
-def recipe_of(args):
-    """The value of -cfg, or the config.yaml of the run whose weights are used."""
-    own = os.path.join(args.pretrained, 'config.yaml')
-    if args.cfg is None and not os.path.isfile(own):
-        raise InputError(f"-cfg: got none, expected a recipe, or a run's folder as -pretrained: "
-                         f'{own} is missing')
+def recipe_of(args, run):
+    """The value of -cfg, or else the config.yaml of a run's folder, which may be None."""
+    own = os.path.join(run or '', 'config.yaml')
+    if args.cfg is None and (run is None or not os.path.isfile(own)):
+        missing = f': {own} is missing' if run else ''
+        raise InputError(f"-cfg: got none, expected a recipe, or a run's folder as -resume or "
+                         f'-pretrained{missing}')
     return args.cfg or own

@@ -38,7 +38,7 @@ def prepared(args):
     use_segmentation()
     args, output = without_output(args)
     check_output_folder('output', output)
-    config = read_config(recipe_of(args), args)
+    config = read_config(recipe_of(args, args.pretrained), args)
     device = set_up(config)
     model, notes = build_model(config)
     for note in notes:

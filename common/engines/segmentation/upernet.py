@@ -4,10 +4,12 @@ Letters: B batch, K classes, C channels of the decoder, h w a map's size; maps a
 16 and 32.
 
 Written after MMSegmentation's decode_heads/{uper,psp,fcn}_head.py, which the published tables were
-made with; the parameters are as many as there. PaddleSeg 2.8.0 has a UPerNet too, which differs: it
-pools into C / 4 channels instead of C, aligns corners when it resizes (but the logits), has an
-auxiliary head as wide as its map, and a layer of 9.4 million weights that nothing reads, for which
-DataParallel waits for ever.
+made with; the parameters are as many as there. Different on purpose: an image whose sides 32 does
+not divide is filled up with zeros at the bottom and right, and the logits are cut.
+
+PaddleSeg 2.8.0 has a UPerNet too, which differs: it pools into C / 4 channels instead of C, aligns
+corners when it resizes (but the logits), has an auxiliary head as wide as its map, and a layer of
+9.4 million weights that nothing reads, for which DataParallel waits for ever.
 """
 import math
 
@@ -17,6 +19,7 @@ from paddle import nn
 
 POOLED = (1, 2, 3, 6)  # sides of the pooled maps
 AUXILIARY_MAP = 2      # which map the auxiliary head reads
+COARSEST = 32          # stride of the last map
 
 
 class ConvNormReLU(nn.Sequential):
@@ -125,12 +128,18 @@ class UPerNetMMSeg(nn.Layer):
     def forward(self, image):
         """image [B, 3, H, W] -> list of logits [B, K, H, W]: the decoder's, and while it trains
         the auxiliary head's."""
+        H, W = image.shape[2:]
+        # Without aligned corners maps lie on each other only where every stride divides the image.
+        down, right = (0, 0) if self.align_corners else (-H % COARSEST, -W % COARSEST)
+        if down or right:
+            image = F.pad(image, [0, right, 0, down])
         maps = self.backbone(image)
         logits = [self.decoder(maps)]
         if self.training and self.auxiliary is not None:
             logits.append(self.auxiliary(maps[AUXILIARY_MAP]))
-        return [F.interpolate(x, size_of(image), mode='bilinear', align_corners=self.align_corners)
-                for x in logits]
+        logits = [F.interpolate(x, size_of(image), mode='bilinear',
+                                align_corners=self.align_corners) for x in logits]
+        return [x[:, :, :H, :W] for x in logits] if down or right else logits
 
 
 def init_heads(model, classifier_std):
