@@ -1,6 +1,6 @@
 # make demo   installs into .venv, trains a small ViT on real images, evaluates, predicts
 # make test   installs what the tests need and runs them; make quick: those that notice most
-.PHONY: demo demo-segmentation engines test quick test-engines test-paddle26 reliability gpu-check fuzz lint clean
+.PHONY: demo demo-detection demo-segmentation engines test quick test-engines test-paddle26 reliability gpu-check fuzz lint clean
 
 # The first Python of 3.10 to 3.12 that runs; `make demo PYTHON=/path/to/python` chooses another.
 PYTHON ?= $(shell for p in python3 python3.12 python3.11 python3.10; do \
@@ -59,8 +59,25 @@ demo: $(BIN)/.demo $(DIGITS)/val_list.txt
 	@echo; echo "curves: $$(ls $(DEMO)/train/*/curves.png)"
 	@echo "the trained ViT: $$(tail -1 $(DEMO)/train/*/log.txt | cut -d' ' -f3-)"
 
-# Semantic segmentation from nothing; `make demo-segmentation SEED=1` draws and trains others.
+# Detection from nothing; `make demo-detection SEED=1` draws and trains others.
 SEED ?= 0
+DETECTION = $(BIN)/python -m common.detection
+DETECTIONS = output/demo-detection
+
+demo-detection: $(BIN)/.engines
+	@rm -rf $(DETECTIONS)
+	$(DETECTION) shapes $(DETECTIONS)/shapes -seed $(SEED)
+	$(DETECTION) train -cfg mask_rcnn_vitaev2_vsa_shapes -data_path $(DETECTIONS)/shapes \
+		-output $(DETECTIONS)/train -o SEED=$(SEED)
+	@echo; echo "--- the saved weights, evaluated again by pycocotools"
+	$(DETECTION) eval -pretrained $(DETECTIONS)/train/* -data_path $(DETECTIONS)/shapes \
+		-output $(DETECTIONS)/eval
+	@echo; echo "--- boxes and masks on held-out pictures"
+	$(DETECTION) infer -pretrained $(DETECTIONS)/train/* -output $(DETECTIONS)/pictures \
+		$$(ls $(DETECTIONS)/shapes/val/*.png | head -8)
+	@echo; echo "pictures: $(DETECTIONS)/pictures/"
+
+# Semantic segmentation from nothing; `make demo-segmentation SEED=1` draws and trains others.
 SEGMENTATION = $(BIN)/python -m common.segmentation
 SEGMENTS = output/demo-segmentation
 

@@ -36,6 +36,7 @@ COMMANDS = {
     'report': Command('common.report', 'main', 'shows what a model gets wrong, and why'),
     'probe': Command('common.probe', 'main', 'tells how well features tell the classes'),
     'segmentation': Command('common.segmentation', 'main', 'trains and runs UPerNet'),
+    'detection': Command('common.detection', 'main', 'trains and runs Mask R-CNN (`detection -h`)'),
     'curves': Command('common.curves', 'main', "draws a run's curves again"),
     'digits': Command('common.digits', 'main', 'writes a small data set of handwritten digits'),
     'cifar': Command('common.cifar', 'main', 'downloads CIFAR-10 or CIFAR-100'),

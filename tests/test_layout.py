@@ -31,8 +31,8 @@ LAYERS = (
     'benchmarks',
     'benchmarks',  # they measure all that stands above
     # the commands, each a parser and a call
-    'benchmark cifar convert curves digits export features pack predict pretrained probe processes '
-    'report runner segmentation serve verify_dataset visualize',
+    'benchmark cifar convert curves detection digits export features pack predict pretrained probe '
+    'processes report runner segmentation serve verify_dataset visualize',
 )
 RANKS = {room: rank for rank, rooms in enumerate(LAYERS) for room in rooms.split()}
 

@@ -80,6 +80,22 @@ def gather_rows(rows):
                           ).astype(rows.dtype)
 
 
+def gather_texts(text):
+    """The texts of all ranks, in the order of the ranks, on every rank."""
+    if world_size() == 1:
+        return [text]
+    content = np.frombuffer(text.encode(), np.uint8)
+    lengths = paddle.zeros([world_size()], 'float64')
+    lengths[rank()] = float(len(content))
+    lengths = [int(length) for length in all_reduce_sum(lengths).tolist()]
+    padded = np.zeros([max(lengths)], np.uint8)
+    padded[:len(content)] = content
+    parts = []
+    paddle_dist.all_gather(parts, paddle.to_tensor(padded))
+    return [part.numpy()[:length].tobytes().decode()
+            for part, length in zip(parts, lengths, strict=True)]
+
+
 class AnyReduce:
     """Whether something holds on any rank: the same answer on all of them.
 

@@ -84,6 +84,16 @@ def slice_to_number(input, axes, starts, ends):  # noqa: A002 - the name is Padd
     return paddle.slice(input, axes, starts, ends).reshape([])
 
 
+def multiclass_nms(bboxes, scores, score_threshold, nms_top_k, keep_top_k, nms_threshold=0.3,
+                   normalized=True, nms_eta=1.0, background_label=-1, return_index=False,
+                   return_rois_num=True, rois_num=None):
+    """multiclass_nms of ppdet/modeling/ops.py, also in a graph of Paddle 3."""
+    found, index, counts = paddle._C_ops.multiclass_nms3(
+        bboxes, scores, rois_num, score_threshold, nms_top_k, keep_top_k, nms_threshold, normalized,
+        nms_eta, background_label)
+    return found, counts, index if return_index else None
+
+
 # Patches
 
 class Place(NamedTuple):
@@ -101,13 +111,15 @@ class Patch(NamedTuple):
         module: name within its package.
         operations: {name: function} that its `paddle` has instead of Paddle's.
         places: list of Place.
-        builtins: {name: function} that it has instead of Python's.
+        names: {name: function} that it has instead of its own, or of Python's.
+        paddle_3: whether Paddle 2.6 needs none of it.
     """
     engine: Engine
     module: str
     operations: dict[str, Callable]
     places: list[Place]
-    builtins: dict[str, Callable] = {}
+    names: dict[str, Callable] = {}
+    paddle_3: bool = False
 
 
 NO_NUMBERS = 'ValueError: Expected axis >= -rank && axis < rank'
@@ -125,6 +137,10 @@ PATCHES = [
     Patch(DETECTION, 'modeling.post_process', {'concat': concat}, [
         Place(134, 'bbox_num = paddle.concat(bbox_num_list)', NO_NUMBERS),
         Place(146, 'scale = paddle.concat([scale_x, scale_y, scale_x, scale_y])', NO_NUMBERS)]),
+    Patch(DETECTION, 'modeling.ops', {}, [
+        Place(612, 'helper.append_op(',
+              "TypeError in a graph: The type of '%BBoxes' should be one of [... Variable]")],
+          {'multiclass_nms': multiclass_nms}, paddle_3=True),
     Patch(SEGMENTATION, 'utils.metrics', {'concat': concat}, [
         Place(57, 'pred_area = paddle.concat(pred_area)', NO_NUMBERS),
         Place(58, 'label_area = paddle.concat(label_area)', NO_NUMBERS),
@@ -141,7 +157,7 @@ PATCHES = [
               'IndexError: too many indices for array'),
         Place(392, '_ = paddle.flops(',
               'TypeError with numpy 2.4: only 0-dimensional arrays can be converted')],
-          builtins={'float': number_of}),
+          names={'float': number_of}),
 ]
 
 
@@ -169,10 +185,11 @@ def use(engine):
     check_version(engine)
     import_quietly(engine.package)
     for patch in PATCHES:
-        if patch.engine == engine:
+        if patch.engine == engine and not (patch.paddle_3 and paddle.__version__.startswith('2.')):
             module = importlib.import_module(f'{engine.package}.{patch.module}')
-            module.paddle = OldPaddle(**patch.operations)
-            vars(module).update(patch.builtins)
+            if patch.operations:
+                module.paddle = OldPaddle(**patch.operations)
+            vars(module).update(patch.names)
 
 
 def check_version(engine):

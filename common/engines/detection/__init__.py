@@ -1,0 +1,1 @@
+"""Mask R-CNN and Cascade Mask R-CNN of PaddleDetection, with a model of the zoo as the backbone."""
