@@ -461,7 +461,7 @@ class Maps(paddle.nn.Layer):
 
 @pytest.mark.smoke
 def test_every_weight_is_trained_and_the_auxiliary_head_trains_only():
-    """A weight without a gradient makes DataParallel wait for ever."""
+    """DataParallel expects a gradient of every weight."""
     model = UPerNetMMSeg(Maps(), 3, channels=4, aux_channels=2)
     outputs = model(paddle.rand([2, 3, 64, 96]))
     assert [output.shape for output in outputs] == [[2, 3, 64, 96]] * 2

@@ -149,7 +149,7 @@ PATCHES = [
     Patch(SEGMENTATION, 'models.losses.cross_entropy_loss',
           {'ones_like': float_ones_like, 'mean': mean_of_old}, [
               Place(130, 'coef = paddle.ones_like(label)',
-                    'TypeError at line 133: promotion of float32 and int64')]),
+                    'TypeError on Paddle 3, at line 133: promotion of float32 and int64')]),
     Patch(SEGMENTATION, 'core.train', {'flops': no_flops}, [
         Place(262, 'avg_loss += float(loss)',
               'TypeError with numpy 2.4: only 0-dimensional arrays can be converted'),

@@ -82,11 +82,6 @@ def export_model(model: nn.Layer, folder: str, size: tuple, config: ConfigNode, 
         InputError: the folder cannot be replaced, there is no graph, or it computes something else.
 
     Source: this project.
-
-    Example: (needs `make engines`)
-        >>> from common.engines.segmentation.deploy import export_model
-        >>> export_model.__name__
-        'export_model'
     """
     folder = os.path.abspath(folder)
     check_replaceable(folder)

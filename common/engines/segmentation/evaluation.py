@@ -108,11 +108,6 @@ def evaluate(model, data, config: ConfigNode, precision, multi_scale: bool = Fal
 
     Source: PaddleSeg's core/val.py. Different on purpose: a class that is neither predicted nor in
     a mask has no IoU (PaddleSeg counts 0), as in MMSegmentation.
-
-    Example: (needs `make engines`)
-        >>> from common.engines.segmentation.evaluation import evaluate
-        >>> evaluate.__name__
-        'evaluate'
     """
     from paddleseg.utils import metrics
     model.eval()

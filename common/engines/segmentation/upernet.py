@@ -9,7 +9,7 @@ not divide is filled up with zeros at the bottom and right, and the logits are c
 
 PaddleSeg 2.8.0 has a UPerNet too, which differs: it pools into C / 4 channels instead of C, aligns
 corners when it resizes (but the logits), has an auxiliary head as wide as its map, and a layer of
-9.4 million weights that nothing reads, for which DataParallel waits for ever.
+9.4 million weights that nothing reads (DataParallel would need find_unused_parameters).
 """
 import math
 
