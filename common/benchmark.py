@@ -6,8 +6,10 @@ python -m common.benchmark peers NAME [-train]
 python -m common.benchmark memory NAME
 python -m common.benchmark data FOLDER [-images 512] [-image_size 224] [-batch_size 32]
     [-workers 0 1 2]
+python -m common.benchmark archives FOLDER [-images 512] [-delay 1]
+python -m common.benchmark scale [-images 100000 1000000 10000000 14200000]
 python -m common.benchmark report NAME [-images 50000] [-classes 1000]
-each but memory and report with [-rounds N]
+each but memory, scale and report with [-rounds N]
 
 What is compared takes turns, so that a busy machine slows all of it; a ratio is the median of the
 rounds' ratios. Weights are random: they do not change the time. On a GPU a measurement ends when
@@ -17,14 +19,16 @@ threads there are.
 -engine measures the training loop with its log and counters beside the bare step. `peers` compares
 a model with a plain one (benchmarks/baseline.py), `memory` both, and gradient checkpointing, by the
 peak memory of training (benchmarks/memory.py), `data` the loader with other ways to read the
-files of FOLDER/train_list.txt (benchmarks/data.py), `report` how long a report takes beside the
-evaluation (benchmarks/report.py).
+files of FOLDER/train_list.txt (benchmarks/data.py), `archives` reading from a .tar with reading
+files, `scale` the index of large data sets (benchmarks/archives.py), `report` how long a report
+takes beside the evaluation (benchmarks/report.py).
 """
 import json
 from collections.abc import Sequence
 
 import paddle
 
+from common.benchmarks.archives import reading_table, scale_table
 from common.benchmarks.baseline import peers_table
 from common.benchmarks.data import data_table
 from common.benchmarks.engine import engine_table
@@ -85,6 +89,18 @@ def make_parser():
              default=[0, 1, 2], metavar='N')
     add_flag(data, 'rounds', 'epochs of each pipeline, default 3', type=int, default=3, metavar='N')
 
+    archives = tools.add_parser('archives', help='reading from a .tar beside reading files')
+    archives.add_argument('folder', metavar='FOLDER', help='folder with train_list.txt')
+    add_flag(archives, 'images', 'how many of its images are read, default 512', type=int,
+             default=512, metavar='N')
+    add_flag(archives, 'delay', 'milliseconds of each open on a slow disk, default 1', type=float,
+             default=1.0, metavar='X')
+    add_flag(archives, 'rounds', 'passes of each, default 3', type=int, default=3, metavar='N')
+
+    scale = tools.add_parser('scale', help='the index of large data sets, from a synthetic one')
+    add_flag(scale, 'images', 'several are possible; 14200000 are 0.8 GB in the temporary folder',
+             type=int, nargs='+', default=[10 ** 5, 10 ** 6, 10 ** 7, 14_200_000], metavar='N')
+
     report = tools.add_parser('report', help='how long a report takes beside the evaluation')
     report.add_argument('name', metavar='NAME', help='the model whose attention is drawn')
     add_flag(report, 'images', 'predictions, default 50000', type=int, default=50_000, metavar='N')
@@ -122,13 +138,22 @@ def measure_data(args):
                      args.rounds))
 
 
+def measure_archives(args):
+    print(reading_table(args.folder, args.images, args.delay, args.rounds))
+
+
+def measure_scale(args):
+    print(scale_table(args.images))
+
+
 def measure_report(args):
     check_extra()
     print(report_table(args.name, args.images, args.classes))
 
 
 MEASUREMENTS = {'model': measure_models, 'peers': measure_peers, 'memory': measure_memory,
-                'data': measure_data, 'report': measure_report}
+                'data': measure_data, 'archives': measure_archives, 'scale': measure_scale,
+                'report': measure_report}
 
 
 def main(argv: Sequence[str] | None = None) -> None:
@@ -139,7 +164,8 @@ def main(argv: Sequence[str] | None = None) -> None:
     """
     args = make_parser().parse_args(argv)
     with errors_of_a_tool():
-        check_least(args, batch_size=1, rounds=1, image_size=1, images=1, workers=0, classes=2)
+        check_least(args, batch_size=1, rounds=1, image_size=1, images=1, workers=0, classes=2,
+                    delay=0)
         on_gpu = paddle.device.get_device().startswith('gpu')
         if getattr(args, 'amp', None) and not on_gpu:
             raise InputError('-amp: got it on a CPU, where Paddle computes in float32; '

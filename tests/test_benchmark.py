@@ -5,6 +5,7 @@ import re
 import paddle
 import pytest
 
+from common.benchmarks.archives import reading_table, scale_table
 from common.benchmarks.baseline import baseline_of
 from common.zoo import create_model
 from tests.conftest import run_script, write_image_list
@@ -122,3 +123,21 @@ def test_training_loop_beside_bare_steps():
 def test_wrong_input(arguments, message):
     code, _, err = run_script(['-m', 'common.benchmark', 'model', *arguments], folder='.')
     assert code == 1 and err.startswith('error: ') and message in err
+
+
+@pytest.mark.smoke
+def test_archives_beside_files(small_data):
+    """What is counted does not depend on the machine: a file is opened for each image, or once."""
+    header, _, files, tar, ratio = reading_table(str(small_data), 12, 0.1, 1).splitlines()
+    assert header.startswith('| 12 images |') and ratio.startswith('| tar to files |')
+    assert re.fullmatch(r'\| files \| \d+ \| 1\.00 \| \d\.\d\d \| \d+ \| \d+ \|', files)
+    assert re.fullmatch(r'\| tar \| \d+ \| 0\.\d\d \| \d\.\d\d \| \d+ \| \d+ \|', tar)
+
+
+@pytest.mark.smoke
+def test_index_of_many_images():
+    header, _, small, large, _, grown = scale_table([30_000, 60_000]).splitlines()
+    assert header.startswith('| images | index, bytes an image | start, s |')
+    assert small.startswith('| 30,000 | ') and large.startswith('| 60,000 | ')
+    assert float(large.split('|')[2]) < 80
+    assert grown.startswith('From 30,000 to 60,000 images, x 2: start x ')

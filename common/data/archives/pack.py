@@ -254,7 +254,8 @@ def add_sample(archive, images, index, sample, before, count, shard_size):
     label = str(int(images.labels[index])).encode()
     needed = sum(tarfile.BLOCKSIZE + len(content) + -len(content) % tarfile.BLOCKSIZE
                  for content in (sample.content, label))
-    if count and archive.offset + needed + 2 * tarfile.BLOCKSIZE > shard_size:
+    end = archive.offset + needed + 2 * tarfile.BLOCKSIZE
+    if count and end + -end % tarfile.RECORDSIZE > shard_size:
         return None
     for ending, content in ((sample.ending, sample.content), ('cls', label)):
         member = tarfile.TarInfo(f'{key}.{ending}')  # its time is 0, its owner nobody
