@@ -385,7 +385,7 @@ def test_weights_of_a_classifier_and_of_a_detector_start_a_training(trained, sha
     folder, _ = trained
     config = config_of(shapes)
     options = {'pretrained': None}
-    from common.engines.detection.config import backbone_options
+    from common.engines.recipes import backbone_options
     classifier = create_model('vitaev2_vsa_s', **backbone_options(config))
     file = tmp_path / 'classifier.pdparams'
     paddle.save(classifier.state_dict(), str(file))

@@ -10,10 +10,11 @@ from PIL import Image
 from common.detection import make_parser
 from common.engines.detection import transforms
 from common.engines.detection.coco import read_annotations
-from common.engines.detection.config import backbone_options, list_recipes, read_config
+from common.engines.detection.config import list_recipes, read_config
 from common.engines.detection.data import load_batches, open_images, polygons_of
 from common.engines.detection.optim import StepSchedule, is_left_out
 from common.engines.detection.shapes import write_shapes
+from common.engines.recipes import backbone_options
 from common.zoo import list_models
 from tests.conftest import ROOT, refusal
 

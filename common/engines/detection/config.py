@@ -3,14 +3,11 @@
 The defaults are those of the published recipes (upstream's Object-Detection/configs, and
 _base_/models/mask_rcnn_swin_fpn.py and cascade_mask_rcnn_swin_fpn.py of Swin's detection code).
 """
-import glob
-import os
 from collections.abc import Iterable
 
-from common.config import ConfigNode, Key, read_yaml, set_key
+from common.config import ConfigNode, Key, set_key
 from common.core.errors import InputError
-from common.core.yaml_files import read_base, read_value
-from common.zoo import ROOT
+from common.engines.recipes import find_recipes, read_recipe, set_options
 
 DETECTORS = ('mask_rcnn', 'cascade_mask_rcnn')
 
@@ -126,8 +123,7 @@ def list_recipes() -> dict[str, str]:
         >>> 'mask_rcnn_vitaev2_s_1x' in list_recipes()
         True
     """
-    files = glob.glob(os.path.join(ROOT, '*', 'detection', 'configs', '[!_]*.yaml'))
-    return dict(sorted((os.path.splitext(os.path.basename(file))[0], file) for file in files))
+    return find_recipes('detection')
 
 
 def read_config(name: str | None = None, options: Iterable[str] = ()) -> ConfigNode:
@@ -145,18 +141,7 @@ def read_config(name: str | None = None, options: Iterable[str] = ()) -> ConfigN
         >>> read_config('mask_rcnn_vitaev2_s_1x', ['MODEL.NUM_CLASSES=3']).TRAIN.WEIGHT_DECAY
         0.045
     """
-    recipes = list_recipes()
-    file = recipes.get(name, name)
-    if file is not None and not os.path.isfile(file):
-        raise InputError(f'-cfg: got {name}, expected a yaml file or one of {", ".join(recipes)}')
-    config = _C.clone()
-    if file is not None:
-        config.MODEL.NAME = os.path.splitext(os.path.basename(file))[0]
-        for part in [*read_base(file), file]:
-            for key, value, line in read_yaml(part):
-                if key != 'BASE':
-                    set_key(config, key, value, f'{part}:{line}')
-    return with_options(config, options)
+    return with_options(read_recipe(_C, name, list_recipes()), options)
 
 
 def config_of_weights(weights, file, options=()):
@@ -185,21 +170,6 @@ def with_options(config, options):
     """A copy of a config with the keys of 'KEY=VALUE' options, frozen."""
     config = config.clone()
     config.defrost()
-    for option in options:
-        key, equals, text = option.partition('=')
-        if not equals:
-            raise InputError(f'-o {option}: got no "=", expected KEY=VALUE')
-        set_key(config, key, read_value(text, f'-o {option}'), f'-o {option}')
+    set_options(config, options)
     config.freeze()
     return config
-
-
-def backbone_options(config: ConfigNode) -> dict:
-    """MODEL.BACKBONE_OPTIONS as arguments of create_backbone."""
-    found = {}
-    for option in config.MODEL.BACKBONE_OPTIONS:
-        name, equals, value = option.partition('=')
-        if not equals or not name.isidentifier():
-            raise InputError(f'MODEL.BACKBONE_OPTIONS: got {option!r}, expected NAME=VALUE')
-        found[name] = read_value(value, f'MODEL.BACKBONE_OPTIONS: {name}')
-    return found

@@ -16,7 +16,7 @@ from paddle import nn
 from common.config import ConfigNode
 from common.core.errors import InputError
 from common.engines.detection.cascade import CascadeMaskHead, StageAssigner, build_box_head
-from common.engines.detection.config import backbone_options
+from common.engines.recipes import backbone_options
 from common.engines.shim import use_detection
 
 RATIOS = (0.5, 1.0, 2.0)  # height to width of the anchors

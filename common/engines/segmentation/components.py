@@ -6,8 +6,8 @@ from paddle import nn
 from common.backbone import create_backbone
 from common.config import ConfigNode
 from common.core.errors import InputError
+from common.engines.recipes import backbone_options
 from common.engines.segmentation import transforms
-from common.engines.segmentation.config import backbone_options
 from common.engines.segmentation.data import IGNORE
 from common.engines.segmentation.upernet import UPerNetMMSeg
 from common.engines.shim import use_segmentation

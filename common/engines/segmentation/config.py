@@ -4,16 +4,12 @@ set.
 The defaults are those of upstream's one config, for ADE20K (Semantic-Segmentation/configs, with
 _base_/models/upernet_swin.py and _base_/datasets/ade20k.py of MMSegmentation below it).
 """
-import glob
-import os
 from argparse import Namespace
 
-from common.config import ConfigNode, Key, origin_of, set_key
-from common.core.config_nodes import forget_origins
-from common.core.errors import InputError, printable
-from common.core.yaml_files import read_base, read_value, read_yaml
+from common.config import ConfigNode, Key, set_key
+from common.core.errors import InputError
+from common.engines.recipes import find_recipes, read_recipe, set_options
 from common.engines.segmentation.data import ADE20K, CITYSCAPES, OWN
-from common.zoo import ROOT
 
 _C = ConfigNode()
 _C.MODEL = ConfigNode()
@@ -126,8 +122,7 @@ def list_recipes() -> dict[str, str]:
         >>> 'upernet_vitaev2_s_ade20k' in list_recipes()
         True
     """
-    files = glob.glob(os.path.join(ROOT, '*', 'segmentation', 'configs', '[!_]*.yaml'))
-    return dict(sorted((os.path.splitext(os.path.basename(file))[0], file) for file in files))
+    return find_recipes('segmentation')
 
 
 def read_config(name: str | None = None, args: Namespace | None = None) -> ConfigNode:
@@ -150,28 +145,12 @@ def read_config(name: str | None = None, args: Namespace | None = None) -> Confi
         >>> read_config('upernet_vitaev2_s_ade20k').TRAIN.BASE_LR
         6e-05
     """
-    recipes = list_recipes()
-    file = recipes.get(name, name)
-    if file is not None and not os.path.isfile(file):
-        raise InputError(f'-cfg: got {file}, expected a yaml file or one of {", ".join(recipes)}')
-    config = _C.clone()
-    forget_origins(config)
-    for source in [*read_base(file), file] if file else []:
-        for key, value, line in read_yaml(source):
-            if key != 'BASE':
-                set_key(config, key, value, f'{source}:{line}')
-    if file is not None and origin_of(config, 'MODEL.NAME') is None:
-        config.MODEL.NAME = os.path.splitext(os.path.basename(file))[0]
+    config = read_recipe(_C, name, list_recipes())
     for flag, key in FLAG_KEYS.items():
         value = getattr(args, flag, None)
         if value is not None and value is not False:
             set_key(config, key, value, f'-{flag}')
-    for option in getattr(args, 'o', None) or []:
-        key, equals, text = option.partition('=')
-        where = f'-o {printable(option, 1000)}'
-        if not equals:
-            raise InputError(f'{where}: got no "=", expected KEY=VALUE')
-        set_key(config, key, read_value(text, where), where)
+    set_options(config, getattr(args, 'o', None) or [])
     check_together(config)
     config.freeze()
     return config
@@ -189,14 +168,3 @@ def check_together(config):
     if config.TRAIN.WARMUP_STEPS > config.TRAIN.NUM_STEPS:
         raise InputError(f'TRAIN.WARMUP_STEPS: got {config.TRAIN.WARMUP_STEPS}, expected at most '
                          f'TRAIN.NUM_STEPS {config.TRAIN.NUM_STEPS}')
-
-
-def backbone_options(config: ConfigNode) -> dict:
-    """MODEL.BACKBONE_OPTIONS as arguments of create_backbone."""
-    found = {}
-    for option in config.MODEL.BACKBONE_OPTIONS:
-        name, equals, value = option.partition('=')
-        if not equals or not name.isidentifier():
-            raise InputError(f'MODEL.BACKBONE_OPTIONS: got {option!r}, expected NAME=VALUE')
-        found[name] = read_value(value, f'MODEL.BACKBONE_OPTIONS: {name}')
-    return found
