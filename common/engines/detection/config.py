@@ -116,7 +116,12 @@ FLAG_KEYS = {'data_path': 'DATA.DATA_PATH', 'batch_size': 'DATA.BATCH_SIZE', 'ou
 
 
 def list_recipes() -> dict[str, str]:
-    """The recipes that come with this project, {name: yaml file}, sorted.
+    """The recipes that come with this project.
+
+    Returns:
+        {name: yaml file}, sorted.
+
+    Source: this project; a recipe's first lines say whose it is.
 
     Example:
         >>> from common.engines.detection.config import list_recipes
@@ -131,10 +136,15 @@ def read_config(name: str | None = None, options: Iterable[str] = ()) -> ConfigN
 
     Args:
         name: of `list_recipes`, or a yaml file; None has the defaults.
-        options: 'KEY=VALUE' each.
+        options: 'KEY=VALUE' each; the values are yaml.
+
+    Returns:
+        ConfigNode.
 
     Raises:
         InputError: no such recipe, an unknown key, a value of the wrong type or range.
+
+    Source: this project.
 
     Example:
         >>> from common.engines.detection.config import read_config

@@ -9,6 +9,7 @@ from common.core.fonts import EAST_ASIAN, east_asian_font
 OPACITY = 0.45  # of a mask
 LEAST_SIDE = 320  # smaller images are enlarged, pixel by pixel
 GOLDEN = 0.618034  # of the circle of hues lies between two classes
+LUMA = (0.299, 0.587, 0.114)  # parts of red, green and blue in how bright a colour is
 
 
 def colour_of(label):
@@ -57,7 +58,8 @@ def write(canvas, text, box, colour, size):
     x = min(max(box[0], 0), max(size[0] - right, 0))
     y = box[1] - bottom - 2 if box[1] >= bottom + 2 else box[1] + 2
     canvas.rectangle([x, y, x + right + 2, y + bottom + 2], fill=colour)
-    canvas.text((x + 1, y), text, fill=(0, 0, 0), font=font)
+    is_dark = np.dot(colour, LUMA) < 128
+    canvas.text((x + 1, y), text, fill=(255,) * 3 if is_dark else (0, 0, 0), font=font)
 
 
 def font_of(text, size):

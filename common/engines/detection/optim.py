@@ -53,7 +53,7 @@ class StepSchedule:
         [1e-07, 5.005e-05, 0.0001, 0.0001, 1e-05, 1e-06]
     """
 
-    def __init__(self, train, steps_per_epoch, global_batch):
+    def __init__(self, train: ConfigNode, steps_per_epoch: int, global_batch: int):
         self.train, self.steps_per_epoch = train, steps_per_epoch
         self.base_lr = train.BASE_LR
         if train.BATCH_OF_LR is not None:

@@ -2,7 +2,6 @@
 from collections.abc import Iterator
 from typing import NamedTuple
 
-import cv2
 import numpy as np
 import paddle
 
@@ -69,13 +68,15 @@ def paste_mask(mask, box, size):
     if right <= left or bottom <= top or x2 <= x1 or y2 <= y1:
         return pasted
     M = mask.shape[0]
-    columns = (np.arange(left, right) + 0.5 - x1) / (x2 - x1) * M - 0.5
-    rows = (np.arange(top, bottom) + 0.5 - y1) / (y2 - y1) * M - 0.5
-    grid = np.meshgrid(columns.astype(np.float32), rows.astype(np.float32))
-    part = cv2.remap(mask.astype(np.float32), *grid, cv2.INTER_LINEAR,
-                     borderMode=cv2.BORDER_CONSTANT, borderValue=0)
-    pasted[top:bottom, left:right] = part >= THRESHOLD
+    rows = weights_of((np.arange(top, bottom) + 0.5 - y1) / (y2 - y1) * M - 0.5, M)     # [h, M]
+    columns = weights_of((np.arange(left, right) + 0.5 - x1) / (x2 - x1) * M - 0.5, M)  # [w, M]
+    pasted[top:bottom, left:right] = rows @ mask @ columns.T >= THRESHOLD               # [h, w]
     return pasted
+
+
+def weights_of(places, M):
+    """The weights [n, M] of linear interpolation at places between M values, zeros around them."""
+    return np.clip(1 - np.abs(places[:, np.newaxis] - np.arange(M)), 0, None)
 
 
 def predict_images(detector, images, keys, data, threads) -> Iterator[tuple[dict, Prediction]]:

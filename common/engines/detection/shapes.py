@@ -23,6 +23,8 @@ def write_shapes(folder: str | os.PathLike, train: int = 400, val: int = 100,
     Raises:
         InputError: the folder has something in it.
 
+    Source: this project; the layout is COCO's.
+
     Example:
         >>> import os
         >>> from common.engines.detection.shapes import write_shapes
