@@ -86,6 +86,13 @@ def test_tar_with_a_wrong_header_is_named_A2(files, tmp_path):
         assert f'wrong header at byte {offset}' in refused(target)
 
 
+def test_two_archives_in_one_file_are_named_A2(files, tmp_path):
+    """cat a.tar b.tar: the second one would be passed over."""
+    target = as_tar(tmp_path / 'train.tar', files / 'train')
+    target.write_bytes(target.read_bytes() * 2)
+    assert 'got more behind its end mark' in refused(target)
+
+
 @pytest.mark.parametrize('name, content, text', [
     ('train.tar', b'\x1f\x8b\x08' + bytes(2000), 'got gzip, expected a plain .tar'),
     ('train.tar', b'<!DOCTYPE html>' * 100, 'damaged, or no archive'),

@@ -87,7 +87,7 @@ def draft_of_folders(root, place, others=()):
     numbers = {name: number for number, name in enumerate(draft.classes)}
     labels = np.array([numbers.get(name, -1) for name in classes], np.int64)
     draft.columns['label'] = labels[draft.columns['folder']]
-    return draft, scan.sources
+    return draft, scan.done()
 
 
 def inner_of(place, tops):
@@ -227,7 +227,7 @@ def draft_of_flat(root, place, classes, labels_file, ids_file=None, others=()):
         raise InputError(f'{os.path.join(root, place.path)}: got no image, {EXPECTED}')
     draft.columns['label'] = np.array(flat_labels(labels_file, ids_file, names, classes), np.int64)
     draft.classes = classes
-    return draft, scan.sources
+    return draft, scan.done()
 
 
 def read_archived_flat(data_path, labels_file, ids_file=None):

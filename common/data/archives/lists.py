@@ -83,7 +83,7 @@ def draft_of_list(images, places):
                   line=int(images.lines[index]))
     if not is_single:
         draft.columns['label'], draft.label_ends = images.labels.values, images.labels.ends
-    return draft, scan.sources
+    return draft, scan.done()
 
 
 def read_table(file, data, is_train):

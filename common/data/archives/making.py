@@ -63,6 +63,11 @@ class Scan:
         self.bar = tqdm(total=total, desc='index', unit='B', unit_scale=True, leave=False,
                         disable=not sys.stderr.isatty())
 
+    def done(self):
+        """Takes the bar away; returns the sources."""
+        self.bar.close()
+        return self.sources
+
     def members(self, path):
         """Yields (descriptor of the archive, Member)."""
         full = os.path.join(self.root, path)

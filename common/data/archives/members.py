@@ -19,6 +19,7 @@ ARCHIVES = ('.tar', '.zip')
 PACKED = {'.gz': 'gunzip', '.tgz': 'gunzip', '.bz2': 'bunzip2', '.xz': 'unxz', '.zst': 'unzstd'}
 MAX_HEADER = 1 << 20  # bytes that tarfile may ask for at once; a real header has some hundred
 MAX_NESTING = 4       # archives in archives
+BEHIND = 2 * tarfile.RECORDSIZE  # bytes behind the end mark that are looked at
 AHEAD = 4096          # bytes that are read for a header: of small members the next one's, too
 LOCAL_HEADER = struct.Struct('<4s22x2H')  # signature, lengths of the name and the extra behind it
 ENCRYPTED = 0x1
@@ -187,6 +188,9 @@ def check_end(window, offset, where):
         raise InputError(f'{where}: cut: it has no end mark behind byte {offset}')
     if any(block) or len(block) < tarfile.BLOCKSIZE:
         raise InputError(f'{where}: got a wrong header at byte {offset} of {window.size}')
+    if any(window.at(offset, min(BEHIND, window.size - offset))):
+        raise InputError(f'{where}: got more behind its end mark at byte {offset}, as where one '
+                         f'archive is appended to another; expected one archive')
 
 
 def zip_members(file, start, size, where):

@@ -136,7 +136,7 @@ def draft_of_shards(root, paths):
         numbers = {name: number for number, name in enumerate(draft.classes)}
         draft.columns['label'] = np.array([numbers[name] for name in names])[
             np.array(draft.columns['label'])]
-    return draft, scan.sources
+    return draft, scan.done()
 
 
 def packed_note(folder):
