@@ -83,7 +83,7 @@ SEGMENTS = output/demo-segmentation
 
 demo-segmentation: $(BIN)/.engines
 	@rm -rf $(SEGMENTS)
-	$(SEGMENTATION) shapes $(SEGMENTS)/shapes -seed $(SEED)
+	$(SEGMENTATION) shapes $(SEGMENTS)/shapes -train 800 -seed $(SEED)
 	$(SEGMENTATION) train -cfg upernet_shapes -data_path $(SEGMENTS)/shapes \
 		-output $(SEGMENTS)/train -o SEED=$(SEED)
 	@echo; echo "--- held-out pictures at one scale, and at several with mirror images"

@@ -510,6 +510,9 @@ def test_colours_and_overlays():
     assert (laid[2, 3] == 255).all()                                   # the border
     named = pictures.with_legend(pictures.beside([[laid, laid]]), ['background', 'disc'], 2)
     assert named.shape[1] > 2 * laid.shape[1] and named.dtype == np.uint8
+    narrow = pictures.with_legend(laid, ['background', 'disc'], 2)
+    assert narrow.shape[0] > 6 and narrow.shape[1] > 8                 # made wide enough for names
+    assert (narrow[:6, 8:] == 255).all() and (narrow[:6, :8] == laid).all()
 
 
 def test_scripts_name_commands_that_are_there():

@@ -187,7 +187,7 @@ def test_pictures_and_graph(run, data, tmp_path, capsys):
     classes = np.asarray(Image.open(tmp_path / 'pictures' / '0000.png'))
     size = np.asarray(Image.open(image)).shape[:2]
     laid = np.asarray(Image.open(tmp_path / 'pictures' / '0000_overlay.png'))
-    assert classes.shape == size and classes.max() < 4 and laid.shape[1] == size[1]
+    assert classes.shape == size and classes.max() < 4 and laid.shape[1] >= size[1]
     assert laid.shape[0] > size[0]                                     # names below it
     folder = tmp_path / 'graph'
     command.main(['export', f'-pretrained={run}', f'-output={folder}', '-size', '64', '96',

@@ -10,6 +10,7 @@ GOLDEN = (5 ** 0.5 - 1) / 2  # neighbouring classes get hues far apart
 BACKGROUND = 'background'    # a class of this name, or None beside it, is left as it is
 GREY = (128, 128, 128)       # of pixels without a label
 GAP = 6                      # pixels between two pictures
+FONT = (cv2.FONT_HERSHEY_SIMPLEX, 0.42)  # and its scale
 
 
 def palette(num_classes):
@@ -91,12 +92,16 @@ def with_legend(picture, class_names, num_classes):
              if name != BACKGROUND]
     if not names or len(names) > 10:
         return picture
+    texts = [name.encode('ascii', 'replace').decode() for _, name in names]
+    widths = [cv2.getTextSize(text, *FONT, 1)[0][0] for text in texts]
+    needed = GAP + sum(15 + width + 14 for width in widths)
+    if needed > picture.shape[1]:
+        picture = np.pad(picture, ((0, 0), (0, needed - picture.shape[1]), (0, 0)),
+                         constant_values=255)
     strip = np.full([24, picture.shape[1], 3], 255, np.uint8)
     colours, left = palette(num_classes), GAP
-    for number, name in names:
+    for (number, _), text, width in zip(names, texts, widths, strict=True):
         cv2.rectangle(strip, (left, 7), (left + 10, 17), colours[number].tolist(), -1)
-        text = name.encode('ascii', 'replace').decode()
-        cv2.putText(strip, text, (left + 15, 17), cv2.FONT_HERSHEY_SIMPLEX, 0.42, (40, 40, 40), 1,
-                    cv2.LINE_AA)
-        left += 15 + cv2.getTextSize(text, cv2.FONT_HERSHEY_SIMPLEX, 0.42, 1)[0][0] + 14
+        cv2.putText(strip, text, (left + 15, 17), *FONT, (40, 40, 40), 1, cv2.LINE_AA)
+        left += 15 + width + 14
     return np.concatenate([picture, strip])
