@@ -1,6 +1,7 @@
 """A training, or an evaluation, from the command line's flags to its end."""
 import json
 import os
+import warnings
 
 import numpy as np
 import paddle
@@ -51,6 +52,7 @@ def set_up(config):
         processes.set_up_cpu()
     dist.join_group()
     paddle.seed(config.SEED)
+    warnings.filterwarnings('ignore', 'When training, we now always track')  # of each BatchNorm
     return device
 
 
