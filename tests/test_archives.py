@@ -2,6 +2,7 @@
 import json
 import os
 import shutil
+import zipfile
 
 import numpy as np
 import pytest
@@ -195,6 +196,19 @@ def test_several_labels_in_an_archive(files, tmp_path):
         source, _ = read(tmp_path, 'list', MULTI_LABEL=True)
         assert archived(source)
         assert [source.labels.classes(index).tolist() for index in range(3)] == [[0, 2], [], [1]]
+
+
+def test_table_beside_an_archive_that_is_not_of_the_data(files, tmp_path):
+    """What was downloaded, still there: packed, so that it could not be read."""
+    for name in ('0.JPEG', '1.JPEG'):
+        shutil.copy(files / 'train' / 'n01' / name, tmp_path)
+    as_zip(tmp_path / 'all.zip', files, compression=zipfile.ZIP_DEFLATED)
+    (tmp_path / 'labels.csv').write_text('0.JPEG,a,train\n1.JPEG,b,val\n')
+    assert find_layout(str(tmp_path)) == 'csv'
+    assert len(read(tmp_path)[0]) == 1
+    (tmp_path / 'train_images').mkdir()
+    os.rename(tmp_path / 'all.zip', tmp_path / 'train_images.zip')
+    assert find_layout(str(tmp_path)) == 'csv'
 
 
 @pytest.mark.parametrize('split', [False, True])

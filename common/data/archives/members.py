@@ -82,8 +82,10 @@ def refuse_packed(path):
     """Raises InputError for an archive that is packed as a whole."""
     ending = os.path.splitext(path)[1].lower()
     if ending in PACKED and os.path.isfile(path):
+        cifar = '; or -dataset cifar10' if os.path.basename(path).startswith('cifar-') else ''
         raise InputError(f'{path}: got an archive that is packed as a whole, expected .tar or '
-                         f'.zip, whose members can be read one by one: {PACKED[ending]} unpacks it')
+                         f'.zip, whose members can be read one by one: {PACKED[ending]} unpacks '
+                         f'it{cifar}')
 
 
 @contextlib.contextmanager

@@ -1,10 +1,12 @@
 """Which layout the archives of a data set have, by their names and the first members."""
 import os
 
+from common.core.errors import InputError
 from common.data.archives.folders import place_of_data
 from common.data.archives.members import is_archive
 from common.data.archives.places import is_image_member, split_place, without_tar
 from common.data.archives.webdataset import first_names, is_shard, shards_of
+from common.data.csv_source import find_csv
 from common.data.folders import has_folders
 from common.data.lists import SPLITS
 
@@ -26,19 +28,41 @@ def find_archived_split(data_path: str, is_train: bool) -> str | None:
     if not os.path.isdir(data_path):
         return None
     root, shards = shards_of(data_path)
-    if '' in shards and has_folders(data_path):  # folders win over archives beside them
-        shards = {}
-    if shards and (is_train or len(shards) == 1 or SPLITS[1] in shards):
-        first = next(iter(shards.values()))[0]
-        if is_shard(first_names(os.path.join(root, first))):
-            return 'webdataset'
+    first = next(iter(shards.values()))[0] if shards else ''
+    beside = shards and '/' not in first  # not in train/ or val/
+    if beside and (has_folders(data_path) or is_another_s(data_path, first)):
+        return split_of_names(data_path, is_train)
+    has_wanted = is_train or len(shards) == 1 or SPLITS[1] in shards
+    if shards and has_wanted and is_shard(first_names(os.path.join(root, first))):
+        return 'webdataset'
+    found = split_of_names(data_path, is_train)
+    if found or any(split_place(data_path, split) for split in SPLITS):
+        return found
+    if any(os.path.isdir(os.path.join(data_path, split)) for split in SPLITS):
+        return None
+    inside = place_of_data(data_path)[1]
+    if inside and is_archive(inside.path):
+        names = first_names(os.path.join(data_path, inside.path))
+        return 'imagefolder' if has_splits(names) else None
+    return None
+
+
+def is_another_s(data_path, name):
+    """Whether an archive beside a table cannot be read: then it is not what the data lie in."""
+    if not find_csv(data_path):
+        return False
+    try:
+        first_names(os.path.join(data_path, name))
+    except InputError:
+        return True
+    return False
+
+
+def split_of_names(data_path, is_train):
+    """'imagefolder' for a folder where train/ or val/ are archives, by their names; else None."""
     splits = [split for split in SPLITS if split_place(data_path, split)]
     if any(os.path.isdir(os.path.join(data_path, split)) for split in SPLITS):
         return 'imagefolder' if splits else None
-    inside = place_of_data(data_path)[1]
-    if not splits and inside and is_archive(inside.path):
-        names = first_names(os.path.join(data_path, inside.path))
-        return 'imagefolder' if has_splits(names) else None
     wanted = SPLITS[0] in splits or splits and not is_train
     return 'imagefolder' if wanted else None
 
