@@ -342,6 +342,27 @@ def test_stopped_run_goes_on_with_the_same_losses(steps, trained, shapes, tmp_pa
     assert not [name for name in os.listdir(other) if '.tmp' in name]
 
 
+def test_run_that_is_stopped_in_its_evaluation_evaluates_again(trained, shapes, tmp_path,
+                                                               monkeypatch):
+    _, result = trained
+    real = train.evaluate_detector
+
+    def stopped(*arguments):
+        os.kill(os.getpid(), signal.SIGTERM)
+        return real(*arguments)
+
+    monkeypatch.setattr(train, 'evaluate_detector', stopped)
+    with pytest.raises(Stopped):
+        run(config_of(shapes, f'SAVE={tmp_path}', 'TRAIN.NUM_EPOCHS=2', 'TRAIN.EVAL_FREQ=2'))
+    monkeypatch.undo()
+    folder, = tmp_path.iterdir()
+    assert not (folder / 'result.json').exists()
+    steps = len(losses_of(folder))
+    assert run(config_of(shapes, f'MODEL.RESUME={folder}', 'TRAIN.NUM_EPOCHS=2',
+                         'TRAIN.EVAL_FREQ=2')) == result
+    assert steps == len(losses_of(folder)) == 6  # nothing was trained again
+
+
 def test_run_of_another_recipe_or_data_does_not_go_on(trained, shapes, tmp_path):
     folder, _ = trained
     before = (folder / 'last.pdparams').read_bytes()

@@ -193,7 +193,7 @@ class ExportedDetector:
             with silenced(sys.stdout):
                 self.predictor = paddle.inference.create_predictor(inference_settings(
                     graphs[0], os.path.join(folder, 'model.pdiparams'), 'fp32', core_count(),
-                    onednn=False))  # compat: onednn-interpolate
+                    onednn=False))  # compat: onednn-resize
         except Exception as error:  # noqa: BLE001 - Paddle raises many kinds
             raise InputError(f'{folder}: Paddle {paddle.__version__} cannot run it: '
                              f'{one_line(error)}') from error

@@ -10,7 +10,6 @@ Forward passes in mixed precision end at the FPN: heads and losses are computed 
 import contextlib
 
 import paddle
-import paddle.nn.functional as F
 from paddle import nn
 
 from common.config import ConfigNode
@@ -74,21 +73,10 @@ class Neck(nn.Layer):
 
     def forward(self, maps):
         if self.precision is None:
-            return self.pyramid(maps)
+            return self.fpn(maps)
         with self.precision.autocast():
-            maps = self.pyramid(maps)
+            maps = self.fpn(maps)
         return [x.astype('float32') for x in maps]
-
-    def pyramid(self, maps):
-        """What FPN.forward computes; its interpolation by a factor is none that Paddle Inference
-        with oneDNN has."""
-        sides = [convolution(x) for convolution, x in zip(self.fpn.lateral_convs, maps)]  # noqa: B905
-        for level in range(len(sides) - 1, 0, -1):
-            size = sides[level - 1].shape[2:]
-            sides[level - 1] = sides[level - 1] + F.interpolate(sides[level], size=size)
-        found = [convolution(x) for convolution, x in zip(self.fpn.fpn_convs, sides)]  # noqa: B905
-        found.append(F.max_pool2d(found[-1], 1, stride=2))
-        return found
 
 
 class Detector(nn.Layer):
