@@ -108,12 +108,17 @@ class Training:
     def __post_init__(self):
         self.optimizer = build_optimizer(self.config.TRAIN, self.model)
         self.step, self.best = 0, None
-        self.sums = [0.0, 0.0]  # of losses since the last line of the log, and their number
+        self.one = paddle.ones([1], 'float64')
+        self.reset_sums()
         data = fingerprint(self.train_data.pairs)
         names = self.train_data.pairs.class_names
         self.saver = CheckpointSaver(self.folder, {
             'config': plain_config(self.config), 'data': data, 'epoch': 0,
             'class_names': names}, self.log)
+
+    def reset_sums(self, values=(0.0, 0.0)):
+        """Sets the sum of the losses since the last report, and their number."""
+        self.sums = paddle.to_tensor(values, 'float64')
 
     def resume(self, path):
         """Goes on where a checkpoint was written.
@@ -135,7 +140,8 @@ class Training:
         content = resume(path, self.model, self.optimizer, self.precision.scaler, check=check)
         if content['note']:
             self.log.warning(content['note'])
-        self.step, self.sums = content['step'], content['sums'][:2]
+        self.step = content['step']
+        self.reset_sums(content['sums'][:2])
         self.best = content.get('best_miou')
         if self.step >= self.config.TRAIN.NUM_STEPS:
             raise InputError(f'{content["file"]}: this run has ended after {self.step} steps; '
@@ -158,8 +164,7 @@ class Training:
             for batch in loader:
                 rate = rate_at(train, self.step)
                 self.optimizer.set_lr(rate)
-                self.sums[0] += self.backward(model, batch)
-                self.sums[1] += 1.0
+                self.sums += self.backward(model, batch)
                 update(self.optimizer, parameters, None, self.precision)
                 self.step += 1
                 bar.update()
@@ -184,7 +189,8 @@ class Training:
             raise Stopped(self.signals.number or signal.SIGTERM)
 
     def backward(self, model, batch):
-        """Forward and backward pass of one batch; returns the sum of the losses."""
+        """Forward and backward pass of one batch; returns [sum of the losses, 1] on the device, for
+        which nobody waits."""
         seed_step(self.config.SEED, 0, self.step, dist.rank())
         images, classes = paddle.to_tensor(batch.image), paddle.to_tensor(batch.mask)
         with self.precision.autocast():
@@ -192,11 +198,11 @@ class Training:
         loss = self.loss(outputs, classes)
         scaler = self.precision.scaler
         (scaler.scale(loss) if scaler else loss).backward()
-        return loss.item()
+        return paddle.concat([loss.detach().astype('float64').reshape([1]), self.one])
 
     def report(self, rate, seconds):
         """Writes the mean loss since the last report."""
-        total, count = dist.all_reduce_sum(paddle.to_tensor(self.sums, 'float64')).tolist()
+        total, count = dist.all_reduce_sum(self.sums.clone()).tolist()
         loss = total / count
         if not loss < float('inf'):
             raise RunError(f'step {self.step}: the loss is {loss}; a lower '
@@ -208,7 +214,7 @@ class Training:
                       f'{images:.1f} img/s, {left} left')
         self.log.metric('train', self.step, epoch=1, step=self.step, loss=loss, lr=rate,
                         images_per_s=images)
-        self.sums = [0.0, 0.0]
+        self.reset_sums()
 
     def evaluate(self):
         """Evaluates at one scale; keeps the weights if they are the best."""
@@ -226,7 +232,7 @@ class Training:
     def save(self):
         """Writes last.pdparams; the one before it stays as previous.pdparams."""
         self.saver.save(LAST, save_checkpoint, self.model,
-                        {'step': self.step, 'sums': [*self.sums, 0.0], 'best': None,
+                        {'step': self.step, 'sums': [*self.sums.tolist(), 0.0], 'best': None,
                          'best_miou': self.best},
                         optimizer=self.optimizer, scaler=self.precision.scaler)
 
