@@ -45,8 +45,8 @@ def test_mark_of_a_run_without_lines_about_the_best_O4(yaml, best, tmp_path):
 
 @pytest.mark.parametrize('averaged', [False, True])
 def test_mark_is_of_the_weights_that_were_saved_O4(averaged, small_data, tmp_path):
-    """A run whose average is as bad as its first weights: the picture shows what the file holds,
-    which with TRAIN.EMA.BEST is the better one of both."""
+    """A run whose average stays the first weights, which never reach the file: the picture shows
+    what it holds."""
     keys = ['-o', 'TRAIN.EMA.DECAY=0.9999', '-o', 'TRAIN.EMA.WARMUP=False',
             '-o', f'TRAIN.EMA.BEST={averaged}', '-o', 'TRAIN.BASE_LR=0.01']
     assert cut('vit', small_data, tmp_path, *keys) == 0
@@ -57,17 +57,25 @@ def test_mark_is_of_the_weights_that_were_saved_O4(averaged, small_data, tmp_pat
     lines = read_metrics(str(folder / 'metrics.jsonl'))[0]
     (text, (epoch, _)), = marks(lines)[0]
     best = best_of(lines)
-    weights = best.pop('weights') if averaged else 'model'
-    assert text == f'best {100 * result["acc1"]:.2f}' + f', {weights}' * averaged
-    assert epoch == result['epoch'] and result.get('weights', 'model') == weights
-    best['kind'] = 'eval_ema' if weights == 'average' else 'eval'
-    assert best in lines
+    assert best.pop('weights', 'model') == result.get('weights', 'model') == 'model'
+    assert text == f'best {100 * result["acc1"]:.2f}' + ', model' * averaged
+    assert epoch == result['epoch'] and {**best, 'kind': 'eval'} in lines
     log = (folder / 'log.txt').read_text()
     assert '100% of the average will still be the first weights at the end; ' in log
-    assert ("best.pdparams has the model's weights" in log) == averaged
-    kinds = ('eval', 'eval_ema') if averaged else ('eval',)
+    assert ("best.pdparams has the model's weights; of the average more than half" in log) \
+        == averaged
     assert result['acc1'] == pytest.approx(
-        max(line['acc1'] for line in lines if line['kind'] in kinds), 1e-5)
+        max(line['acc1'] for line in lines if line['kind'] == 'eval'), 1e-5)
+
+
+def test_equally_good_average_is_kept_unless_it_is_the_first_weights_O4(small_data, tmp_path):
+    """The rate is so small that no weight moves: model and average are the same."""
+    for decay, weights in ((0.9999, 'model'), (0.1, 'average')):
+        output = tmp_path / weights
+        assert cut('vit', small_data, output, '-o', f'TRAIN.EMA.DECAY={decay}', '-o',
+                   'TRAIN.EMA.WARMUP=False', '-o', 'TRAIN.EMA.BEST=True', '-o',
+                   'TRAIN.BASE_LR=1e-12', '-o', 'TRAIN.NUM_EPOCHS=1') == 0
+        assert json.loads((run_folder(output) / 'result.json').read_text())['weights'] == weights
 
 
 def test_mark_of_a_run_that_goes_on_in_a_new_folder_O4(small_data, tmp_path):

@@ -75,6 +75,21 @@ def test_warm_up():
         assert ema.updates == step
 
 
+@pytest.mark.parametrize('decay, warmup', [(0.9, False), (0.9999, False), (1.0, False),
+                                           (0.9999, True)])
+def test_untrained_is_mostly_the_first_weights(decay, warmup):
+    """The weights start as 1 and are 0 then: the average is the share of the first ones."""
+    layer = paddle.nn.Linear(1, 1, bias_attr=False)
+    layer.weight.set_value(paddle.ones([1, 1]))
+    ema = Ema(layer, decay, warmup)
+    assert ema.is_untrained
+    layer.weight.set_value(paddle.zeros([1, 1]))
+    for _ in range(30):
+        ema.update()
+        assert ema.is_untrained == (ema.average['weight'].item() > 0.5)
+
+
+
 def test_in_place_and_back():
     model = Small()
     ema = Ema(model, 0.9)

@@ -360,6 +360,7 @@ def test_missing_and_broken_members_are_as_files_are_A6(image, tmp_path):
     ([('0.jpg', b'x'), ('0.cls', b'')], "label: got '', expected a whole number"),
     ([('0.jpg', b'x'), ('0.cls', b'\xff')], 'got no label'),
     ([('0.jpg', b'x'), ('0.cls', b'9' * 30)], 'expected a whole number from 0'),
+    ([('0.jpg', b'x'), ('0.cls', b'12345678901')], 'got 12345678901, expected a whole'),
     ([('0.jpg', b'x'), ('0.json', b'{"label": -1}')], 'expected a whole number from 0'),
     ([('0.jpg', b'x'), ('0.json', b'{"label": true}')], 'expected a whole number from 0'),
     ([('0.jpg', b'x'), ('0.json', b'{"other": 1}')], 'expected one of the keys label'),

@@ -103,6 +103,6 @@ def describe_ema(log, ema, num_steps, can_be_best=False):
     if rest > MAX_FIRST_WEIGHTS:
         log.warning(f'{rest:.0%} of the average will still be the first weights at the end; '
                     f'-o TRAIN.EMA.DECAY=null, a smaller one, or -o TRAIN.EMA.WARMUP=True '
-                    f'helps' + can_be_best * ('; as long as the average is worse than the model in '
-                                              'an evaluation, best.pdparams has the model\'s '
-                                              'weights'))
+                    f'helps' + can_be_best * ('; as long as it is more than half of them, or worse '
+                                              'than the model in an evaluation, best.pdparams has '
+                                              'the model\'s weights'))

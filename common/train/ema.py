@@ -37,6 +37,12 @@ class Ema:
         self.average = {name: at_least_float32(value).clone().detach()
                         for name, value in self.weights.items()}
 
+    @property
+    def is_untrained(self):
+        """Whether more than half of the average is still the first weights. (WARMUP leaves 2 / 11
+        of them after the first update.)"""
+        return self.updates == 0 or not self.warmup and self.decay ** self.updates > 0.5
+
     @paddle.no_grad()
     def update(self):
         """Moves the average towards the present weights."""

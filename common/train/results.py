@@ -56,12 +56,12 @@ def is_better(result, best):
 
 
 def better_weights(model, average):
-    """Chooses between the results of the model's weights and of their average.
+    """Chooses between the results of the model's weights and of their average, or None.
 
     Returns:
         The better one with its `weights`; of equal ones the average's.
     """
-    if is_better(model, average):
+    if average is None or is_better(model, average):
         return {**model, 'weights': MODEL}
     return {**average, 'weights': AVERAGE}
 

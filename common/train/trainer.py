@@ -233,13 +233,14 @@ class Trainer(Callbacks):
 
     def evaluate(self, epoch):
         """Evaluates the model and its moving average; keeps the weights of the model, or with
-        TRAIN.EMA.BEST of the better one of both, if they are the best so far."""
+        TRAIN.EMA.BEST of the better one of both, if they are the best so far. An average that is
+        mostly the first weights is not kept, whatever it reaches."""
         result = self.evaluation.run(self.bare_model, epoch)
         if self.ema:
             with self.ema.in_place():
                 averaged = self.evaluation.run(self.bare_model, epoch, averaged=True)
             if self.config.TRAIN.EMA.BEST:
-                result = better_weights(result, averaged)
+                result = better_weights(result, None if self.ema.is_untrained else averaged)
         self.patience.update(score_of(result))
         if is_better(result, self.best):
             self.keep_best(result)
@@ -257,8 +258,9 @@ class Trainer(Callbacks):
             self.best = result
             self.log.metric('best', at=result['epoch'], **figures_of(result))
             if result.get('weights') == MODEL:
-                self.log.info(f'{BEST} has {NAMES_OF_WEIGHTS[MODEL]}, which are better than the '
-                              f'average')
+                reason = 'of the average more than half is still the first weights' \
+                    if self.ema.is_untrained else 'which are better than the average'
+                self.log.info(f'{BEST} has {NAMES_OF_WEIGHTS[MODEL]}; {reason}')
         if self.unsaved is None or not is_better(self.unsaved, result):
             self.unsaved = None if written else result
 

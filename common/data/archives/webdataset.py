@@ -192,7 +192,7 @@ def label_of(member, content, ending, where):
             values = json.loads(label)
             label = next(values[key] for key in LABEL_KEYS if key in values)
         elif label.isascii() and label.isdigit():
-            label = int(label[:10])
+            label = int(label[:20])  # that many digits are too large, and not slow to read
     except (ValueError, TypeError, StopIteration, RecursionError) as error:
         raise InputError(f'{where}: {printable(member.name)}: got no label '
                          f'({one_line(error)}), expected one of the keys '
