@@ -23,6 +23,7 @@ from common.engines.detection.predict import predict_batch, split_predictions
 from common.engines.detection.transforms import STRIDE, normalize
 
 INPUTS = ('image', 'im_shape', 'scale_factor')
+NO_SCORE = -1e9
 CLOSE = 1e-2  # pixels, and probability, by which a graph may differ from the model
 
 
@@ -69,11 +70,12 @@ class OneImage(paddle.nn.Layer):
                 head.rpn_rois_score(feature), head.rpn_rois_delta(feature), anchor, im_shape)
             rois.append(roi)
             scores.append(score.flatten())
-        # topk needs as many: of score -1 beside the real ones, which are left out again
+        # topk needs as many: some are put beside the real ones, and left out again (a score is a
+        # logit, so that real ones may be negative)
         rois = paddle.concat([*rois, paddle.zeros([most, 4])])
-        scores = paddle.concat([*scores, paddle.full([most], -1.0)])
+        scores = paddle.concat([*scores, paddle.full([most], 2 * NO_SCORE)])
         best, index = paddle.topk(scores, most)
-        real = paddle.nonzero(best >= 0).flatten()
+        real = paddle.nonzero(best > NO_SCORE).flatten()
         return paddle.gather(rois, paddle.gather(index, real))
 
     def to_original(self, found, im_shape, scale_factor):
