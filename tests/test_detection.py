@@ -21,7 +21,7 @@ from common.engines.detection.config import list_recipes, read_config
 from common.engines.detection.data import load_batches, open_images, to_tensors
 from common.engines.detection.evaluate import evaluate_results
 from common.engines.detection.export import ExportedDetector, batch_of_size, export
-from common.engines.detection.model import build_detector
+from common.engines.detection.model import build_detector, without_empty_boxes
 from common.engines.detection.predict import Prediction, paste_mask, predict_batch
 from common.engines.detection.shapes import write_shapes
 from common.engines.detection.tables import measure, parameter_rows
@@ -83,6 +83,32 @@ def test_every_parameter_learns_and_pictures_without_objects_do_not_stop_it(kind
     for key in ('gt_bbox', 'gt_class', 'gt_poly'):
         batch[key] = [batch[key][0]] * 2
     assert np.isfinite(detector.losses(to_tensors(batch))['loss'].item())
+
+
+@pytest.mark.smoke
+def test_level_without_a_proposal_leaves_all_gradients_finite(shapes):
+    """Paddle gives a box of zeros there, which RoIAlign makes NaN."""
+    config = config_of(shapes)
+    paddle.seed(0)
+    detector = build_detector(config)
+    head = detector.engine.rpn_head
+    real = head.train_proposal
+
+    def nothing_on_the_last_levels(scores, bbox_deltas, anchors, im_shape):
+        if anchors.shape[0] > 16:
+            return real(scores, bbox_deltas, anchors, im_shape)
+        return (paddle.zeros([1, 4]), paddle.full([1, 1], 9.0), paddle.to_tensor([1]),
+                real.post_nms_top_n)
+
+    head.train_proposal = nothing_on_the_last_levels
+    losses = detector.losses(to_tensors(batch_of(config)))
+    losses['loss'].backward()
+    wrong = [name for name, parameter in detector.named_parameters()
+             if parameter.grad is not None and not np.isfinite(parameter.grad.numpy()).all()]
+    assert not wrong
+    assert without_empty_boxes(paddle.to_tensor([[0., 0., 0., 0.], [1., 1., 3., 4.]])).tolist() \
+        == [[1, 1, 3, 4]]
+    assert without_empty_boxes(paddle.zeros([2, 4])).tolist() == [[0, 0, 1, 1]]
 
 
 @pytest.mark.smoke

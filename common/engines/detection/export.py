@@ -75,8 +75,11 @@ class OneImage(paddle.nn.Layer):
         rois = paddle.concat([*rois, paddle.zeros([most, 4])])
         scores = paddle.concat([*scores, paddle.full([most], 2 * NO_SCORE)])
         best, index = paddle.topk(scores, most)
-        real = paddle.nonzero(best > NO_SCORE).flatten()
-        return paddle.gather(rois, paddle.gather(index, real))
+        rois = paddle.gather(rois, index)
+        # and a level without a proposal has given a box of area 0
+        real = ((best > NO_SCORE).astype('int32') * (rois[:, 2] > rois[:, 0]).astype('int32')
+                * (rois[:, 3] > rois[:, 1]).astype('int32'))
+        return paddle.gather(rois, paddle.nonzero(real).flatten())
 
     def to_original(self, found, im_shape, scale_factor):
         """Boxes [N, 6] in pixels of the original image; those without an area get class -1."""

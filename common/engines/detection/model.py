@@ -197,13 +197,34 @@ def build_rpn(model):
     before, after = zip(model.PROPOSALS_TRAIN, model.PROPOSALS_TEST, strict=True)
     train, test = ({'min_size': 0.0, 'nms_thresh': 0.7, 'pre_nms_top_n': before[i],
                     'post_nms_top_n': after[i], 'topk_after_collect': True} for i in (0, 1))
-    return RPNHead(
+    head = RPNHead(
         anchor_generator={'aspect_ratios': list(RATIOS), 'strides': strides,
                           'anchor_sizes': [[model.ANCHOR_SCALE * stride] for stride in strides]},
         rpn_target_assign={'batch_size_per_im': model.RPN_SAMPLES, 'fg_fraction': 0.5,
                            'negative_overlap': 0.3, 'positive_overlap': 0.7},
         train_proposal=train, test_proposal=test, in_channel=model.FPN_CHANNELS,
         loss_rpn_bbox=SmoothL1Loss(beta=RPN_BETA) if model.RPN_LOSS == 'smooth_l1' else None)
+    generate = head._gen_proposal
+
+    def generate_real(*arguments):
+        rois = [without_empty_boxes(roi) for roi in generate(*arguments)[0]]
+        return rois, paddle.to_tensor([roi.shape[0] for roi in rois], dtype='int32')
+
+    head._gen_proposal = generate_real
+    return head
+
+
+def without_empty_boxes(rois):
+    """Proposals [n, 4] without those of area 0; one of a pixel if no other is left.
+
+    Paddle gives a box of zeros where a level has none, and RoIAlign makes it NaN: on a CPU the loss
+    stays finite then, and the gradient of the first layer is not.
+    """
+    found = paddle.nonzero((rois[:, 2] > rois[:, 0]).astype('int32')
+                            * (rois[:, 3] > rois[:, 1]).astype('int32')).flatten()
+    if found.shape[0] == 0:
+        return paddle.to_tensor([[0.0, 0.0, 1.0, 1.0]])
+    return rois if found.shape[0] == rois.shape[0] else paddle.gather(rois, found)
 
 
 def roi_extractor(neck, resolution):
