@@ -256,7 +256,13 @@ def test_the_other_families_train_evaluate_and_fine_tune(family, model, small_da
         'run_finetune_multi.sh', *flags, *short, f'-class_names={names}',
         f'-output={tmp_path / "tune"}', f'-pretrained={folder}/best.pdparams', folder=family)
     assert code == 0, err
-    assert 'head: new, [' in (run_folder(tmp_path / 'tune') / 'log.txt').read_text()
+    log = (run_folder(tmp_path / 'tune') / 'log.txt').read_text()
+    assert 'head: new, [' in log
+    steps, = map(int, re.findall(r'images make (\d+) steps an epoch', log))
+    epochs, number = map(int, re.findall(
+        r'hardly enough for a new classifier; -o TRAIN.NUM_EPOCHS=(\d+) makes (\d+)\n', log)[0])
+    assert number == steps * epochs >= 200 > steps * (epochs - 1)
+    assert 'hardly enough' not in (folder / 'log.txt').read_text()  # from new weights
     assert result_of(tmp_path / 'tune')['seen'] == 8
 
 

@@ -15,6 +15,9 @@ from common.zoo import FINETUNE, is_of_the_zoo
 MAX_FIRST_WEIGHTS = 0.1
 # training images from which on a recipe for ImageNet, which has 1.28 million, is taken for meant
 FEW_IMAGES = 100_000
+# Steps below which a fine-tuning is too short for a new classifier, and how many are enough; see the
+# faces in docs/finetune.md.
+FEW_STEPS, ENOUGH_STEPS = 100, 200
 
 
 def recipe_lines(config, train_set):
@@ -72,6 +75,10 @@ def describe_training(log, config, state, sampler):
     log.info(f'batch: {sampler.batch_size} x {sampler.world_size} processes x '
              f'{sampler.accum_iter} accumulated = {sampler.global_batch}; {sampler.num_samples} '
              f'images make {sampler.steps_per_epoch} steps an epoch, {schedule.num_steps} in all')
+    if config.MODEL.PRETRAINED and schedule.num_steps < FEW_STEPS:
+        epochs = -(-ENOUGH_STEPS // sampler.steps_per_epoch)
+        log.info(f'  so few steps are hardly enough for a new classifier; -o '
+                 f'TRAIN.NUM_EPOCHS={epochs} makes {epochs * sampler.steps_per_epoch}')
     if sampler.picker:
         log.info(f'DATA.BALANCE {config.DATA.BALANCE:g}: '
                  f'{sampler.picker.describe(sampler.num_samples // sampler.repeats)}')
