@@ -15,8 +15,8 @@ from common.zoo import FINETUNE, is_of_the_zoo
 MAX_FIRST_WEIGHTS = 0.1
 # training images from which on a recipe for ImageNet, which has 1.28 million, is taken for meant
 FEW_IMAGES = 100_000
-# Steps below which a fine-tuning is too short for a new classifier, and how many are enough; see the
-# faces in docs/finetune.md.
+# steps below which a fine-tuning is too short for a new classifier, and how many are enough; see
+# the faces in docs/finetune.md
 FEW_STEPS, ENOUGH_STEPS = 100, 200
 
 
