@@ -362,6 +362,7 @@ def test_stopped_run_goes_on_with_the_same_losses(steps, trained, shapes, tmp_pa
     assert stopped.value.code == 128 + signal.SIGTERM
     other, = tmp_path.iterdir()
     assert losses_of(other) == losses_of(folder)[:steps]
+    (other / 'last.pdparams.tmp99999999').write_text('of a run that was killed')
     again = run(config_of(shapes, f'MODEL.RESUME={other}', 'TRAIN.NUM_EPOCHS=2'))
     assert len(losses_of(folder)) == 6 and losses_of(other) == losses_of(folder)
     assert again == result

@@ -140,13 +140,18 @@ def set_options(config: ConfigNode, options: Iterable[str]) -> None:
         >>> config.MODEL.DROPPATH, config.DATA.IMAGE_SIZE
         (0.1, [192, 256])
     """
+    set_option_keys(config, options)
+    check_together(config)
+
+
+def set_option_keys(config, options):
+    """The part of `set_options` that holds for the keys of any config."""
     for option in options:
         key, equals, text = option.partition('=')
         where = f'-o {printable(option, 1000)}'
         if not equals:
             raise InputError(f'{where}: got no "=", expected KEY=VALUE')
         set_key(config, key, read_value(text, where), where)
-    check_together(config)
 
 
 def model_arguments(config: ConfigNode) -> dict[str, object]:

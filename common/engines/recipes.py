@@ -4,7 +4,7 @@ import os
 
 from common.config import set_key
 from common.core.config_nodes import forget_origins
-from common.core.errors import InputError, printable
+from common.core.errors import InputError
 from common.core.yaml_files import read_base, read_value, read_yaml
 from common.zoo import ROOT
 
@@ -44,16 +44,6 @@ def read_recipe(defaults, name, recipes):
             if key != 'BASE':
                 set_key(config, key, value, f'{source}:{line}')
     return config
-
-
-def set_options(config, options):
-    """Sets the keys of 'KEY=VALUE' options in a config that is not frozen."""
-    for option in options:
-        key, equals, text = option.partition('=')
-        where = f'-o {printable(option, 1000)}'
-        if not equals:
-            raise InputError(f'{where}: got no "=", expected KEY=VALUE')
-        set_key(config, key, read_value(text, where), where)
 
 
 def backbone_options(config):

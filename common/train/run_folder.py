@@ -36,8 +36,13 @@ def choose_folder(config):
         folder = find_run(config.SAVE, config.MODEL.NAME)
     if not folder:
         return make_run_folder(config)
-    processes.sweep(folder, r'.*\.tmp(\d+)')
+    sweep_temporary(folder)
     return folder
+
+
+def sweep_temporary(folder):
+    """Removes what `replace_atomically` has left of a run that was killed."""
+    processes.sweep(folder, r'.*\.tmp(\d+)')
 
 
 def supervised_folder():

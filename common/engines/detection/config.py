@@ -6,8 +6,9 @@ _base_/models/mask_rcnn_swin_fpn.py and cascade_mask_rcnn_swin_fpn.py of Swin's 
 from collections.abc import Iterable
 
 from common.config import ConfigNode, Key, set_key
+from common.core.config_values import set_option_keys
 from common.core.errors import InputError
-from common.engines.recipes import find_recipes, read_recipe, set_options
+from common.engines.recipes import find_recipes, read_recipe
 
 DETECTORS = ('mask_rcnn', 'cascade_mask_rcnn')
 
@@ -180,6 +181,6 @@ def with_options(config, options):
     """A copy of a config with the keys of 'KEY=VALUE' options, frozen."""
     config = config.clone()
     config.defrost()
-    set_options(config, options)
+    set_option_keys(config, options)
     config.freeze()
     return config

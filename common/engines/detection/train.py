@@ -14,7 +14,6 @@ import paddle
 
 from common.config import differences, plain_config
 from common.core import dist, processes
-from common.core.devices import pick_device
 from common.core.errors import InputError, first_few
 from common.core.randomness import seed_step
 from common.core.signals import Stopped
@@ -30,6 +29,7 @@ from common.engines.detection.evaluate import (
 from common.engines.detection.optim import StepSchedule, build_optimizer
 from common.engines.detection.predict import predict_images
 from common.engines.detection.weights import build_for_tests, build_for_training
+from common.engines.device import set_up
 from common.layers.macs import count_parameters
 from common.train.checkpoint import resume, save_checkpoint, save_weights
 from common.train.describe import warn_of_gpus
@@ -37,20 +37,9 @@ from common.train.engine import average_statistics, update
 from common.train.evaluation import flags_of, signal_of
 from common.train.log import RunLog
 from common.train.precision import Precision
-from common.train.run_folder import discard, make_run_folder, write_result
+from common.train.run_folder import discard, make_run_folder, sweep_temporary, write_result
 from common.train.saver import CheckpointSaver
 from common.weights.load import BEST, LAST
-
-
-def set_up(config):
-    """Chooses the device of this process and joins its group. Returns 'cpu' or 'gpu'."""
-    device = pick_device(config)
-    paddle.set_device(device)
-    if device == 'cpu':
-        processes.set_up_cpu()
-        dist.use_gloo()
-    dist.join_group()
-    return device
 
 
 def train(config, signals):
@@ -73,8 +62,9 @@ def train(config, signals):
     check_same_classes(train_set, val_set)
     resumed = config.MODEL.RESUME
     folder = resumed if resumed and os.path.isdir(resumed) else None
-    if folder is None and dist.is_master():
-        folder = make_run_folder(config)
+    if dist.is_master():
+        folder = folder or make_run_folder(config)
+        sweep_temporary(folder)
     folder = dist.from_master('folder', folder)
     try:
         with processes.lock(folder) if dist.is_master() else contextlib.nullcontext():

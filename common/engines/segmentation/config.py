@@ -7,8 +7,9 @@ _base_/models/upernet_swin.py and _base_/datasets/ade20k.py of MMSegmentation be
 from argparse import Namespace
 
 from common.config import ConfigNode, Key, set_key
+from common.core.config_values import set_option_keys
 from common.core.errors import InputError
-from common.engines.recipes import find_recipes, read_recipe, set_options
+from common.engines.recipes import find_recipes, read_recipe
 from common.engines.segmentation.data import ADE20K, CITYSCAPES, OWN
 
 _C = ConfigNode()
@@ -150,7 +151,7 @@ def read_config(name: str | None = None, args: Namespace | None = None) -> Confi
         value = getattr(args, flag, None)
         if value is not None and value is not False:
             set_key(config, key, value, f'-{flag}')
-    set_options(config, getattr(args, 'o', None) or [])
+    set_option_keys(config, getattr(args, 'o', None) or [])
     check_together(config)
     config.freeze()
     return config

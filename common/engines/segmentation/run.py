@@ -1,19 +1,17 @@
 """A training, or an evaluation, from the command line's flags to its end."""
 import json
 import os
-import warnings
 
 import numpy as np
-import paddle
 from PIL import Image
 
 from common.config import origin_of, plain_config
 from common.core import dist, processes
-from common.core.devices import pick_device
 from common.core.errors import InputError, say
 from common.core.files import replace_atomically
 from common.core.flags import check_output_folder
 from common.core.signals import Stopped
+from common.engines.device import set_up
 from common.engines.segmentation.components import (
     build_loss,
     build_model,
@@ -38,22 +36,15 @@ from common.engines.shim import use_segmentation
 from common.layers.macs import count_parameters
 from common.train.log import RunLog
 from common.train.precision import Precision
-from common.train.run_folder import discard, make_folder, write_result, write_text
+from common.train.run_folder import (
+    discard,
+    make_folder,
+    sweep_temporary,
+    write_result,
+    write_text,
+)
 
 EXAMPLES, MOST_EXAMPLES = 'examples.png', 8  # of an evaluation
-
-
-def set_up(config):
-    """This process's device and process group; returns 'cpu' or 'gpu'."""
-    device = pick_device(config)
-    paddle.set_device(device)
-    if device == 'cpu':
-        dist.use_gloo()
-        processes.set_up_cpu()
-    dist.join_group()
-    paddle.seed(config.SEED)
-    warnings.filterwarnings('ignore', 'When training, we now always track')  # of each BatchNorm
-    return device
 
 
 def data_of(config, split, is_train):
@@ -143,7 +134,7 @@ def run_training(args, signals) -> None:
 def new_folder(config):
     """The folder of a run: a new one with the whole config, or the one that it goes on in."""
     if config.MODEL.RESUME:
-        processes.sweep(config.MODEL.RESUME, r'.*\.tmp(\d+)')  # of a run that was killed
+        sweep_temporary(config.MODEL.RESUME)
         return config.MODEL.RESUME
     import yaml
     folder = make_folder(config.SAVE, f'{config.MODEL.NAME}-train')

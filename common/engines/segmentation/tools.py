@@ -11,13 +11,14 @@ from common.core.errors import InputError, say
 from common.core.files import replace_atomically
 from common.core.flags import check_output_folder
 from common.data.input_images import images_of_tool
+from common.engines.device import set_up
 from common.engines.segmentation.components import build_model, build_transforms
 from common.engines.segmentation.config import list_recipes, read_config
 from common.engines.segmentation.data import changed, read_pixels, way_of
 from common.engines.segmentation.deploy import export_model
 from common.engines.segmentation.evaluation import options_of, predict, write_prediction
 from common.engines.segmentation.pictures import overlay, with_legend
-from common.engines.segmentation.run import recipe_of, set_up, without_output
+from common.engines.segmentation.run import recipe_of, without_output
 from common.engines.shapes import CLASSES, draw_pictures
 from common.engines.shim import use_segmentation
 from common.layers.macs import count_parameters
