@@ -63,7 +63,8 @@ def make_parser():
         type=int, default=[800, 1344], metavar='N')
 
     part, add = command('params', 'parameters of the recipes, and what is published')
-    part.add_argument('recipes', nargs='*', metavar='NAME', help='default: all')
+    part.add_argument('recipes', nargs='*', metavar='PATTERN',
+                      help="names or shell patterns, e.g. 'mask_rcnn*1x'; default: all")
 
     part, add = command('speed', 'images a second of a recipe, in inference and training')
     add_config_flags(add)

@@ -520,3 +520,18 @@ def test_errors_are_clear(tmp_path):
     paddle.save(create_model('vit_digits').state_dict(), str(tmp_path / 'a.pdparams'))
     message = refusal(small, 'mixed', pretrained=str(tmp_path / 'a.pdparams'))
     assert 'these weights are not for this model' in message and 'vit_digits' in message
+
+
+@pytest.mark.smoke
+def test_config_of_a_detector_is_not_taken_for_a_classifier_s(tmp_path):
+    """A checkpoint that a detection or segmentation of this project has written."""
+    backbone = new('vit', seed=3)
+    detector = nn.Sequential(('backbone', nn.Sequential(('net', backbone))), ('neck', nn.Silu()))
+    file = str(tmp_path / 'best.pdparams')
+    save_weights(file, detector, {
+        'config': {'MODEL': {'BACKBONE': 'vit_digits', 'NUM_CLASSES': 3},
+                   'DATA': {'DATASET': 'own', 'CROP_PCT': 7.0}},
+        'class_names': ['disc', 'square', 'triangle']})
+    other = new('vit', pretrained=file)
+    for name, value in arrays(backbone).items():
+        np.testing.assert_array_equal(arrays(other)[name], value)

@@ -24,7 +24,7 @@ from common.engines.detection.export import ExportedDetector, batch_of_size, exp
 from common.engines.detection.model import build_detector, without_empty_boxes
 from common.engines.detection.predict import Prediction, paste_mask, predict_batch
 from common.engines.detection.shapes import write_shapes
-from common.engines.detection.tables import measure, parameter_rows
+from common.engines.detection.tables import matching_recipes, measure, parameter_rows
 from common.zoo import create_model
 from tests.conftest import ROOT, refusal
 from tests.test_detection_data import broken
@@ -199,6 +199,14 @@ ODD = {
     # the cascade adds 39 here and 38 in all other rows
     'mask_rcnn_vitaev2_vsa_48m_1x': 1.7, 'mask_rcnn_vitaev2_vsa_48m_3x': 1.7}
 COUNTED = [name for name in list_recipes() if re.search('swin_(tiny|small)_|_s_[13]x|48m_3x', name)]
+
+
+def test_recipes_are_found_by_patterns():
+    assert matching_recipes(['mask*vsa_s_?x', 'cascade*vitaev2_s_1x']) == [
+        'cascade_mask_rcnn_vitaev2_s_1x', 'mask_rcnn_vitaev2_vsa_s_1x',
+        'mask_rcnn_vitaev2_vsa_s_3x']
+    assert "got 'mask', expected the name or a pattern" in refusal(matching_recipes, ['mask'])
+
 
 
 def test_parameters_are_the_published_ones():
@@ -420,7 +428,7 @@ def test_wrong_inputs_leave_no_run(trained, shapes, tmp_path):
         assert message in refusal(run, config_of(shapes, f'SAVE={output}', *options))
     assert not output.exists() or not list(output.iterdir())
     options = ['EVAL=true', f'SAVE={output}']
-    for pretrained, message in ((classifier, 'got weights of a classifier, expected those of a'),
+    for pretrained, message in ((classifier, 'got weights of no detector, expected those of one'),
                                 (folder, 'these weights are not for this model')):
         config = config_of(shapes, f'MODEL.PRETRAINED={pretrained}', *options,
                            'MODEL.FPN_CHANNELS=24')

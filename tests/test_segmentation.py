@@ -279,8 +279,10 @@ def test_weights_need_a_recipe(tmp_path):
     args = Namespace(cfg=None)
     assert '-cfg: got none' in refusal(recipe_of, args, None)
     assert 'config.yaml is missing' in refusal(recipe_of, args, str(tmp_path))
-    (tmp_path / 'config.yaml').write_text('')
+    (tmp_path / 'config.yaml').write_text('MODEL:\n  CHANNELS: 8\n')
     assert recipe_of(args, str(tmp_path)) == str(tmp_path / 'config.yaml')
+    (tmp_path / 'config.yaml').write_text('MODEL:\n  DETECTOR: mask_rcnn\n')
+    assert 'is a run of a detector' in refusal(recipe_of, args, str(tmp_path))
     assert recipe_of(Namespace(cfg='a'), str(tmp_path)) == 'a'
 
 

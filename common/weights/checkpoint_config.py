@@ -83,6 +83,8 @@ def stated_values(metadata: dict, config: ConfigNode) -> dict:
         {key: value}, not checked in any way.
     """
     stated, class_names = metadata.get('config'), metadata.get('class_names')
+    if is_of_an_engine(stated):
+        return {}
     if not isinstance(stated, dict):
         has_names = isinstance(class_names, list) and class_names
         stated = {'MODEL': {'NUM_CLASSES': len(class_names)}} if has_names else {}
@@ -93,6 +95,13 @@ def stated_values(metadata: dict, config: ConfigNode) -> dict:
                 and stated[node][leaf] != config[node][leaf]:
             values[key] = stated[node][leaf]
     return values
+
+
+def is_of_an_engine(stated):
+    """Whether a checkpoint's config is that of a detector or a segmenter, whose keys mean others
+    than a classifier's."""
+    return isinstance(stated, dict) and isinstance(stated.get('MODEL'), dict) \
+        and 'BACKBONE' in stated['MODEL']
 
 
 def only_stated(stated: dict, config: ConfigNode, requested: ConfigNode) -> dict:

@@ -1,10 +1,11 @@
 """Tables of the recipes: parameters and published figures; and a detector's speed."""
+import fnmatch
 import time
 
 import numpy as np
 import paddle
 
-from common.core.errors import say
+from common.core.errors import InputError, say
 from common.engines.detection.config import list_recipes, read_config
 from common.engines.detection.data import to_tensors
 from common.engines.detection.model import build_detector, in_evaluation
@@ -14,20 +15,36 @@ from common.layers.macs import count_parameters
 PUBLISHED = 'published'
 
 
-def parameter_rows(names=None):
+def matching_recipes(patterns=()):
+    """The names of the recipes that one of some shell patterns matches; of all without a pattern.
+
+    Raises:
+        InputError: a pattern matches none.
+    """
+    names = list_recipes()
+    for pattern in patterns:
+        if not fnmatch.filter(names, pattern):
+            raise InputError(f'recipe: got {pattern!r}, expected the name or a pattern of one of '
+                             f'{", ".join(names)}')
+    return [name for name in names
+            if not patterns or any(fnmatch.fnmatchcase(name, pattern) for pattern in patterns)]
+
+
+def parameter_rows(patterns=()):
     """Yields (name, parameters, published millions or None, box AP, mask AP) of recipes."""
-    for name in names or list_recipes():
+    for name in matching_recipes(patterns):
         config = read_config(name)
         with paddle.LazyGuard():  # no weights are drawn
             count = count_parameters(build_detector(config))
         yield name, count, config.ZOO.PARAMETERS, config.ZOO.BOX_AP, config.ZOO.MASK_AP
 
 
-def print_parameters(names=None):
+def print_parameters(patterns=()):
     """Prints them as a table."""
+    matching_recipes(patterns)
     say(f'| recipe | parameters | {PUBLISHED} | box AP, {PUBLISHED} | mask AP, {PUBLISHED} |')
     say('|---|---|---|---|---|')
-    for name, count, *published in parameter_rows(names):
+    for name, count, *published in parameter_rows(patterns):
         millions, box, mask = ('' if value is None else f'{value:g}' for value in published)
         say(f'| {name} | {count / 1e6:.1f} M | {millions}{" M" * bool(millions)} | {box} | {mask} '
             f'|')

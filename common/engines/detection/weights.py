@@ -41,8 +41,8 @@ def build_for_tests(config):
         raise InputError('-pretrained: got nothing, expected the weights of a trained detector')
     weights = read_weights(file)
     if not is_detector(weights):
-        raise InputError(f'{file}: got weights of a classifier, expected those of a detector; '
-                         f'`train -pretrained` starts from these')
+        raise InputError(f'{file}: got weights of no detector, expected those of one; `train '
+                         f'-pretrained` starts from weights of a classifier')
     detector = build_detector(config)
     load_detector(detector, file, weights)
     detector.eval()

@@ -11,6 +11,7 @@ from common.core.errors import InputError, say
 from common.core.files import replace_atomically
 from common.core.flags import check_output_folder
 from common.core.signals import Stopped
+from common.core.yaml_files import read_yaml
 from common.engines.device import set_up
 from common.engines.segmentation.components import (
     build_loss,
@@ -222,4 +223,8 @@ def recipe_of(args, run):
         missing = f': {own} is missing' if run else ''
         raise InputError(f"-cfg: got none, expected a recipe, or a run's folder as -resume or "
                          f'-pretrained{missing}')
+    if args.cfg is None and {'MODEL.DETECTOR', 'MODEL.TYPE'} & {
+            key for key, _, _ in read_yaml(own)}:
+        raise InputError(f'{run}: is a run of a detector or a classifier, expected one of '
+                         f'segmentation')
     return args.cfg or own
