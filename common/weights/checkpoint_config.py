@@ -99,9 +99,9 @@ def stated_values(metadata: dict, config: ConfigNode) -> dict:
 
 def is_of_an_engine(stated):
     """Whether a checkpoint's config is that of a detector or a segmenter, whose keys mean others
-    than a classifier's."""
-    return isinstance(stated, dict) and isinstance(stated.get('MODEL'), dict) \
-        and 'BACKBONE' in stated['MODEL']
+    than a classifier's. These have a backbone and no type (a hybrid ViT has both)."""
+    model = stated.get('MODEL') if isinstance(stated, dict) else None
+    return isinstance(model, dict) and 'BACKBONE' in model and 'TYPE' not in model
 
 
 def only_stated(stated: dict, config: ConfigNode, requested: ConfigNode) -> dict:
