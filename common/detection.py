@@ -5,13 +5,16 @@ python -m paddle.distributed.launch main.py train ... (in the folder of the reci
 
 A recipe is named by -cfg: `paddle-vitae detection params` lists all. A run's weights know theirs.
 """
+import contextlib
 import json
 import os
 import sys
 from functools import partial
 
+from common.core.environment import DEBUG
 from common.core.errors import InputError, errors_of_a_tool, say
 from common.core.flags import add_flag, check_least, check_output_folder, tool_parser
+from common.core.processes import set_up_cpu
 from common.core.signals import StopSignal, is_child
 from common.engines.detection.config import (
     FLAG_KEYS,
@@ -140,7 +143,7 @@ def run_eval(args):
             raise InputError("-pretrained: got nothing, expected a run's folder or weights of a "
                              'detector, or -predictions')
         weights = read_run(args.pretrained) if args.cfg is None else None
-        evaluate(with_options(config_of(args, weights), ['EVAL=true']), signals)
+        evaluate(with_options(config_of(args, weights), ['EVAL=true']), signals, weights)
 
 
 def evaluate_predictions(args):
@@ -154,15 +157,18 @@ def evaluate_predictions(args):
 
 
 def run_infer(args):
-    from common.core.processes import set_up_cpu
-    from common.engines.detection.infer import infer, list_images, predict_one
+    from common.data.input_images import images_of_tool
+    from common.engines.detection.infer import infer, predict_one
     if not 0 <= args.threshold <= 1:
         raise InputError(f'-threshold: got {args.threshold}, expected 0 to 1')
     if bool(args.pretrained) == bool(args.exported):
         raise InputError("-pretrained, -exported: expected one of the two: a run's folder or "
                          'weights of a detector, or an export')
     check_output_folder('output', args.output)
-    files = list_images(args.images)
+    missing = [path for path in args.images if not os.path.exists(path)]
+    if missing:
+        raise InputError(f'{missing[0]}: no such file or folder')
+    files = images_of_tool(args.images)
     set_up_cpu()
     if args.exported:
         from common.engines.detection.export import ExportedDetector
@@ -178,15 +184,15 @@ def run_infer(args):
 def detector_of(args):
     """(Detector, class names, config) of -pretrained."""
     from common.engines.detection.weights import build_for_tests
-    config = config_of(args, read_run(args.pretrained) if args.cfg is None else None)
-    detector, weights = build_for_tests(config)
+    weights = read_run(args.pretrained) if args.cfg is None else None
+    config = config_of(args, weights)
+    detector, weights = build_for_tests(config, weights)
     names = weights.metadata.get('class_names') \
         or [f'class {index}' for index in range(config.MODEL.NUM_CLASSES)]
     return detector, names, config
 
 
 def run_export(args):
-    from common.core.processes import set_up_cpu
     from common.engines.detection.export import export
     set_up_cpu()
     detector, names, config = detector_of(args)
@@ -200,16 +206,14 @@ def run_params(args):
 
 
 def run_speed(args):
-    from common.core.processes import set_up_cpu
     from common.engines.detection.tables import measure
     check_least(args, batch_size=1, steps=1, size=32)
     set_up_cpu()
-    args_of_config = args.batch_size
-    args.batch_size = None
+    batch_size, args.batch_size = args.batch_size, None  # which is not the config's here
     config = config_of(args)
-    for what, speed in measure(config, args.size, args_of_config, args.steps).items():
+    for what, speed in measure(config, args.size, batch_size, args.steps).items():
         say(f'{config.MODEL.NAME}, {what}, {args.size[0]}x{args.size[1]}, batch '
-            f'{args_of_config}: {speed:.3g} img/s')
+            f'{batch_size}: {speed:.3g} img/s')
 
 
 def run_shapes(args):
@@ -219,20 +223,14 @@ def run_shapes(args):
     say(f'{args.folder}: {args.train} training and {args.val} validation pictures')
 
 
+@contextlib.contextmanager
 def program(args):
     """The block of a run: signals, errors in one line, exit codes."""
-    from contextlib import contextmanager
-
-    from common.core.environment import DEBUG
-    from common.train.launcher import errors_in_one_line
-
-    @contextmanager
-    def block():
-        if args.debug:
-            os.environ[DEBUG] = '1'
-        with StopSignal(child=is_child()) as signals, errors_in_one_line(signals):
-            yield signals
-    return block()
+    from common.train.launcher import errors_in_one_line  # imports Paddle
+    if args.debug:
+        os.environ[DEBUG] = '1'
+    with StopSignal(child=is_child()) as signals, errors_in_one_line(signals):
+        yield signals
 
 
 def main(argv=None):

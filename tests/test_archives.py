@@ -211,17 +211,23 @@ def test_table_beside_an_archive_that_is_not_of_the_data(files, tmp_path):
     assert find_layout(str(tmp_path)) == 'csv'
 
 
+def write_tables(folder, files, text):
+    """A table of the training images, in FOLDER/files beside them, in FOLDER/archives beside a
+    .tar."""
+    for name in ('files', 'archives'):
+        (folder / name).mkdir()
+        (folder / name / 'labels.csv').write_text(text)
+    shutil.copytree(files / 'train', folder / 'files' / 'train')
+    as_tar(folder / 'archives' / 'train.tar', files / 'train')
+
+
 @pytest.mark.parametrize('split', [False, True])
 def test_table_in_an_archive(split, files, tmp_path):
     rows = sorted((files / 'train').rglob('*.JPEG'))
     text = ''.join(f'{file.relative_to(files)},{file.parent.name}'
                    f'{("," + ("val" if file.stem == "1" else "train")) if split else ""}\n'
                    for file in rows)
-    for folder in (tmp_path / 'files', tmp_path / 'archives'):
-        folder.mkdir()
-        (folder / 'labels.csv').write_text(text)
-    shutil.copytree(files / 'train', tmp_path / 'files' / 'train')
-    as_tar(tmp_path / 'archives' / 'train.tar', files / 'train')
+    write_tables(tmp_path, files, text)
     for is_train in (True, False):
         wanted, names = read(tmp_path / 'files', 'csv', is_train)
         for _ in range(2):
@@ -255,11 +261,7 @@ def test_table_with_several_labels_in_an_archive(files, tmp_path):
     rows = sorted((files / 'train').rglob('*.JPEG'))
     text = ''.join(f'{file.relative_to(files)},{("a|b", "b", "a|c")[index % 3]}\n'
                    for index, file in enumerate(rows))
-    for folder in (tmp_path / 'files', tmp_path / 'archives'):
-        folder.mkdir()
-        (folder / 'labels.csv').write_text(text)
-    shutil.copytree(files / 'train', tmp_path / 'files' / 'train')
-    as_tar(tmp_path / 'archives' / 'train.tar', files / 'train')
+    write_tables(tmp_path, files, text)
     for is_train in (True, False):
         wanted, names = read(tmp_path / 'files', 'csv', is_train, MULTI_LABEL=True)
         source, found = read(tmp_path / 'archives', 'csv', is_train, MULTI_LABEL=True)

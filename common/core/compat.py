@@ -31,7 +31,7 @@ integer-factor | Paddle 3.3 with oneDNN | layers/fast/sampling.py
     eager and ONNX are right.
 wrong-passes | Paddle 3.3 with oneDNN | WRONG_PASSES, deploy/paddle_inference.py
     Passes over an exported graph that change its result; see there.
-onednn-resize | Paddle 3.3 with oneDNN | engines/segmentation/deploy.py, engines/detection/export.py
+onednn-resize | Paddle 3.3 with oneDNN | deploy/paddle_inference.py
     A graph with `F.interpolate(x, [h, w], mode='bilinear')` is a NotImplementedError
     (ConvertPirAttribute2RuntimeAttribute); it runs without oneDNN.
 bfloat16-operators | Paddle 2.6 with oneDNN | BFLOAT16_OPERATORS, deploy/paddle_inference.py

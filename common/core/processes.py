@@ -7,6 +7,7 @@ import os
 import re
 import signal
 import sys
+import time
 
 from common.core.errors import InputError, complain
 
@@ -17,6 +18,7 @@ PR_SET_PDEATHSIG, PR_SET_CHILD_SUBREAPER = 1, 36
 # memory at the heap's end goes back to the system.
 M_TRIM_THRESHOLD, M_MMAP_THRESHOLD = -1, -3
 GIB = 1 << 30
+POLL = 0.1  # seconds between two tries to get a lock
 CPU_INFO = '/proc/cpuinfo'
 # What MKL's kernels for AVX-512 need (Skylake's).
 AVX512 = {'avx512f', 'avx512cd', 'avx512bw', 'avx512dq', 'avx512vl'}
@@ -149,6 +151,31 @@ def lock(folder):
     except OSError as error:
         raise InputError(f'cannot write {file}: {error.strerror}') from None
     return stream
+
+
+def wait_for_lock(file, waiting, without_locks):
+    """Takes the lock of an open file, however long another process has it.
+
+    Args:
+        file: stream or descriptor; the lock is free when it is closed.
+        waiting: called once if another process has the lock.
+        without_locks: called with the OSError of a file system that has no locks.
+    """
+    said = False
+    while True:
+        try:
+            # The system takes it away from a process that dies, whatever of. Not a waiting call:
+            # a signal must be able to end it.
+            fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
+            return
+        except BlockingIOError:
+            if not said:
+                waiting()
+            said = True
+            time.sleep(POLL)
+        except OSError as error:  # some file systems of clusters have none
+            without_locks(error)
+            return
 
 
 def take(stream, folder):

@@ -6,7 +6,7 @@ import numpy as np
 from common.core.class_names import class_names
 from common.core.errors import InputError
 from common.data.archives.folders import read_archived_folders, read_archived_split
-from common.data.archives.lists import read_image_list, read_table
+from common.data.archives.lists import read_image_list, read_image_table
 from common.data.archives.recognise import find_archived_split, has_archived_classes
 from common.data.archives.webdataset import read_webdataset
 from common.data.cifar_source import read_cifar
@@ -121,7 +121,7 @@ def read_layout(data, is_train):
         file = find_csv(data.DATA_PATH)
         if not file:
             raise InputError(f'{data.DATA_PATH}: expected a csv file, or a folder with one')
-        images, table = read_table(file, data, is_train)
+        images, table = read_image_table(file, data, is_train)
         if images:
             return images, table
         images, names, for_training = table

@@ -56,6 +56,40 @@ class PaddleInference(Exported):
         return self.predictor.get_output_handle(output_name).copy_to_cpu()
 
 
+class Predictor:
+    """Paddle's predictor of a graph with several inputs or outputs, on a CPU without oneDNN.
+
+    Args:
+        folder: of the graph, for messages.
+        graph, parameters: its files.
+        threads: CPU cores.
+
+    Raises:
+        InputError: Paddle cannot run it.
+    """
+
+    def __init__(self, folder, graph, parameters, threads):
+        settings = inference_settings(graph, parameters, 'fp32', threads,
+                                      onednn=False)  # compat: onednn-resize
+        try:
+            with silenced(sys.stdout):
+                self.predictor = inference.create_predictor(settings)
+        except Exception as error:  # noqa: BLE001 - Paddle raises many kinds
+            raise InputError(f'{folder}: Paddle {paddle.__version__} cannot run it: '
+                             f'{one_line(error)}') from error
+
+    def __call__(self, inputs):
+        """{name of an input: array} -> list of arrays, in the order of the graph's outputs."""
+        for name in self.predictor.get_input_names():
+            handle = self.predictor.get_input_handle(name)
+            handle.reshape(inputs[name].shape)
+            handle.copy_from_cpu(np.ascontiguousarray(inputs[name]))
+        with silenced(sys.stdout):
+            self.predictor.run()
+        return [self.predictor.get_output_handle(name).copy_to_cpu()
+                for name in self.predictor.get_output_names()]
+
+
 def inference_settings(graph, parameters, precision, threads, onednn=True):
     """The inference.Config for a graph's two files, on Paddle's device; on a CPU with oneDNN or
     without."""

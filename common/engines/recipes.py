@@ -2,7 +2,7 @@
 import glob
 import os
 
-from common.config import set_key
+from common.config import differences, set_key
 from common.core.config_nodes import forget_origins
 from common.core.errors import InputError
 from common.core.yaml_files import read_base, read_value, read_yaml
@@ -44,6 +44,13 @@ def read_recipe(defaults, name, recipes):
             if key != 'BASE':
                 set_key(config, key, value, f'{source}:{line}')
     return config
+
+
+def changed_keys(before, now, free):
+    """{key: 'KEY: was ..., is ...'} of what differs between two plain configs, but for the keys of
+    `free`, in which a run may differ from the one that it goes on with."""
+    changed = {line.partition(':')[0]: line for line in differences(before, now)}
+    return {key: line for key, line in changed.items() if key not in free}
 
 
 def backbone_options(config):

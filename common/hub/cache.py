@@ -8,18 +8,16 @@
 """
 import base64
 import contextlib
-import fcntl
 import hashlib
 import json
 import os
 import sys
-import time
 
 from common.core.errors import InputError, complain
 from common.core.files import BLOCK, replace_atomically
+from common.core.processes import wait_for_lock
 
 CACHE_VARIABLE = 'PADDLE_VITAE_CACHE'
-POLL = 0.1  # seconds between two tries to get a lock
 
 
 def cache_folder() -> str:
@@ -57,7 +55,7 @@ def locked(path, what):
     except OSError as error:
         raise cannot_write(file, error) from None
     with stream:
-        wait_for_lock(stream, path, what)
+        take_lock(stream, path, what)
         with contextlib.suppress(OSError):  # a full disk: the number is a help only
             stream.truncate(0)
             stream.write(f'{os.getpid()}\n')
@@ -65,26 +63,17 @@ def locked(path, what):
         yield
 
 
-def wait_for_lock(stream, path, what):
+def take_lock(stream, path, what):
     """Takes the lock of an opened file, however long another process has it."""
-    said = False
-    while True:
-        try:
-            # The system takes it away from a process that dies, whatever of. Not a waiting call:
-            # a signal must be able to end it.
-            fcntl.flock(stream, fcntl.LOCK_EX | fcntl.LOCK_NB)
-            return
-        except BlockingIOError:
-            if not said:
-                stream.seek(0)
-                complain(f'waiting for process {stream.read().strip() or "?"}, which downloads '
-                         f'{what}')
-                said = True
-            time.sleep(POLL)
-        except OSError as error:  # some file systems of clusters have no locks
-            complain(f'WARNING: {path} cannot be locked ({error.strerror}): two processes may '
-                     f'download it at once')
-            return
+    def waiting():
+        stream.seek(0)
+        complain(f'waiting for process {stream.read().strip() or "?"}, which downloads {what}')
+
+    def without_locks(error):
+        complain(f'WARNING: {path} cannot be locked ({error.strerror}): two processes may download '
+                 f'it at once')
+
+    wait_for_lock(stream, waiting, without_locks)
 
 
 def read_json(path):

@@ -122,7 +122,7 @@ def note_of_unsaved(config, folder):
 
 def make_run_folder(config):
     """A new folder SAVE/NAME-train-YYYYmmdd-HHMMSS with the run's config, never one that exists."""
-    kind = 'eval' if config.EVAL else 'train'
+    kind = 'eval' if config.get('EVAL') else 'train'
     folder = make_folder(config.SAVE, f'{config.MODEL.NAME}-{kind}')
     plain = plain_config(config)
     plain['MODEL']['RESUME'] = None  # of this start, not of the recipe

@@ -9,17 +9,16 @@ The header is JSON; it says of which files with which sizes and times the index 
 that does not fit to them, or is damaged, is made anew: it has nothing that the data have not.
 """
 import contextlib
-import fcntl
 import hashlib
 import json
 import mmap
 import os
-import time
 
 import numpy as np
 
 from common.core.errors import InputError, complain, complain_once, printable
 from common.core.files import replace_atomically
+from common.core.processes import wait_for_lock
 from common.data.archives.members import is_archive
 from common.data.image_names import is_hidden
 from common.data.images import open_regular
@@ -28,7 +27,6 @@ from common.hub.cache import CACHE_VARIABLE, cache_folder
 MAGIC = b'paddle-vitae index 1\n'
 MAX_HEADER = 1 << 30  # bytes: names of files and classes
 ALIGNMENT = 64
-POLL = 0.1  # seconds between two tries to get the lock
 # The arrays and their types; n is the number of images.
 ARRAYS = {'end': '<i8', 'folder': '<i4', 'file': '<i4', 'offset': '<i8', 'size': '<u4',  # [n]
           'label': '<i8',                              # [n], or all labels, where there are several
@@ -110,20 +108,11 @@ def keep_index(anchor: str, kind: str, header: dict, arrays: dict) -> Index:
 def one_at_a_time(anchor):
     """Only one process at a time makes the indexes of some data; the others wait."""
     file = os.open(anchor, os.O_RDONLY)
-    said = False
     try:
-        while True:
-            try:
-                # Not a waiting call: a signal must be able to end it.
-                fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
-                break
-            except BlockingIOError:
-                if not said:
-                    complain(f'{anchor}: waiting for another process, which makes its index')
-                said = True
-                time.sleep(POLL)
-            except OSError:  # file systems of clusters may have no locks: it is made twice then
-                break
+        # without locks, as on file systems of clusters, it is made twice
+        wait_for_lock(
+            file, lambda: complain(f'{anchor}: waiting for another process, which makes its index'),
+            lambda error: None)
         yield
     finally:
         os.close(file)

@@ -86,7 +86,7 @@ def draft_of_list(images, places):
     return draft, scan.done()
 
 
-def read_table(file, data, is_train):
+def read_image_table(file, data, is_train):
     """The images of a csv table of which some lie in archives, and the names of the classes.
 
     Returns:

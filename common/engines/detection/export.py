@@ -16,7 +16,7 @@ import paddle
 from common.core.devices import core_count
 from common.core.errors import InputError, one_line
 from common.core.files import replace_atomically
-from common.deploy.paddle_inference import inference_settings
+from common.deploy.paddle_inference import Predictor
 from common.deploy.silence import silenced
 from common.engines.detection.config import read_config
 from common.engines.detection.predict import predict_batch, split_predictions
@@ -194,24 +194,9 @@ class ExportedDetector:
                   if os.path.isfile(os.path.join(folder, name))]
         if not graphs:
             raise InputError(f'{folder}: got no model.json or model.pdmodel')
-        try:
-            with silenced(sys.stdout):
-                self.predictor = paddle.inference.create_predictor(inference_settings(
-                    graphs[0], os.path.join(folder, 'model.pdiparams'), 'fp32', core_count(),
-                    onednn=False))  # compat: onednn-resize
-        except Exception as error:  # noqa: BLE001 - Paddle raises many kinds
-            raise InputError(f'{folder}: Paddle {paddle.__version__} cannot run it: '
-                             f'{one_line(error)}') from error
+        self.predictor = Predictor(folder, graphs[0], os.path.join(folder, 'model.pdiparams'),
+                                   core_count())
 
     def predict(self, pixels):
         """uint8 [H, W, 3] -> Prediction."""
-        batch = batch_of_size(pixels, self.size, self.data)
-        for name in self.predictor.get_input_names():
-            handle = self.predictor.get_input_handle(name)
-            handle.reshape(batch[name].shape)
-            handle.copy_from_cpu(np.ascontiguousarray(batch[name]))
-        with silenced(sys.stdout):
-            self.predictor.run()
-        outputs = [self.predictor.get_output_handle(name).copy_to_cpu()
-                   for name in self.predictor.get_output_names()]
-        return split_predictions(*outputs)[0]
+        return split_predictions(*self.predictor(batch_of_size(pixels, self.size, self.data)))[0]

@@ -4,31 +4,13 @@ import os
 
 import numpy as np
 
-from common.core.errors import InputError, complain, one_line, say
+from common.core.errors import complain, one_line, say
 from common.core.files import replace_atomically
-from common.data.image_names import is_hidden, is_image
 from common.data.images import load_image
 from common.engines.detection.data import to_batch
 from common.engines.detection.draw import draw
 from common.engines.detection.predict import predict_batch
 from common.engines.detection.transforms import resize
-
-
-def list_images(paths):
-    """The image files among paths and, sorted, in folders among them."""
-    found = []
-    for path in paths:
-        if os.path.isdir(path):
-            inside = sorted(name for name in os.listdir(path)
-                            if is_image(name) and not is_hidden(name))
-            if not inside:
-                raise InputError(f'{path}: got a folder without images')
-            found += [os.path.join(path, name) for name in inside]
-        elif os.path.exists(path):
-            found.append(path)
-        else:
-            raise InputError(f'{path}: no such file or folder')
-    return found
 
 
 def batch_of(pixels, data):

@@ -12,7 +12,7 @@ import time
 
 import paddle
 
-from common.config import differences, plain_config
+from common.config import plain_config
 from common.core import dist, processes
 from common.core.errors import InputError, first_few
 from common.core.randomness import seed_step
@@ -30,6 +30,7 @@ from common.engines.detection.optim import StepSchedule, build_optimizer
 from common.engines.detection.predict import predict_images
 from common.engines.detection.weights import build_for_tests, build_for_training
 from common.engines.device import set_up
+from common.engines.recipes import changed_keys
 from common.layers.macs import count_parameters
 from common.train.checkpoint import resume, save_checkpoint, save_weights
 from common.train.describe import warn_of_gpus
@@ -108,7 +109,6 @@ class Trainer:
                                     dist.rank(), dist.world_size())
         self.schedule = StepSchedule(config.TRAIN, self.sampler.steps_per_epoch,
                                      self.sampler.global_batch)
-        paddle.seed(config.SEED)
         self.detector, self.notes = build_for_training(config)
         if device == 'gpu' and dist.world_size() > 1:  # the box heads of a cascade
             paddle.nn.SyncBatchNorm.convert_sync_batchnorm(self.detector.engine.bbox_head)
@@ -151,12 +151,11 @@ class Trainer:
 
     def check_same_run(self, content):
         """Raises InputError if a checkpoint is of a run with another recipe, batch or data."""
-        changed = [line for line in differences(content['config'], self.metadata['config'])
-                   if not line.startswith(tuple(f'{key}:' for key in FREE))]
+        changed = changed_keys(content['config'], self.metadata['config'], FREE).values()
         if changed:
             raise InputError(f'{self.config.MODEL.RESUME}: is a run of another recipe: '
-                             f'{first_few(changed, 3)}; the same recipe goes on, and another one '
-                             f'starts with -pretrained')
+                             f'{first_few(list(changed), 3)}; the same recipe goes on, and another '
+                             f'one starts with -pretrained')
         if content.get('data') != self.metadata['data']:
             raise InputError(f'{self.config.MODEL.RESUME}: is a run on other images than '
                              f'{self.train_set.annotations.file}')
@@ -353,11 +352,14 @@ def evaluate_detector(detector, images, config, signals, barrier, folder=None):
     return json.loads(dist.gather_texts(json.dumps(result))[0])
 
 
-def evaluate(config, signals):
-    """Evaluates the weights of MODEL.PRETRAINED; as `train`, with a folder of its own."""
+def evaluate(config, signals, weights=None):
+    """Evaluates the weights of MODEL.PRETRAINED; as `train`, with a folder of its own.
+
+    weights: what the file holds, if it is read already.
+    """
     device = set_up(config)
     images = open_images(config, is_train=False)
-    detector, weights = build_for_tests(config)
+    detector, weights = build_for_tests(config, weights)
     check_class_names(weights, images, config)
     precision = Precision(config.AMP, config.AMP_DTYPE, 'O1', device)
     detector.use_precision(precision if precision.enabled else None)

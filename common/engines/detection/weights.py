@@ -30,8 +30,13 @@ def build_for_training(config):
     return detector, load_detector(detector, file, weights, new_heads=True)
 
 
-def build_for_tests(config):
+def build_for_tests(config, weights=None):
     """A detector with all the weights of MODEL.PRETRAINED, in evaluation mode.
+
+    weights: what the file holds, if it is read already.
+
+    Returns:
+        (Detector, Weights).
 
     Raises:
         InputError: the file is not of this detector.
@@ -39,7 +44,7 @@ def build_for_tests(config):
     file = config.MODEL.PRETRAINED
     if not file:
         raise InputError('-pretrained: got nothing, expected the weights of a trained detector')
-    weights = read_weights(file)
+    weights = weights or read_weights(file)
     if not is_detector(weights):
         raise InputError(f'{file}: got weights of no detector, expected those of one; `train '
                          f'-pretrained` starts from weights of a classifier')

@@ -11,7 +11,7 @@ from common.engines.segmentation import transforms
 from common.engines.segmentation.data import IGNORE
 from common.engines.segmentation.upernet import UPerNetMMSeg
 from common.engines.shim import use_segmentation
-from common.weights.load import assign, check_state, read_weights
+from common.weights.load import Weights, assign, check_state, read_weights
 
 WHOLE = 'decoder.'  # what names begin with in the weights of a whole segmenter only
 CLASSIFIERS = ('decoder.classifier.conv.weight', 'decoder.classifier.conv.bias',
@@ -74,7 +74,8 @@ def build_loss(config):
         for factor, output in zip(factors, outputs, strict=True))
 
 
-def build_model(config: ConfigNode, is_new: bool = False) -> tuple[nn.Layer, list[str]]:
+def build_model(config: ConfigNode, is_new: bool = False,
+                weights: Weights | None = None) -> tuple[nn.Layer, list[str]]:
     """Builds the model of a config, with the weights of MODEL.PRETRAINED: those of a backbone, in
     any file that create_backbone reads, or of a whole segmenter, such as a run's best.pdparams.
 
@@ -82,6 +83,7 @@ def build_model(config: ConfigNode, is_new: bool = False) -> tuple[nn.Layer, lis
         config: of read_config.
         is_new: whether a training begins: the classifiers may have another number of classes than
             the weights, and start anew then.
+        weights: what MODEL.PRETRAINED holds, if it is read already.
 
     Returns:
         The model, image [B, 3, H, W] -> list of logits [B, K, H, W]; and sentences about its
@@ -104,7 +106,8 @@ def build_model(config: ConfigNode, is_new: bool = False) -> tuple[nn.Layer, lis
     model = config.MODEL
     if model.BACKBONE is None:
         raise InputError('MODEL.BACKBONE: got none, expected the name of a model of the zoo')
-    weights = read_weights(model.PRETRAINED) if model.PRETRAINED else None
+    if weights is None and model.PRETRAINED:
+        weights = read_weights(model.PRETRAINED)
     is_whole = weights is not None and any(name.startswith(WHOLE) for name in weights.state)
     if weights is not None and not (is_whole or is_new):
         raise InputError(f'-pretrained: {model.PRETRAINED} has the weights of a backbone only, '

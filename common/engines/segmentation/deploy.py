@@ -5,13 +5,13 @@ import sys
 
 import numpy as np
 import paddle
-from paddle import inference, nn
+from paddle import nn
 
 from common.config import ConfigNode
 from common.core.errors import InputError, one_line
 from common.deploy.folder import check_replaceable, graph_files, replace_folder, write_json
 from common.deploy.graph import INPUT_NAME
-from common.deploy.paddle_inference import inference_settings
+from common.deploy.paddle_inference import Predictor
 from common.deploy.silence import silenced
 from common.engines.segmentation.data import changed
 
@@ -41,25 +41,11 @@ class Graph:
 
     def __init__(self, folder, threads=1):
         graph, parameters = (os.path.join(folder, name) for name in graph_files(folder, 'paddle'))
-        try:
-            with silenced(sys.stdout):
-                self.predictor = inference.create_predictor(
-                    inference_settings(  # compat: onednn-resize
-                        graph, parameters, 'fp32', threads, onednn=False))
-        except Exception as error:  # noqa: BLE001 - Paddle raises many kinds
-            raise InputError(f'{folder}: Paddle {paddle.__version__} cannot run it: '
-                             f'{one_line(error)}') from error
+        self.predictor = Predictor(folder, graph, parameters, threads)
 
     def __call__(self, images):
         """float32 [B, 3, H, W], normalised -> (classes int32 [B, H, W], logits [B, K, H, W])."""
-        name, = self.predictor.get_input_names()
-        handle = self.predictor.get_input_handle(name)
-        handle.reshape(images.shape)
-        handle.copy_from_cpu(np.ascontiguousarray(images))
-        with silenced(sys.stdout):
-            self.predictor.run()
-        return [self.predictor.get_output_handle(name).copy_to_cpu()
-                for name in self.predictor.get_output_names()]
+        return self.predictor({INPUT_NAME: images})
 
 
 def export_model(model: nn.Layer, folder: str, size: tuple, config: ConfigNode, transforms: list,

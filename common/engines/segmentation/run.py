@@ -5,7 +5,7 @@ import os
 import numpy as np
 from PIL import Image
 
-from common.config import origin_of, plain_config
+from common.config import origin_of
 from common.core import dist, processes
 from common.core.errors import InputError, say
 from common.core.files import replace_atomically
@@ -39,7 +39,7 @@ from common.train.log import RunLog
 from common.train.precision import Precision
 from common.train.run_folder import (
     discard,
-    make_folder,
+    make_run_folder,
     sweep_temporary,
     write_result,
     write_text,
@@ -137,15 +137,7 @@ def new_folder(config):
     if config.MODEL.RESUME:
         sweep_temporary(config.MODEL.RESUME)
         return config.MODEL.RESUME
-    import yaml
-    folder = make_folder(config.SAVE, f'{config.MODEL.NAME}-train')
-    try:
-        write_text(os.path.join(folder, 'config.yaml'),
-                   yaml.safe_dump(plain_config(config), sort_keys=False))
-    except InputError:
-        discard(folder)
-        raise
-    return folder
+    return make_run_folder(config)
 
 
 def describe(log, config, model, train_data, val_data, precision, device, notes):

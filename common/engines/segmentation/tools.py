@@ -41,11 +41,12 @@ def prepared(args):
     check_output_folder('output', output)
     config = read_config(recipe_of(args, args.pretrained), args)
     device = set_up(config)
-    model, notes = build_model(config)
+    weights = read_weights(args.pretrained)
+    model, notes = build_model(config, weights=weights)
     for note in notes:
         say(note)
     model.eval()
-    names = read_weights(args.pretrained).metadata.get('class_names')
+    names = weights.metadata.get('class_names')
     if names is not None and len(names) != config.MODEL.NUM_CLASSES:
         names = None
     return config, model, build_transforms(config, is_train=False), names, device, output

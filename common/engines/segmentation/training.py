@@ -18,6 +18,7 @@ from common.core.errors import InputError, RunError, first_few
 from common.core.randomness import seed_step
 from common.core.signals import Stopped
 from common.data.loader import Loader
+from common.engines.recipes import changed_keys
 from common.engines.segmentation.config import FREE
 from common.engines.segmentation.data import stack, train_order
 from common.engines.segmentation.evaluation import evaluate
@@ -31,7 +32,6 @@ from common.train.saver import CheckpointSaver
 from common.weights.load import BEST, LAST
 
 ASKED_EVERY = 10  # steps
-
 
 
 def rate_at(train: ConfigNode, step: int) -> float:
@@ -127,12 +127,11 @@ class Training:
             InputError: it is none, or of another recipe or other data.
         """
         def check(content):
-            changed = [key for key in other_keys(content['config'], plain_config(self.config))
-                       if key not in FREE]
+            changed = changed_keys(content['config'], self.saver.metadata['config'], FREE)
             if changed:
                 raise InputError(f'{content["file"]}: got another recipe, expected the same: '
-                                 f'{first_few(changed)} changed; -pretrained starts a new run from '
-                                 f'weights')
+                                 f'{first_few(list(changed))} changed; -pretrained starts a new '
+                                 f'run from weights')
             if content.get('data') != self.saver.metadata['data']:
                 raise InputError(f'{content["file"]}: got other training images, expected those '
                                  f'that the run began with')
@@ -235,15 +234,3 @@ class Training:
                         {'step': self.step, 'sums': [*self.sums.tolist(), 0.0], 'best': None,
                          'best_miou': self.best},
                         optimizer=self.optimizer, scaler=self.precision.scaler)
-
-
-def other_keys(stored, now, prefix=''):
-    """The dotted keys in which two plain configs differ."""
-    found = []
-    for key, value in now.items():
-        before = stored.get(key) if isinstance(stored, dict) else None
-        if isinstance(value, dict):
-            found += other_keys(before, value, f'{prefix}{key}.')
-        elif before != value:
-            found.append(f'{prefix}{key}')
-    return found
