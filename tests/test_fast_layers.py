@@ -5,8 +5,10 @@ import pytest
 from paddle import nn
 
 from common.core.processes import set_up_mkl
+from common.layers.basic import Dropout
 from common.layers.conditional_position import ConditionalPosition
-from common.layers.fast import Conv2D, Fast, LayerNorm, Linear, mean_rows
+from common.layers.fast import Conv2D, Fast, LayerNorm, Linear, gelu_linear, mean_rows
+from common.layers.fast.dropout import draw_mask
 from common.layers.fast.tiles import TILE
 from common.layers.recompute import recompute_cells
 from common.zoo import create_model
@@ -121,6 +123,75 @@ def test_what_is_frozen_gets_no_gradient(frozen, make):
         part.stop_gradient = name == frozen
     layer(x).sum().backward()
     assert {name for name, part in parts.items() if part.grad is None} == {frozen}
+
+
+@pytest.mark.parametrize('p', [0.0005, 0.1, 0.25, 0.999])
+def test_dropout_drops_with_its_probability(p):
+    paddle.seed(2)
+    dropped = 1 - draw_mask([7, 300001], p).numpy().astype('float64')
+    noise = np.sqrt(p * (1 - p) / dropped.size)
+    assert abs(dropped.mean() - p) < 4 * noise
+    # neighbours have nothing to do with each other
+    pairs = ((dropped[:, 1:] - p) * (dropped[:, :-1] - p)).mean() / (p * (1 - p))
+    assert abs(pairs) < 4 / np.sqrt(dropped.size)
+
+
+@pytest.mark.parametrize('dtype', ['float32', 'float64'])
+def test_dropout_scales_what_stays_and_its_gradient(dtype):
+    layer, x = Dropout(0.3), paddle.ones([3, 5, 7], dtype)
+    x.stop_gradient = False
+    y = layer(x * 2)
+    kept = y.numpy() != 0
+    assert 0 < kept.sum() < kept.size and y.numpy().dtype == dtype
+    np.testing.assert_allclose(y.numpy(), kept * 2 / 0.7, rtol=1e-6)
+    y.sum().backward()
+    np.testing.assert_allclose(x.grad.numpy(), y.numpy(), rtol=1e-6)
+
+
+def test_dropout_s_draws_are_those_of_the_seed(plain):
+    layer, x = Dropout(0.5), paddle.ones([40])
+
+    def draws():
+        paddle.seed(5)
+        return [layer(x).numpy().tolist() for _ in range(2)]
+
+    first, second = draws()
+    assert first != second and draws() == [first, second]
+    plain()
+    assert [first, second] != draws() == draws()  # Paddle's own
+
+
+@pytest.mark.parametrize('dtype', ['float32', 'float64'])
+def test_gelu_and_dropout_before_a_linear_layer(dtype):
+    """Their results are computed again in the backward pass, with the same mask."""
+    random = np.random.default_rng(0)
+    linear, dropout = Linear(12, 7), Dropout(0.4)
+    linear.to(dtype=dtype)
+    x, weight = (random.standard_normal(size).astype(dtype) for size in ((2, 5, 12), (2, 5, 7)))
+    together = Call(linear, None)
+    together.forward = lambda x: gelu_linear(x, linear, dropout)
+    apart = Call(linear, None)
+    apart.forward = lambda x: linear(dropout(nn.functional.gelu(x)))
+    paddle.seed(1)
+    found = values_and_gradients(together, x, weight)
+    paddle.seed(1)
+    assert_equal_but_for_rounding(found, values_and_gradients(apart, x, weight), dtype)
+
+
+def test_recomputed_blocks_drop_the_same(float64):
+    images = paddle.randn([2, 3, 32, 32])
+    found = []
+    for recompute in (False, True):
+        paddle.seed(3)
+        model = create_model('vit_digits', dropout=0.2, attention_dropout=0.1, droppath=0.3)
+        model.train()
+        if recompute:
+            recompute_cells(model)
+        paddle.seed(4)
+        (model(images) ** 2).sum().backward()
+        found.append([p.grad.numpy() for p in model.parameters()])
+    for own, other in zip(*found, strict=True):
+        np.testing.assert_allclose(own, other, atol=1e-12 * np.abs(other).max())
 
 
 @pytest.mark.parametrize('recompute', [False, True])

@@ -10,11 +10,15 @@ import paddle.nn.functional as F
 from paddle import nn
 
 from common.core.errors import InputError
-from common.layers.fast import Linear, gelu_linear
+from common.layers.fast import Fast, Linear, gelu_linear, is_fast
+from common.layers.fast.dropout import DTYPES, apply_mask, draw_mask
 
 
-class Dropout(nn.Layer):
-    """Inverted dropout with probability `p`; the identity, with no operator, when it is idle."""
+class Dropout(Fast, nn.Layer):
+    """Inverted dropout with probability `p`; the identity, with no operator, when it is idle.
+
+    All draws come from Paddle's generator, which the training loop seeds for every step.
+    """
 
     def __init__(self, p=0.0):
         super().__init__()
@@ -24,7 +28,15 @@ class Dropout(nn.Layer):
         return not self.training or self.p == 0.0
 
     def forward(self, x):
-        return x if self.is_idle() else F.dropout(x, self.p)
+        if self.is_idle():
+            return x
+        mask = self.draw_mask(x)
+        return F.dropout(x, self.p) if mask is None else apply_mask(x, mask, self.p)
+
+    def draw_mask(self, x):
+        """What of x stays, bool of its shape, to be applied by `apply_mask`; None where Paddle's
+        operator is to draw and apply it."""
+        return draw_mask(x.shape, self.p) if is_fast(self) and x.dtype in DTYPES else None
 
     def extra_repr(self):
         return f'p={self.p}'

@@ -2,7 +2,8 @@
 
 Each is equal to Paddle's layer of its name but for rounding, has its parameters, and is that layer
 in graphs (which have passes of their own for them), on GPUs, and where `plain` is set: on a layer,
-or on Fast for all. The figures are in common/README.md.
+or on Fast for all. Dropout alone draws other masks from the same seed. The figures are in
+common/README.md.
 
 Letters: B batch, C channels, H W map, M rows: all indices of all axes but the last.
 """

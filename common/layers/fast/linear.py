@@ -5,6 +5,7 @@ from paddle import nn
 from paddle.autograd import PyLayer
 
 from common.layers.fast.base import Fast, is_fast
+from common.layers.fast.dropout import apply_mask
 from common.layers.fast.sums import sum_rows
 
 
@@ -73,13 +74,18 @@ class LinearFunction(PyLayer):
 def gelu_linear(x, linear, dropout):
     """linear(dropout(gelu(x))), with GELU by erf.
 
-    In training on a CPU gelu(x) is not kept, but computed again in the backward pass.
+    In training on a CPU neither gelu(x) nor what dropout makes of it is kept, but computed again
+    in the backward pass.
 
     Args:
         x: [..., C].
         linear: a layer [..., C] -> [..., D].
         dropout: a Dropout.
     """
-    if dropout.is_idle() and isinstance(linear, Linear):
-        return linear(x, F.gelu)
+    if isinstance(linear, Linear):
+        if dropout.is_idle():
+            return linear(x, F.gelu)
+        mask = dropout.draw_mask(x)
+        if mask is not None:
+            return linear(x, lambda x: apply_mask(F.gelu(x), mask, dropout.p))
     return linear(dropout(F.gelu(x)))
