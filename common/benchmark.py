@@ -3,6 +3,8 @@
 python -m common.benchmark model NAME [NAME ...] [-image_size 224 [N ...]] [-batch_size 8 [N ...]]
     [-train | -engine] [-runtime eager paddle paddle-bf16 onnx] [-amp float16] [-json FILE]
 python -m common.benchmark peers NAME [-train]
+python -m common.benchmark rivals NAME [-train] [-bf16] [-python OTHER/bin/python]
+    [-upstream FOLDER] [-threads 1 N] [-as avx2] [-json FILE]
 python -m common.benchmark memory NAME
 python -m common.benchmark data FOLDER [-images 512] [-image_size 224] [-batch_size 32]
     [-workers 0 1 2]
@@ -24,6 +26,8 @@ files, `scale` the index of large data sets (benchmarks/archives.py), `report` h
 takes beside the evaluation (benchmarks/report.py).
 """
 import json
+import os
+import shutil
 from collections.abc import Sequence
 
 import paddle
@@ -34,7 +38,9 @@ from common.benchmarks.data import data_table
 from common.benchmarks.engine import engine_table
 from common.benchmarks.memory import memory_table
 from common.benchmarks.model import environment, model_rows, model_table
+from common.benchmarks.processor import AS, cores
 from common.benchmarks.report import report_table
+from common.benchmarks.rivals import Setting, rivals, rivals_table
 from common.core.errors import InputError, errors_of_a_tool
 from common.core.files import replace_atomically
 from common.core.flags import add_flag, check_least, check_output, tool_parser
@@ -73,6 +79,21 @@ def make_parser():
     add_flag(peers, 'batch_size', 'images in a step, default 8', type=int, default=8, metavar='N')
     add_flag(peers, 'train', 'training steps instead of forward passes', action='store_true')
     add_flag(peers, 'rounds', 'measurements of each, default 5', type=int, default=5, metavar='N')
+
+    others = tools.add_parser('rivals', help='a model beside PyTorch, torch.compile, OpenVINO')
+    others.add_argument('name', metavar='NAME', help='name or yaml file of a model')
+    add_flag(others, 'image_size', "pixels; default the model's own", type=int, metavar='N')
+    add_flag(others, 'batch_size', 'images in a step, default 8', type=int, default=8, metavar='N')
+    add_flag(others, 'train', 'training steps instead of forward passes', action='store_true')
+    add_flag(others, 'bf16', 'bfloat16 instead of float32', action='store_true')
+    add_flag(others, 'python', 'of an environment with torch, timm and openvino', metavar='FILE')
+    add_flag(others, 'upstream', "folder of the authors' code, for models that timm does not have",
+             metavar='FOLDER')
+    add_flag(others, 'threads', 'one after the other, default 1 and all cores', type=int,
+             nargs='+', default=sorted({1, cores()}), metavar='N')
+    add_flag(others, 'as', 'as on a processor without AVX-512', choices=list(AS), metavar='avx2')
+    add_flag(others, 'rounds', 'turns of each, default 5', type=int, default=5, metavar='N')
+    add_flag(others, 'json', 'writes the figures there, too', metavar='FILE')
 
     memory = tools.add_parser('memory', help='peak memory of training, beside a textbook\'s model')
     memory.add_argument('name', metavar='NAME', help='a model of blocks that are all alike')
@@ -117,16 +138,36 @@ def measure_models(args):
     rows = model_rows(names, args.image_size, args.batch_size, args.runtime, args.train, args.amp,
                       args.rounds)
     conditions = environment()
-    if args.json:
-        with replace_atomically(args.json) as temporary, open(temporary, 'w') as stream:
-            json.dump({**conditions, 'rounds': args.rounds, 'rows': rows}, stream, indent=1)
+    write_figures(args.json, {**conditions, 'rounds': args.rounds, 'rows': rows})
     print(', '.join(f'{key} {value:.0f}' if isinstance(value, float) else f'{key} {value}'
                     for key, value in conditions.items()) + '\n')
     print(model_table(rows))
 
 
+def write_figures(file, figures):
+    """Writes a dict as JSON, if a file was asked for."""
+    if file:
+        with replace_atomically(file) as temporary, open(temporary, 'w') as stream:
+            json.dump(figures, stream, indent=1)
+
+
 def measure_peers(args):
     print(peers_table(args.name, args.image_size, args.batch_size, args.train, args.rounds))
+
+
+def measure_rivals(args):
+    if args.python and not shutil.which(args.python):
+        raise InputError(f'-python: got {args.python}, expected a program that can be run')
+    if args.upstream and not os.path.isdir(args.upstream):
+        raise InputError(f'-upstream: got {args.upstream}, expected a folder')
+    if args.train and args.bf16:
+        raise InputError('-bf16: got it with -train, expected forward passes: on a CPU Paddle '
+                         'trains in float32')
+    result = rivals(Setting(args.name, args.image_size, args.batch_size, args.train,
+                            'bf16' if args.bf16 else 'fp32', args.python, args.upstream,
+                            tuple(args.threads), args.rounds, getattr(args, 'as')))
+    write_figures(args.json, result)
+    print(rivals_table(result))
 
 
 def measure_memory(args):
@@ -151,7 +192,8 @@ def measure_report(args):
     print(report_table(args.name, args.images, args.classes))
 
 
-MEASUREMENTS = {'model': measure_models, 'peers': measure_peers, 'memory': measure_memory,
+MEASUREMENTS = {'model': measure_models, 'peers': measure_peers,
+                'rivals': measure_rivals, 'memory': measure_memory,
                 'data': measure_data, 'archives': measure_archives, 'scale': measure_scale,
                 'report': measure_report}
 
@@ -165,7 +207,7 @@ def main(argv: Sequence[str] | None = None) -> None:
     args = make_parser().parse_args(argv)
     with errors_of_a_tool():
         check_least(args, batch_size=1, rounds=1, image_size=1, images=1, workers=0, classes=2,
-                    delay=0)
+                    delay=0, threads=1)
         on_gpu = paddle.device.get_device().startswith('gpu')
         if getattr(args, 'amp', None) and not on_gpu:
             raise InputError('-amp: got it on a CPU, where Paddle computes in float32; '
