@@ -237,13 +237,6 @@ def test_families_have_no_init_and_the_same_entries():
             assert (folder / name).is_file(), f'{family}/{name}'
 
 
-def test_readme_links_lead_somewhere():
-    for readme in [ROOT / 'README.md', *(ROOT / family / 'README.md' for family in FAMILIES)]:
-        for link in re.findall(r'\]\(([^)#]+)[^)]*\)', readme.read_text()):
-            if not link.startswith('http'):
-                assert (readme.parent / link).exists(), f'{readme.name}: {link}'
-
-
 def test_index_of_common_leads_to_files_and_names_every_room():
     text = (ROOT / 'common' / 'README.md').read_text()
     index = text[:text.index('## Performance')]

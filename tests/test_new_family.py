@@ -10,6 +10,7 @@ import pytest
 
 from common.zoo import FAMILIES
 from tests.conftest import ROOT, write_image_list
+from tests.pages import all_blocks
 
 USE = '''
 import pickle
@@ -39,8 +40,7 @@ assert (again(image) == model(image)).all()
 
 
 def blocks(language):
-    text = (ROOT / 'CONTRIBUTING.md').read_text()
-    return re.findall(rf'^```{language}\n(.*?)^```$', text, re.M | re.S)
+    return [block.text for block in all_blocks(language, [ROOT / 'CONTRIBUTING.md'])]
 
 
 @pytest.fixture(scope='module')

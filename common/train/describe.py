@@ -59,7 +59,7 @@ def warn_of_gpus(log):
         log.warning(f'{what}: THE RUN IS ON THE CPU, many times slower')
         log.warning(f'  {gpus_looked_for()}; nvidia-smi shows what there is')
         log.warning('  -o DEVICE=gpu stops instead, -o DEVICE=cpu says that it is meant; the '
-                    'README, "Install", says which CUDA and cuDNN Paddle needs')
+                    'docs/install.md says which CUDA and cuDNN Paddle needs')
 
 
 def describe_training(log, config, state, sampler):
