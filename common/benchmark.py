@@ -5,6 +5,8 @@ python -m common.benchmark model NAME [NAME ...] [-image_size 224 [N ...]] [-bat
 python -m common.benchmark peers NAME [-train]
 python -m common.benchmark rivals NAME [-train] [-bf16] [-python OTHER/bin/python]
     [-upstream FOLDER] [-threads 1 N] [-as avx2] [-json FILE]
+python -m common.benchmark growth NAME [NAME ...] [-tables batch image tokens threads paper]
+    [-train] [-json FILE]
 python -m common.benchmark memory NAME
 python -m common.benchmark data FOLDER [-images 512] [-image_size 224] [-batch_size 32]
     [-workers 0 1 2]
@@ -36,6 +38,7 @@ from common.benchmarks.archives import reading_table, scale_table
 from common.benchmarks.baseline import peers_table
 from common.benchmarks.data import data_table
 from common.benchmarks.engine import engine_table
+from common.benchmarks.growth import BATCHES, SIZES, TABLES, growth, growth_tables
 from common.benchmarks.memory import memory_table
 from common.benchmarks.model import environment, model_rows, model_table
 from common.benchmarks.processor import AS, cores
@@ -94,6 +97,21 @@ def make_parser():
     add_flag(others, 'as', 'as on a processor without AVX-512', choices=list(AS), metavar='avx2')
     add_flag(others, 'rounds', 'turns of each, default 5', type=int, default=5, metavar='N')
     add_flag(others, 'json', 'writes the figures there, too', metavar='FILE')
+
+    growing = tools.add_parser('growth', help='time and memory over batch, image, threads')
+    growing.add_argument('names', nargs='+', metavar='NAME', help='names or yaml files of models')
+    add_flag(growing, 'tables', f'default batch image tokens threads; of {", ".join(TABLES)} '
+             "(the authors' sizes and batches)", nargs='+', choices=TABLES, metavar='TABLE',
+             default=['batch', 'image', 'tokens', 'threads'])
+    add_flag(growing, 'batch_size', 'the first holds where something else grows', type=int,
+             nargs='+', default=list(BATCHES), metavar='N')
+    add_flag(growing, 'image_size', 'the same', type=int, nargs='+', default=list(SIZES),
+             metavar='N')
+    add_flag(growing, 'threads', 'the same; default 1 to all cores', type=int, nargs='+',
+             default=list(range(1, cores() + 1)), metavar='N')
+    add_flag(growing, 'train', 'training steps instead of forward passes', action='store_true')
+    add_flag(growing, 'rounds', 'turns of each, default 3', type=int, default=3, metavar='N')
+    add_flag(growing, 'json', 'writes the figures there, too', metavar='FILE')
 
     memory = tools.add_parser('memory', help='peak memory of training, beside a textbook\'s model')
     memory.add_argument('name', metavar='NAME', help='a model of blocks that are all alike')
@@ -170,6 +188,13 @@ def measure_rivals(args):
     print(rivals_table(result))
 
 
+def measure_growth(args):
+    result = growth(list(dict.fromkeys(args.names)), list(dict.fromkeys(args.tables)),
+                    args.batch_size, args.image_size, args.threads, args.train, args.rounds)
+    write_figures(args.json, result)
+    print(growth_tables(result))
+
+
 def measure_memory(args):
     print(memory_table(args.name, args.image_size, args.batch_size))
 
@@ -193,7 +218,7 @@ def measure_report(args):
 
 
 MEASUREMENTS = {'model': measure_models, 'peers': measure_peers,
-                'rivals': measure_rivals, 'memory': measure_memory,
+                'rivals': measure_rivals, 'growth': measure_growth, 'memory': measure_memory,
                 'data': measure_data, 'archives': measure_archives, 'scale': measure_scale,
                 'report': measure_report}
 
