@@ -304,6 +304,15 @@ def test_commands_are_what_the_parsers_take(path, parsers):
             raise AssertionError(f'{page}: {" ".join(words)}\n{error}') from None
 
 
+def test_commands_stand_in_blocks_that_are_marked_as_shell():
+    for path in [*PAGES, *MORE_PAGES]:
+        for block in blocks(path):
+            if block.language not in ('shell', 'python', 'yaml'):
+                found = re.findall(r'^(?:paddle-vitae|python|make|pip|sh|cd|git|curl) .*',
+                                   block.text, re.M)
+                assert not found, f'{block.name}: {found}'
+
+
 @pytest.mark.parametrize('words, message', [
     (['paddle-vitae', 'predict', '-pretraind', 'a', 'b'], 'unrecognized'),
     (['paddle-vitae', 'train', '-cfg', 'vit_digits', '-o', 'TRAIN.NUM_EPOCH=1'], 'NUM_EPOCHS'),
