@@ -23,7 +23,7 @@ $(BIN)/.demo: pyproject.toml
 
 $(BIN)/.test: pyproject.toml
 	$(call make_venv,$(BIN))
-	$(BIN)/pip install -q -e '.[cpu,test,export,dev]'
+	$(BIN)/pip install -q -e '.[cpu,test,export,openvino,dev]'
 	touch $@
 
 $(BIN26)/.test: pyproject.toml

@@ -100,12 +100,14 @@ class Classifier:
         class_names: list of K printable str, or None if they are not known.
         multi_label: whether each class is a yes-or-no question (a sigmoid), not one of them the
             answer (a softmax).
+        notes: sentences about how it was made, such as which runtime was taken.
     """
 
     def __init__(self, preprocessing: Preprocessing, class_names: Sequence[str] | None = None,
                  multi_label: bool = False):
         self.preprocessing = preprocessing
         self.multi_label = multi_label
+        self.notes = []
         self.class_names = class_names and [printable(name) for name in class_names]
 
     def __call__(self, pixels: np.ndarray) -> np.ndarray:

@@ -1,7 +1,7 @@
 """Measures models, or the training loader, side by side: images a second, and ratios.
 
 python -m common.benchmark model NAME [NAME ...] [-image_size 224 [N ...]] [-batch_size 8 [N ...]]
-    [-train | -engine] [-runtime eager paddle paddle-bf16 onnx] [-amp float16] [-json FILE]
+    [-train | -engine] [-runtime eager paddle onnx openvino auto] [-amp float16] [-json FILE]
 python -m common.benchmark peers NAME [-train]
 python -m common.benchmark rivals NAME [-train] [-bf16] [-python OTHER/bin/python]
     [-upstream FOLDER] [-threads 1 N] [-as avx2] [-json FILE]

@@ -15,7 +15,7 @@ import os
 from functools import partial
 
 from common.apis import images_of_tool
-from common.core.errors import errors_of_a_tool, printable, say
+from common.core.errors import complain, errors_of_a_tool, printable, say
 from common.core.flags import add_flag, check_output_folder, tool_parser
 from common.core.processes import set_up_cpu
 from common.deploy.export import export_model, runtime_of
@@ -55,10 +55,14 @@ def report(folder, metadata):
     say(f'{printable(folder)}: {metadata["model"]} as {metadata["format"]}, {size / 1e6:.1f} MB, '
         f'input [B, 3, {height}, {width}], {metadata["num_classes"]} classes')
     check = dict(metadata['check'])
-    tolerance = check.pop('tolerance')
+    tolerance, runtimes = check.pop('tolerance'), check.pop('runtimes')
     for kind, found in check.items():
         say(f'{found["count"]} {kind}: logits differ from the model\'s by {found["error"]:.1g} of '
             f'the largest (at most {tolerance:g})')
+    say(f'right in {", ".join(name for name, why in runtimes.items() if not why)}')
+    for name, why in runtimes.items():
+        if why:
+            complain(f'WARNING: not in {name}: {why}')
 
 
 if __name__ == '__main__':

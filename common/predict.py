@@ -2,8 +2,8 @@
 
 python -m common.predict -pretrained RUN|FILE [-cfg NAME] IMAGE|FOLDER ... [-topk 5]
     [-threshold 0.5] [-class_names FILE] [-json FILE] [-csv FILE] [-batch_size 32] [-workers 4]
-    [-runtime paddle-bf16]
-python -m common.predict -exported FOLDER IMAGE|FOLDER ...
+    [-runtime auto]
+python -m common.predict -exported FOLDER [-runtime auto] IMAGE|FOLDER ...
 """
 import os
 import sys
@@ -11,7 +11,7 @@ from functools import partial
 
 from common.apis import images_of_tool, set_device
 from common.core.class_names import class_names
-from common.core.errors import InputError, errors_of_a_tool, printable
+from common.core.errors import InputError, complain, errors_of_a_tool, printable
 from common.core.flags import add_flag, check_least, check_not_read, check_output, tool_parser
 from common.core.probabilities import THRESHOLD, check_threshold
 from common.core.processes import set_up_cpu
@@ -44,19 +44,20 @@ def make_parser():
     return parser
 
 
-def classifier_of(args):
-    """The model that the flags name, as a Classifier of their runtime."""
+def classifier_of(args, count=1):
+    """The model that the flags name, as a Classifier of their runtime, for so many images."""
+    batch_size = min(args.batch_size, count)
     if not args.exported:
         if not args.pretrained:
             raise InputError("-pretrained: got none, expected weights, a run's folder, or "
                              '-exported')
-        return runtime_of(model_of(args), args.runtime or 'eager')
+        return runtime_of(model_of(args), args.runtime or 'eager', batch_size)
     for flag in ('cfg', 'pretrained', 'o'):
         if getattr(args, flag):
             raise InputError(f'-exported: got -{flag} too, expected one of the two')
     if args.device:
         set_device(args.device)
-    classifier = load_exported(args.exported, args.runtime)
+    classifier = load_exported(args.exported, args.runtime, batch_size=batch_size)
     if args.class_names:
         names = class_names(args.class_names, classifier.num_classes)
         classifier.class_names = [printable(name) for name in names]
@@ -107,7 +108,9 @@ def main(argv=None):
         files = images_of_tool(args.images)
         for flag, path in outputs_of(args).items():
             check_not_read(flag, path, files)
-        classifier = classifier_of(args)
+        classifier = classifier_of(args, len(files))
+        for note in classifier.notes:
+            complain(note)
         predictions = print_predictions(
             predict(classifier, files, batch_size=args.batch_size, workers=args.workers,
                     **limit_of(classifier, args)),

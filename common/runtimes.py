@@ -10,7 +10,8 @@ A runtime serves one call at a time. The work is in common/deploy/.
 from common.deploy.exported import Exported
 from common.deploy.load import RUNTIMES, load_exported
 from common.deploy.onnx_runtime import OnnxRuntime
+from common.deploy.openvino_runtime import OpenVino
 from common.deploy.paddle_inference import PaddleInference, check_bfloat16
 
-__all__ = ['RUNTIMES', 'Exported', 'OnnxRuntime', 'PaddleInference', 'check_bfloat16',
+__all__ = ['RUNTIMES', 'Exported', 'OnnxRuntime', 'OpenVino', 'PaddleInference', 'check_bfloat16',
            'load_exported']

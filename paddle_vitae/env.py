@@ -20,7 +20,7 @@ from paddle_vitae.version import VERSION
 NEEDED = ('numpy', 'opencv-python-headless', 'opencv-python', 'pillow', 'pyyaml', 'yacs',
           'matplotlib', 'tqdm', 'safetensors', 'httpx')
 OPTIONAL = ('scikit-learn', 'scipy', 'huggingface_hub', 'paddle2onnx', 'onnx', 'onnxruntime',
-            'fastapi', 'uvicorn', 'python-multipart', 'visualdl', 'setuptools')
+            'openvino', 'fastapi', 'uvicorn', 'python-multipart', 'visualdl', 'setuptools')
 PADDLES = ('paddlepaddle', 'paddlepaddle-gpu')
 # Kinds of SIMD, by the words of /proc/cpuinfo.
 SIMD = (('AVX', 'avx'), ('AVX2', 'avx2'), ('FMA', 'fma'), ('AVX-512', 'avx512f'),

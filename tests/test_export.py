@@ -17,11 +17,13 @@ from common.apis import Eager, Preprocessing, inference_model
 from common.core import processes
 from common.deploy import graph
 from common.deploy.check import check, in_batches, tolerance_of
+from common.deploy.export import check_runtimes
 from common.deploy.folder import check_replaceable
 from common.deploy.graph import reason_in
 from common.deploy.paddle_inference import inference_settings
+from common.deploy.precision import check_cpu_bfloat16
 from common.export import export_model, runtime_of
-from common.runtimes import OnnxRuntime, PaddleInference, check_bfloat16, load_exported
+from common.runtimes import OnnxRuntime, OpenVino, PaddleInference, check_bfloat16, load_exported
 from common.train.checkpoint import write_atomically
 from common.zoo import create_model
 from tests.conftest import refusal, run_script
@@ -31,6 +33,9 @@ CLASSES = ['zero', 'one', 'two', 'three', 'four', 'five', 'six', 'seven', 'eight
 MISSING = [name for name in ('paddle2onnx', 'onnx', 'onnxruntime')
            if importlib.util.find_spec(name) is None]
 needs_onnx = pytest.mark.skipif(bool(MISSING), reason=f'not installed: {", ".join(MISSING)}')
+needs_openvino = pytest.mark.skipif(
+    bool(MISSING) or importlib.util.find_spec('openvino') is None,
+    reason=f'not installed: {", ".join(MISSING) or "openvino"}')
 FORMATS = ['paddle', pytest.param('onnx', marks=needs_onnx)]
 
 
@@ -83,6 +88,63 @@ def test_a_graph_computes_what_the_model_does(exported, name, format):
         assert got.dtype == np.float32 and got.shape == (batch, 10)
         assert error_of(got, expected) < 1e-5
     assert error_of(expected[:1], expected[1:]) > 1e-3  # the logits depend on the picture
+
+
+@needs_openvino
+@pytest.mark.parametrize('name', NAMES)
+def test_openvino_computes_what_the_model_does(exported, name):
+    """In float32 also on processors with bfloat16, which OpenVINO takes unless told otherwise."""
+    model, folder = exported(name, 'onnx')
+    facts = json.loads((folder / 'export.json').read_text())
+    assert facts['check']['runtimes'] == {'onnx': '', 'openvino': ''}
+    pixels, (classifier, eager) = random_pixels(5), (load_exported(folder, 'openvino'),
+                                                     Eager(model))
+    assert type(classifier) is OpenVino
+    expected = eager(pixels)
+    got, alone = classifier(pixels), classifier(pixels[:1])
+    assert got.dtype == np.float32 and error_of(got, expected) < 1e-5
+    assert error_of(alone, expected[:1]) < 1e-5
+
+
+@needs_openvino
+def test_threads_and_types_of_openvino(exported):
+    _, folder = exported('vit_digits', 'onnx')
+    for threads in (1, 2):
+        compiled = load_exported(folder, 'openvino', threads).model
+        assert compiled.get_property('INFERENCE_NUM_THREADS') == threads
+        assert compiled.get_property('INFERENCE_PRECISION_HINT').to_string() == 'f32'
+
+
+@needs_openvino
+def test_bfloat16_of_openvino_is_near(exported):
+    try:
+        check_cpu_bfloat16()
+    except ValueError as error:
+        pytest.skip(str(error))
+    model, folder = exported('vit_digits', 'onnx')
+    pixels = random_pixels(8)
+    error = error_of(load_exported(folder, 'openvino-bf16')(pixels), Eager(model)(pixels))
+    assert 1e-5 < error < 3e-2
+
+
+@pytest.mark.smoke
+def test_a_runtime_in_which_the_check_found_a_fault(exported, tmp_path):
+    """It is refused by name; a graph is written if it is right in its format's own runtime."""
+    expected = {'images': np.array([[1.0, -2.0]])}
+    found = check_runtimes(expected, {'onnx': expected, 'openvino': {'images': -expected['images']},
+                                      'third': {'images': np.zeros([1, 3])}},
+                           {'fourth': 'it cannot'}, 1e-4, 'onnx')
+    assert found['runtimes'] == {
+        'onnx': '', 'fourth': 'it cannot',
+        'openvino': 'its logits differ by 2 of the largest, expected at most 0.0001',
+        'third': 'its logits differ by inf of the largest, expected at most 0.0001'}
+    folder = tmp_path / 'copy'
+    shutil.copytree(exported('vit_digits', 'paddle')[1], folder)
+    facts = json.loads((folder / 'export.json').read_text())
+    facts['check']['runtimes'] = {'paddle': 'it differs'}
+    (folder / 'export.json').write_text(json.dumps(facts))
+    assert 'paddle: when this was exported, the check found: it differs' \
+        in refusal(load_exported, folder)
 
 
 @pytest.mark.smoke
@@ -348,7 +410,8 @@ def test_damaged_folders(exported, tmp_path):
 @pytest.mark.smoke
 def test_runtimes_that_do_not_fit(exported, tmp_path, monkeypatch):
     model, folder = exported('vit_digits', 'paddle')
-    assert "got 'onnx', expected paddle or paddle-bf16" in refusal(load_exported, folder, 'onnx')
+    assert "got 'onnx', expected paddle, paddle-bf16 or auto for an export to paddle" \
+        in refusal(load_exported, folder, 'onnx')
     assert "precision: got 'int8'" in refusal(PaddleInference, folder, 'int8')
     assert 'threads: got 0' in refusal(PaddleInference, folder, 'fp32', 0)
     assert "runtime: got 'torch', expected one of eager" in refusal(runtime_of, model, 'torch')

@@ -3,10 +3,11 @@ import statistics
 
 import paddle
 
+from common.apis import Eager
 from common.benchmarks.memory import peak_memory
 from common.benchmarks.steps import inference_step, measure, training_step
 from common.core.devices import core_count
-from common.core.errors import InputError
+from common.core.errors import InputError, complain
 from common.core.sizes import to_pair
 from common.deploy.export import runtime_of
 from common.layers.macs import count_macs, count_parameters
@@ -20,7 +21,7 @@ def model_rows(names, sizes, batch_sizes, runtimes, train, amp, rounds):
         names: of models.
         sizes: list of pixels, or None for each model's own.
         batch_sizes: one for all sizes, or one for each.
-        runtimes: list of 'eager', 'paddle', 'paddle-bf16', 'onnx'.
+        runtimes: list of names of common.runtimes.RUNTIMES.
         train: whether to measure training steps instead of forward passes.
         amp: type of mixed precision, or None.
         rounds: measurements of each.
@@ -84,7 +85,12 @@ def make_step(model, batch, runtime, train, amp):
     if train or amp:
         raise InputError(f'-runtime: got {runtime} with {"-train" if train else "-amp"}, expected '
                          f'eager')
-    classifier, images = runtime_of(model, runtime), images.numpy()
+    classifier = runtime_of(model, runtime, images.shape[0])
+    for note in classifier.notes:
+        complain(note)
+    if isinstance(classifier, Eager):  # the fastest of `auto`
+        return inference_step(model, images, amp)
+    images = images.numpy()
     return lambda: classifier.run(images)
 
 

@@ -3,7 +3,8 @@
 export.py is the way from a model to a checked folder, with graph.py (Paddle's and ONNX's graphs),
 isolated.py (the process in which a graph is converted and runs first) and check.py
 (pictures, and by how much logits differ). The way back is load.py, with exported.py (the base of
-the runtimes), paddle_inference.py and onnx_runtime.py. folder.py knows the files of both ways.
+the runtimes), paddle_inference.py, onnx_runtime.py and openvino_runtime.py; load.py has the table
+of the runtimes, and auto.py finds the fastest. folder.py knows the files of both ways.
 
 It may import everything up to common/apis.py, but neither common/inspection and common/serving nor
 a command. Users import common.runtimes and common.export.

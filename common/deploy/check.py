@@ -75,6 +75,19 @@ def tolerance_of(model):
     return SAMPLING_TOLERANCE if samples else TOLERANCE
 
 
+def difference(expected, got):
+    """By how much logits differ at most, relative to the largest expected one; float. Those of
+    another shape are infinitely far."""
+    if got.shape != expected.shape:
+        return float('inf')
+    return float(np.abs(got - expected).max() / (np.abs(expected).max() or 1.0))
+
+
+def wrong(error, tolerance):
+    """Says that logits differ by more than they may."""
+    return f'its logits differ by {error:.2g} of the largest, expected at most {tolerance:g}'
+
+
 def check(expected, got, tolerance, format):
     """Compares logits.
 
@@ -94,10 +107,9 @@ def check(expected, got, tolerance, format):
         if got[kind].shape != logits.shape:
             raise InputError(f'export: the graph gives logits {list(got[kind].shape)} for '
                              f'{len(logits)} {kind}, expected {list(logits.shape)}')
-        error = float(np.abs(got[kind] - logits).max() / (np.abs(logits).max() or 1.0))
+        error = difference(logits, got[kind])
         if not error <= tolerance:  # a NaN is not
-            raise InputError(f'export: the {format} graph is wrong: on {len(logits)} {kind} its '
-                             f'logits differ by {error:.2g} of the largest, expected at most '
-                             f'{tolerance:g}; nothing is written')
+            raise InputError(f'export: the {format} graph is wrong: on {len(logits)} {kind} '
+                             f'{wrong(error, tolerance)}; nothing is written')
         result[kind] = {'count': len(logits), 'error': error}
     return result

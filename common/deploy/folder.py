@@ -10,6 +10,7 @@ from common.core.files import sha256
 from common.core.sizes import to_pair
 
 METADATA_FILE = 'export.json'
+AUTO_FILE = 'auto.json'  # which runtime was the fastest, see auto.py
 ONNX_FILE, PARAMETERS = 'model.onnx', 'model.pdiparams'
 # compat: graph-files
 PARAMETERS_INFO = f'{PARAMETERS}.info'    # written by Paddle 2.6; no runtime needs it
@@ -64,6 +65,20 @@ def read_metadata(folder):
             'preprocessing': Preprocessing(**fields)}
 
 
+def found_by_check(metadata):
+    """What export.json says about the check of the graph.
+
+    Returns:
+        The tolerance, a number or None; and {runtime: '', or what is wrong with the graph there}.
+    """
+    check = metadata.get('check')
+    check = check if isinstance(check, dict) else {}
+    tolerance, runtimes = check.get('tolerance'), check.get('runtimes')
+    runtimes = runtimes if isinstance(runtimes, dict) else {}  # an earlier export has none
+    return (tolerance if type(tolerance) is float else None,
+            {name: str(why) for name, why in runtimes.items()})
+
+
 def read_json(folder):
     """The content of a folder's export.json as it is."""
     with open(os.path.join(folder, METADATA_FILE), encoding='utf-8') as file:
@@ -113,7 +128,7 @@ def check_replaceable(folder):
     if os.path.exists(folder) and not os.path.isdir(folder):
         raise InputError(f'{folder}: got a file, expected a folder')
     names = set(os.listdir(folder)) if os.path.isdir(folder) else set()
-    others = names - {METADATA_FILE, ONNX_FILE, PARAMETERS, PARAMETERS_INFO, *GRAPHS}
+    others = names - {METADATA_FILE, AUTO_FILE, ONNX_FILE, PARAMETERS, PARAMETERS_INFO, *GRAPHS}
     if others or (names and METADATA_FILE not in names):
         raise InputError(f'{folder}: got a folder with {min(others or names)}, expected a new '
                          f'one, an empty one or one that holds an export and nothing else')

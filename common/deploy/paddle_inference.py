@@ -7,11 +7,10 @@ from paddle import inference
 
 from common.core.compat import BFLOAT16_OPERATORS, WRONG_PASSES
 from common.core.errors import InputError, one_line
-from common.core.processes import CPU_INFO, cpu_info
 from common.deploy.exported import Exported
+from common.deploy.precision import check_cpu_bfloat16, check_precision
 from common.deploy.silence import silenced
 
-PRECISIONS = ('fp32', 'bf16')
 GPU_MEMORY_MB = 256  # that Paddle takes at the start
 
 
@@ -27,8 +26,7 @@ class PaddleInference(Exported):
     format = 'paddle'
 
     def __init__(self, folder, precision='fp32', threads=None):
-        if precision not in PRECISIONS:
-            raise InputError(f"precision: got {precision!r}, expected 'fp32' or 'bf16'")
+        check_precision(precision)
         if precision == 'bf16':
             check_bfloat16()
         super().__init__(folder, threads)
@@ -119,6 +117,4 @@ def check_bfloat16():
     """Raises InputError where bfloat16 would be slower than float32, or does not exist."""
     if not paddle.get_device().startswith('cpu'):
         raise InputError(f'bf16: got device {paddle.get_device()!r}, expected the CPU')
-    if not {'avx512_bf16', 'amx_bf16'} & cpu_info():
-        raise InputError('bf16: this CPU does not multiply bfloat16, expected avx512_bf16 or '
-                         f'amx_bf16 in {CPU_INFO}; use fp32')
+    check_cpu_bfloat16()
