@@ -16,6 +16,7 @@ import sys
 
 import paddle
 import pytest
+import yaml
 from PIL import Image
 
 from common.config import set_options, update_config
@@ -351,6 +352,16 @@ def test_links_lead_to_files_and_headings():
             assert target.exists(), f'{path}: {link}'
             if anchor and target.suffix == '.md':
                 assert anchor in anchors(target.read_text(encoding='utf-8')), f'{path}: {link}'
+
+
+def test_templates_ask_for_the_environment_and_the_workflow_has_each_python():
+    for name in ('ISSUE_TEMPLATE/fault.yml', 'ISSUE_TEMPLATE/wish.yml', 'pull_request_template.md'):
+        assert 'paddle-vitae env' in (ROOT / '.github' / name).read_text()
+    workflow = yaml.safe_load((ROOT / '.github/workflows/ci.yml').read_text())
+    job = workflow['jobs']['run']
+    supported = re.findall(r'Python :: (3\.\d+)', (ROOT / 'pyproject.toml').read_text())
+    assert job['strategy']['matrix']['python'] == supported
+    assert any(step.get('run') == 'bash .ci/run' for step in job['steps'])
 
 
 def leaves(node, prefix=''):
