@@ -9,6 +9,7 @@ import pytest
 
 from common.config import base_config
 from common.core.errors import InputError
+from common.train import checkpoint
 from common.train.checkpoint import resume, save_checkpoint, save_weights, write_atomically
 from common.train.optim import build_optimizer
 from common.weights.load import load_pretrained
@@ -485,9 +486,8 @@ class Unpicklable:
         raise RuntimeError('cannot be pickled')
 
 
-def interrupted(content, path, *args, **options):
-    with open(path, 'wb') as stream:
-        stream.write(b'half of')
+def interrupted(content, stream):
+    stream.write(b'half of')
     raise KeyboardInterrupt
 
 
@@ -501,7 +501,7 @@ def test_failed_write_leaves_the_old_file_and_nothing_else_K4(tmp_path, monkeypa
     old = path.read_bytes() if there else None
     last = {'unpicklable': Unpicklable(), 'lambda': lambda: None}.get(how, 2)
     if how == 'interrupt':
-        monkeypatch.setattr(paddle, 'save', interrupted)
+        monkeypatch.setattr(checkpoint, 'dump', interrupted)
     elif how == 'rename':
         monkeypatch.setattr(os, 'replace', lambda *args: os.stat(tmp_path / 'missing'))
     with pytest.raises(BaseException):  # noqa: B017 - whatever Paddle raises

@@ -8,6 +8,7 @@ import time
 import numpy as np
 import paddle
 import paddle.distributed as paddle_dist
+from paddle.distributed.fleet.utils.hybrid_parallel_util import fused_allreduce_gradients
 
 from common.core.environment import BACKEND, TRAINER_ID, TRAINERS_NUM
 from common.core.signals import held_back
@@ -59,6 +60,29 @@ def all_reduce_sum(values):
     if world_size() > 1:
         paddle_dist.all_reduce(values)
     return values
+
+
+def broadcast_all(tensors, owners):
+    """Gives each of some tensors, on every rank, its owner's values.
+
+    Args:
+        tensors: the same on all ranks, in the same order.
+        owners: the rank that each is of.
+    """
+    tasks = [paddle_dist.broadcast(tensor, src=owner, sync_op=False)
+             for tensor, owner in zip(tensors, owners, strict=True)]
+    for task in tasks:
+        task.wait()
+
+
+def send(tensor, to):
+    """Sends a tensor to a rank that is in `receive`, or will be within gloo's 30 s."""
+    paddle_dist.send(tensor, dst=to)
+
+
+def receive(tensor, sender):
+    """Fills a tensor with what a rank sends."""
+    paddle_dist.recv(tensor, src=sender)
 
 
 def gather_rows(rows):
@@ -223,6 +247,12 @@ def average(tensors):
 def data_parallel(model):
     """The model whose backward pass averages gradients over the ranks; itself on one rank."""
     return paddle.DataParallel(model) if world_size() > 1 else model
+
+
+def average_gradients(parameters):
+    """Makes the gradients of parameters their means over the ranks, where no DataParallel has."""
+    if world_size() > 1:
+        fused_allreduce_gradients(list(parameters), None)
 
 
 def no_sync(model, enabled):

@@ -6,6 +6,7 @@
 behind its content, and is compared when it is read.
 """
 import os
+import pickle
 
 import numpy as np
 import paddle
@@ -57,7 +58,25 @@ def write_atomically(content, path):
     Paddle itself ignores what follows the pickle, so that paddle.load reads the file too.
     """
     with replace_atomically(path) as temporary, ChecksumFile(temporary) as stream:
-        paddle.save(content, stream)
+        dump(content, stream)
+
+
+def dump(content, stream):
+    """Pickles what paddle.save would pickle in the same way, but keeps no tensor: a pickler's memo
+    holds two copies of each until the end."""
+    TensorPickler(stream).dump(content)
+
+
+class TensorPickler(pickle.Pickler):
+
+    def __init__(self, stream):
+        super().__init__(stream, protocol=4)
+        self.fast = True  # no memo; there is no dict or list in a checkpoint that holds itself
+
+    def reducer_override(self, value):
+        if isinstance(value, paddle.Tensor):
+            return tuple, ((value.name, value.numpy()),)
+        return NotImplemented
 
 
 def keep_previous(path):

@@ -8,6 +8,7 @@ from common.core import dist
 from common.core.devices import driver_version, gpus_looked_for
 from common.layers.macs import count_parameters
 from common.train.optim import decayed_parameters, trainable_parameters
+from common.train.sharding import ShardedOptimizer
 from common.zoo import FINETUNE, is_of_the_zoo
 
 # How much of a moving average may still be the first weights at the end of a run, before a warning
@@ -91,8 +92,18 @@ def describe_training(log, config, state, sampler):
     decayed = decayed_parameters(state.model, train.OPTIMIZER.DECAY)
     log.info(f'{train.OPTIMIZER.NAME}: weight decay {train.WEIGHT_DECAY:g} on {len(decayed)} of '
              f'{len(trainable_parameters(state.model))} parameters, clip {train.GRAD_CLIP}')
+    if train.SHARDING:
+        log.info(f'TRAIN.SHARDING {train.SHARDING}: ' + describe_shares(state.optimizer))
     if state.ema:
         describe_ema(log, state.ema, schedule.num_steps, train.EMA.BEST)
+
+
+def describe_shares(optimizer):
+    """Says how the optimiser's states are split over the ranks."""
+    if not isinstance(optimizer, ShardedOptimizer):
+        return 'one process, which has all of the optimiser\'s states'
+    return (f'optimiser states of {min(optimizer.sizes):,} to {max(optimizer.sizes):,} weights on '
+            f'each of {len(optimizer.sizes)} processes')
 
 
 def describe_ema(log, ema, num_steps, can_be_best=False):

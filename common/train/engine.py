@@ -65,11 +65,14 @@ def accumulate_gradients(state, batches, options, epoch, step, meter):
         images, target = meter.next(batches)
         seed_step(options.seed, epoch, step * options.accum_iter + micro, dist.rank())
         is_last = micro == options.accum_iter - 1
-        with dist.no_sync(state.model, enabled=not is_last):
+        # A DataParallel takes the backward pass within a recomputed block for a second one.
+        with dist.no_sync(state.model, enabled=options.recompute or not is_last):
             sums = backward(state, images, target, options.accum_iter)
         if options.max_skipped:  # a step that will be left out has no part in the report
             sums = paddle.where(paddle.isfinite(sums[0]), sums, paddle.zeros_like(sums))
         meter.sums += sums
+    if options.recompute:
+        dist.average_gradients(state.parameters)
 
 
 def backward(state, images, target, accum_iter):

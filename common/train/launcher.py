@@ -31,6 +31,7 @@ from common.core.signals import (
 from common.data.recognise import data_lines
 from common.train.describe import recipe_lines
 from common.train.run_folder import choose_folder, discard, find_resumed
+from common.train.sharding import check_stage
 from common.train.worker import Run, worker
 from common.zoo import fetch_weights
 
@@ -153,6 +154,8 @@ def launch(config, nprocs, build_model, get_dataset, signals, report=None):
         report: see Run.
     """
     device = pick_device(config)
+    if not config.EVAL:
+        check_stage(config.TRAIN.SHARDING, device)
     nprocs = count_processes(nprocs, device)
     train_set = None if config.EVAL else get_dataset(config, is_train=True)
     val_set = get_dataset(config, is_train=False)

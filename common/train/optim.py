@@ -1,10 +1,13 @@
 """The optimiser: which parameters are decayed, and its state by parameter path."""
+import contextlib
+
 import numpy as np
 import paddle
 
 from common.config import ConfigNode
 from common.core.errors import InputError, printable
 from common.layers.classifier import ImageClassifier, check_classifier
+from common.train.sharding import ShardedOptimizer, is_split, own_share, unsharded
 
 
 def decayed_parameters(model, rule='matrices'):
@@ -91,7 +94,8 @@ def trainable_parameters(model):
 
 
 def build_optimizer(train: ConfigNode, model: ImageClassifier) -> paddle.optimizer.Optimizer:
-    """Builds the optimiser over the trainable parameters of a model.
+    """Builds the optimiser over the trainable parameters of a model; with TRAIN.SHARDING on several
+    ranks over this rank's share of them, see `sharded`.
 
     The training loop sets the rate at each step, and clips the gradients.
 
@@ -117,6 +121,8 @@ def build_optimizer(train: ConfigNode, model: ImageClassifier) -> paddle.optimiz
     check_classifier(model)
     freeze(model, train.FREEZE)
     parameters = trainable_parameters(model)
+    if is_split(train.SHARDING):
+        parameters = own_share(parameters)
     wanted = decayed_parameters(model, train.OPTIMIZER.DECAY)
     if train.OPTIMIZER.NAME == 'AdamW':
         decayed = {parameter.name for name, parameter in parameters if name in wanted}
@@ -145,8 +151,27 @@ def build_optimizer(train: ConfigNode, model: ImageClassifier) -> paddle.optimiz
     return optimizer
 
 
+def sharded(train, optimizer, model):
+    """The optimiser that `build_optimizer` gave, as one of all parameters."""
+    if not is_split(train.SHARDING):
+        return optimizer
+    return ShardedOptimizer(optimizer, [p for _, p in trainable_parameters(model)])
+
+
+@contextlib.contextmanager
+def states_on_master(optimizer, model):
+    """A context, entered by all ranks, in which `optimizer_state` has all ranks' states on rank 0:
+    those of others are Elsewhere, and come one at a time when they are written."""
+    if not isinstance(optimizer, ShardedOptimizer):
+        yield
+        return
+    with optimizer.states.on_master(optimizer_state(optimizer, model)):
+        yield
+
+
 def optimizer_state(optimizer, model):
-    """Collects the optimiser's tensors as {parameter path: {slot: tensor}}.
+    """Collects the optimiser's tensors as {parameter path: {slot: tensor}}; of a ShardedOptimizer
+    those of this rank, and on rank 0 within `states_on_master` of all.
 
     Paddle keys them by names that depend on what else was built in the process; a path does not.
     """
@@ -159,6 +184,8 @@ def optimizer_state(optimizer, model):
         elif key != 'LR_Scheduler':
             name = longest_prefix(key, paths)
             state.setdefault(paths[name], {})[key[len(name) + 1:]] = value
+    if isinstance(optimizer, ShardedOptimizer):
+        state |= optimizer.states.elsewhere
     return state
 
 
@@ -173,7 +200,8 @@ def plain_slot(slot):
 
 
 def prepare_optimizer_state(optimizer, model, state, file):
-    """Checks what `optimizer_state` gave, and puts it under this process's names.
+    """Checks what `optimizer_state` gave, and puts it under this process's names: of a
+    ShardedOptimizer what is of this rank's share.
 
     Args:
         optimizer: what `build_optimizer` gave.
@@ -200,6 +228,9 @@ def prepare_optimizer_state(optimizer, model, state, file):
                 raise InputError(f'{file}: optimizer state {path}.{printable(slot, 100)}: got '
                                  f'{getattr(value, "dtype", type(value).__name__)} '
                                  f'{list(np.shape(value))}, expected floats {shape}')
+            if isinstance(optimizer, ShardedOptimizer) \
+                    and parameter.name not in optimizer.own_names:
+                continue
             tensor = paddle.to_tensor(value)
             if slot == 'master_weight':
                 tensor.name = f'{parameter.name}_fp32_master_0'
@@ -228,9 +259,10 @@ def check_optimizer_state(optimizer, model, state, file):
         raise InputError(f'{file}: optimizer state: got other slots for some parameters than for '
                          f'the rest, or none; expected the same for all')
     kind, = kinds
-    if not SLOTS[type(optimizer).__name__] <= kind:
+    name = type(unsharded(optimizer)).__name__
+    if not SLOTS[name] <= kind:
         raise InputError(f'{file}: optimizer state: got {sorted(kind)}, expected that of '
-                         f'{type(optimizer).__name__}; TRAIN.OPTIMIZER.NAME has changed')
+                         f'{name}; TRAIN.OPTIMIZER.NAME has changed')
     has_master = any('master_weight' in slots for slots in state.values())
     if has_master != any('float16' in str(p.dtype) for p in parameters.values()):
         got = 'master weights' if has_master else 'no master weights'

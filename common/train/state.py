@@ -46,18 +46,20 @@ class LoopOptions:
         max_skipped: how many steps in a row may be left out because a gradient is not finite.
         report_freq: optimiser steps between two reports.
         seed: seeds dropout and drop path.
+        recompute: whether blocks run again in the backward pass.
     """
     accum_iter: int = 1
     grad_clip: float | None = None
     max_skipped: int = 0
     report_freq: int = 20
     seed: int = 0
+    recompute: bool = False
 
     @classmethod
     def from_config(cls, config):
         train = config.TRAIN
         return cls(train.ACCUM_ITER, train.GRAD_CLIP, train.MAX_SKIPPED, config.REPORT_FREQ,
-                   config.SEED)
+                   config.SEED, train.RECOMPUTE)
 
 
 @dataclass

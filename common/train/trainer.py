@@ -12,6 +12,7 @@ from common.train.checkpoint import save_checkpoint, save_weights
 from common.train.engine import average_statistics, train_one_epoch
 from common.train.eta import Eta, duration_text, evaluations_left
 from common.train.evaluation import flags_of, signal_of, write_final_result
+from common.train.optim import states_on_master
 from common.train.patience import Patience
 from common.train.results import (
     AVERAGE,
@@ -182,9 +183,10 @@ class Trainer(Callbacks):
                     'unsaved': self.unsaved, 'bad_images': self.bad_images}
         if self.patience.limit is not None:
             metadata['patience'] = self.patience.state()
-        self.saver.save(LAST, save_checkpoint, self.bare_model, metadata, ema=self.ema,
-                        optimizer=self.state.optimizer, scaler=self.state.precision.scaler,
-                        resumed=self.resumed)
+        with states_on_master(self.state.optimizer, self.bare_model):
+            self.saver.save(LAST, save_checkpoint, self.bare_model, metadata, ema=self.ema,
+                            optimizer=self.state.optimizer, scaler=self.state.precision.scaler,
+                            resumed=self.resumed)
         self.saved_at = time.monotonic()
         self.unwritten, = self.barrier(LAST in self.saver.failed)
 

@@ -25,7 +25,7 @@ from common.train.evaluation import Evaluation, write_final_result
 from common.train.log import RunLog
 from common.train.losses import build_loss
 from common.train.multi_label import check_same_labels
-from common.train.optim import build_optimizer
+from common.train.optim import build_optimizer, sharded
 from common.train.patience import Patience
 from common.train.precision import Precision
 from common.train.run_folder import (
@@ -232,6 +232,7 @@ def build_state(config, model, sampler, precision, weights=None):
     schedule = build_schedule(config.TRAIN, sampler.steps_per_epoch, sampler.global_batch)
     optimizer = build_optimizer(config.TRAIN, model)
     model, optimizer = precision.decorate(model, optimizer)
+    optimizer = sharded(config.TRAIN, optimizer, model)
     model = with_training_options(config, model, precision)
     ema = build_ema(config, model, sampler.global_batch)
     return TrainState(model, build_loss(config.TRAIN, weights), optimizer, schedule,

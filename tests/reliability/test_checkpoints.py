@@ -152,7 +152,7 @@ def test_killed_while_both_names_are_of_one_file_K2_K6(model, tmp_path, monkeypa
         os.rename(path, f'{path}.left')  # what is written is not taken away, as after SIGKILL
         raise Crash
 
-    monkeypatch.setattr(checkpoint.paddle, 'save', killed)
+    monkeypatch.setattr(checkpoint, 'dump', killed)
     with pytest.raises(Crash):
         save(tmp_path, model, 2)
     monkeypatch.undo()
