@@ -62,15 +62,20 @@ def commands(text):
 def inline_commands(text):
     """The commands between backticks, in a sentence or a table, that are meant to be typed.
 
-    Left out: the mere name of a command, and what is shortened by '...'.
+    Brackets around a flag that may be left out are taken off. Left out: the mere name of a command,
+    and what is shortened by '...'.
     """
     text = re.sub(r'^```.*?^```$', '', text, flags=re.M | re.S)
     for code in re.findall(r'`([^`]+)`', text):
         code = ' '.join(code.split()).replace('\\|', '|')
-        if re.match(r'(?:paddle-vitae|python -m common\.\w+) ', code) and '...' not in code:
+        code = re.sub(r'([A-Z])\.\.\.', r'\1', code)  # IMAGE... is one or more
+        code = re.sub(r'\[(-[^]]*)\]', r'\1', code)
+        start = re.match(r'(?:paddle-vitae|python -m common\.\w+|'
+                         r'main\.py(?= (?:train|eval|infer|export|params|speed))) ', code)
+        if start and '...' not in code:
             words = shlex.split(code)
-            if len(words) > (2 if words[0] == 'paddle-vitae' else 3):
-                yield words
+            if len(words) > len(start[0].split()) + 1:
+                yield ['python', *words] if words[0] == 'main.py' else words
 
 
 def anchors(text):

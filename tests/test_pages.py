@@ -191,15 +191,15 @@ def check_tool(module, function, arguments):
     args = parsed(getattr(importlib.import_module(module), function), arguments)
     options = getattr(args, 'o', None) or []
     cfg = getattr(args, 'cfg', None)
+    if cfg in (None, 'NAME', 'RECIPE'):
+        return
     if module == 'common.detection':
-        assert cfg is None or cfg in list_detectors()
-        if cfg:
-            read_detector(cfg, options)
+        assert cfg in list_detectors()
+        read_detector(cfg, options)
     elif module == 'common.segmentation':
-        assert cfg is None or cfg in list_segmenters()
-        if cfg:
-            read_segmenter(cfg, args)
-    elif cfg and cfg != 'NAME':
+        assert cfg in list_segmenters()
+        read_segmenter(cfg, args)
+    else:
         check_run(model_config(cfg), args) if module == 'common.runner' else \
             set_options(model_config(cfg), options)
 
