@@ -125,7 +125,8 @@ reliability: $(BIN)/.test
 		-m "not engines" --junitxml=output/reliability.xml
 	$(BIN)/python -m tests.reliability.scoreboard output/reliability.xml
 
-# For a machine with a GPU: what a CPU cannot check. Uses the Paddle of `python`, which must be one
+# For a machine with a GPU: what a CPU cannot check, then figures; output/gpu-check.json has all of
+# it, for an issue. Uses the Paddle of `python`, which must be one
 # for GPUs; `make gpu-check PYTHON=...` chooses another.
 gpu-check:
 	$(PYTHON) -m tests.gpu_check

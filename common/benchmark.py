@@ -7,6 +7,8 @@ python -m common.benchmark rivals NAME [-train] [-bf16] [-python OTHER/bin/pytho
     [-upstream FOLDER] [-threads 1 N] [-as avx2] [-json FILE]
 python -m common.benchmark growth NAME [NAME ...] [-tables batch image tokens threads paper]
     [-train] [-json FILE]
+python -m common.benchmark device NAME [NAME ...] [-parts inference training data ranks]
+    [-json FILE]
 python -m common.benchmark memory NAME
 python -m common.benchmark data FOLDER [-images 512] [-image_size 224] [-batch_size 32]
     [-workers 0 1 2]
@@ -21,9 +23,11 @@ the device is done, and a batch that does not fit is halved; on a CPU OMP_NUM_TH
 threads there are.
 
 -engine measures the training loop with its log and counters beside the bare step. `peers` compares
-a model with a plain one (benchmarks/baseline.py), `memory` both, and gradient checkpointing, by the
-peak memory of training (benchmarks/memory.py), `data` the loader with other ways to read the
-files of FOLDER/train_list.txt (benchmarks/data.py), `archives` reading from a .tar with reading
+a model with a plain one (benchmarks/baseline.py), `rivals` with other libraries in another Python's
+environment (benchmarks/rivals.py), `memory` both, and gradient checkpointing, by the peak memory of
+training (benchmarks/memory.py). `growth` says how time and memory grow (benchmarks/growth.py),
+`device` what a GPU does (benchmarks/device.py). `data` compares the loader with other ways to read
+the files of FOLDER/train_list.txt (benchmarks/data.py), `archives` reading from a .tar with reading
 files, `scale` the index of large data sets (benchmarks/archives.py), `report` how long a report
 takes beside the evaluation (benchmarks/report.py).
 """
@@ -37,19 +41,22 @@ import paddle
 from common.benchmarks.archives import reading_table, scale_table
 from common.benchmarks.baseline import peers_table
 from common.benchmarks.data import data_table
+from common.benchmarks.device_figures import PARTS, DeviceSetting, device_figures, device_tables
 from common.benchmarks.engine import engine_table
-from common.benchmarks.growth import BATCHES, SIZES, TABLES, growth, growth_tables
+from common.benchmarks.growth import BATCHES, PAPER, SIZES, TABLES, growth, growth_tables
 from common.benchmarks.memory import memory_table
 from common.benchmarks.model import environment, model_rows, model_table
 from common.benchmarks.processor import AS, cores
 from common.benchmarks.report import report_table
 from common.benchmarks.rivals import Setting, rivals, rivals_table
-from common.core.errors import InputError, errors_of_a_tool
+from common.core.devices import gpus_looked_for
+from common.core.errors import InputError, complain, errors_of_a_tool
 from common.core.files import replace_atomically
 from common.core.flags import add_flag, check_least, check_output, tool_parser
 from common.core.processes import set_up_cpu
 from common.reporting.figures import check_extra
 from common.runtimes import RUNTIMES
+from common.zoo import model_config
 
 
 def make_parser():
@@ -83,35 +90,8 @@ def make_parser():
     add_flag(peers, 'train', 'training steps instead of forward passes', action='store_true')
     add_flag(peers, 'rounds', 'measurements of each, default 5', type=int, default=5, metavar='N')
 
-    others = tools.add_parser('rivals', help='a model beside PyTorch, torch.compile, OpenVINO')
-    others.add_argument('name', metavar='NAME', help='name or yaml file of a model')
-    add_flag(others, 'image_size', "pixels; default the model's own", type=int, metavar='N')
-    add_flag(others, 'batch_size', 'images in a step, default 8', type=int, default=8, metavar='N')
-    add_flag(others, 'train', 'training steps instead of forward passes', action='store_true')
-    add_flag(others, 'bf16', 'bfloat16 instead of float32', action='store_true')
-    add_flag(others, 'python', 'of an environment with torch, timm and openvino', metavar='FILE')
-    add_flag(others, 'upstream', "folder of the authors' code, for models that timm does not have",
-             metavar='FOLDER')
-    add_flag(others, 'threads', 'one after the other, default 1 and all cores', type=int,
-             nargs='+', default=sorted({1, cores()}), metavar='N')
-    add_flag(others, 'as', 'as on a processor without AVX-512', choices=list(AS), metavar='avx2')
-    add_flag(others, 'rounds', 'turns of each, default 5', type=int, default=5, metavar='N')
-    add_flag(others, 'json', 'writes the figures there, too', metavar='FILE')
-
-    growing = tools.add_parser('growth', help='time and memory over batch, image, threads')
-    growing.add_argument('names', nargs='+', metavar='NAME', help='names or yaml files of models')
-    add_flag(growing, 'tables', f'default batch image tokens threads; of {", ".join(TABLES)} '
-             "(the authors' sizes and batches)", nargs='+', choices=TABLES, metavar='TABLE',
-             default=['batch', 'image', 'tokens', 'threads'])
-    add_flag(growing, 'batch_size', 'the first holds where something else grows', type=int,
-             nargs='+', default=list(BATCHES), metavar='N')
-    add_flag(growing, 'image_size', 'the same', type=int, nargs='+', default=list(SIZES),
-             metavar='N')
-    add_flag(growing, 'threads', 'the same; default 1 to all cores', type=int, nargs='+',
-             default=list(range(1, cores() + 1)), metavar='N')
-    add_flag(growing, 'train', 'training steps instead of forward passes', action='store_true')
-    add_flag(growing, 'rounds', 'turns of each, default 3', type=int, default=3, metavar='N')
-    add_flag(growing, 'json', 'writes the figures there, too', metavar='FILE')
+    for add in (add_rivals, add_growth, add_device):
+        add(tools)
 
     memory = tools.add_parser('memory', help='peak memory of training, beside a textbook\'s model')
     memory.add_argument('name', metavar='NAME', help='a model of blocks that are all alike')
@@ -145,6 +125,61 @@ def make_parser():
     add_flag(report, 'images', 'predictions, default 50000', type=int, default=50_000, metavar='N')
     add_flag(report, 'classes', 'default 1000', type=int, default=1000, metavar='N')
     return parser
+
+
+def add_rivals(tools):
+    """The flags of `rivals`."""
+    others = tools.add_parser('rivals', help='a model beside PyTorch, torch.compile, OpenVINO')
+    others.add_argument('name', metavar='NAME', help='name or yaml file of a model')
+    add_flag(others, 'image_size', "pixels; default the model's own", type=int, metavar='N')
+    add_flag(others, 'batch_size', 'images in a step, default 8', type=int, default=8, metavar='N')
+    add_flag(others, 'train', 'training steps instead of forward passes', action='store_true')
+    add_flag(others, 'bf16', 'bfloat16 instead of float32', action='store_true')
+    add_flag(others, 'python', 'of an environment with torch, timm and openvino', metavar='FILE')
+    add_flag(others, 'upstream', "folder of the authors' code, for models that timm does not have",
+             metavar='FOLDER')
+    add_flag(others, 'threads', 'one after the other, default 1 and all cores', type=int,
+             nargs='+', default=sorted({1, cores()}), metavar='N')
+    add_flag(others, 'as', 'as on a processor without AVX-512', choices=list(AS), metavar='avx2')
+    add_flag(others, 'rounds', 'turns of each, default 5', type=int, default=5, metavar='N')
+    add_flag(others, 'json', 'writes the figures there, too', metavar='FILE')
+
+
+def add_growth(tools):
+    """The flags of `growth`."""
+    growing = tools.add_parser('growth', help='time and memory over batch, image, threads')
+    growing.add_argument('names', nargs='+', metavar='NAME', help='names or yaml files of models')
+    add_flag(growing, 'tables', f'default batch image tokens threads; of {", ".join(TABLES)} '
+             "(the authors' sizes and batches)", nargs='+', choices=TABLES, metavar='TABLE',
+             default=['batch', 'image', 'tokens', 'threads'])
+    add_flag(growing, 'batch_size', 'the first holds where something else grows', type=int,
+             nargs='+', default=list(BATCHES), metavar='N')
+    add_flag(growing, 'image_size', 'the same', type=int, nargs='+', default=list(SIZES),
+             metavar='N')
+    add_flag(growing, 'threads', 'the same; default 1 to all cores', type=int, nargs='+',
+             default=list(range(1, cores() + 1)), metavar='N')
+    add_flag(growing, 'train', 'training steps instead of forward passes', action='store_true')
+    add_flag(growing, 'rounds', 'turns of each, default 3', type=int, default=3, metavar='N')
+    add_flag(growing, 'json', 'writes the figures there, too', metavar='FILE')
+
+
+def add_device(tools):
+    """The flags of `device`."""
+    device = tools.add_parser('device', help='what a GPU does, for a report about it')
+    device.add_argument('names', nargs='+', metavar='NAME', help='names or yaml files of models')
+    add_flag(device, 'device', 'gpu or cpu, default gpu', choices=['gpu', 'cpu'], default='gpu')
+    add_flag(device, 'parts', f'default {" ".join(PARTS)}', nargs='+', choices=PARTS,
+             default=list(PARTS), metavar='PART')
+    add_flag(device, 'image_size', f'default {" ".join(str(size) for size, _ in PAPER)}', type=int,
+             nargs='+', default=[size for size, _ in PAPER], metavar='N')
+    add_flag(device, 'batch_size', f'one for each, default {" ".join(str(n) for _, n in PAPER)}',
+             type=int, nargs='+', default=[batch for _, batch in PAPER], metavar='N')
+    add_flag(device, 'seconds', 'of each figure of inference, default 3', type=float, default=3.0,
+             metavar='X')
+    add_flag(device, 'steps', 'of training, default 30', type=int, default=30, metavar='N')
+    add_flag(device, 'ranks', 'devices for the part of this name; default all GPUs', type=int,
+             metavar='N')
+    add_flag(device, 'json', 'writes the figures there, too', metavar='FILE')
 
 
 def measure_models(args):
@@ -195,6 +230,25 @@ def measure_growth(args):
     print(growth_tables(result))
 
 
+def measure_device(args):
+    gpus = paddle.device.cuda.device_count() if paddle.is_compiled_with_cuda() else 0
+    if args.device == 'gpu' and not gpus:
+        raise InputError(f'-device: got gpu, but there is none: {gpus_looked_for()}')
+    if len(args.batch_size) != len(args.image_size):
+        raise InputError(f'-batch_size: got {len(args.batch_size)} numbers, expected one for each '
+                         f'of the {len(args.image_size)} sizes')
+    if args.device == 'gpu' and (args.ranks or 1) > gpus:
+        raise InputError(f'-ranks: got {args.ranks}, expected at most the {gpus} GPUs')
+    for name in args.names:
+        model_config(name)  # before the work
+    result = device_figures(DeviceSetting(
+        tuple(args.names), args.device, tuple(args.parts),
+        tuple(zip(args.image_size, args.batch_size, strict=True)), args.seconds, args.steps,
+        args.ranks or (gpus if args.device == 'gpu' else 1)), say=complain)
+    write_figures(args.json, result)
+    print(device_tables(result))
+
+
 def measure_memory(args):
     print(memory_table(args.name, args.image_size, args.batch_size))
 
@@ -218,9 +272,9 @@ def measure_report(args):
 
 
 MEASUREMENTS = {'model': measure_models, 'peers': measure_peers,
-                'rivals': measure_rivals, 'growth': measure_growth, 'memory': measure_memory,
-                'data': measure_data, 'archives': measure_archives, 'scale': measure_scale,
-                'report': measure_report}
+                'rivals': measure_rivals, 'growth': measure_growth, 'device': measure_device,
+                'memory': measure_memory, 'data': measure_data, 'archives': measure_archives,
+                'scale': measure_scale, 'report': measure_report}
 
 
 def main(argv: Sequence[str] | None = None) -> None:
@@ -232,7 +286,7 @@ def main(argv: Sequence[str] | None = None) -> None:
     args = make_parser().parse_args(argv)
     with errors_of_a_tool():
         check_least(args, batch_size=1, rounds=1, image_size=1, images=1, workers=0, classes=2,
-                    delay=0, threads=1)
+                    delay=0, threads=1, steps=1, ranks=1, seconds=0)
         on_gpu = paddle.device.get_device().startswith('gpu')
         if getattr(args, 'amp', None) and not on_gpu:
             raise InputError('-amp: got it on a CPU, where Paddle computes in float32; '

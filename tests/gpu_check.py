@@ -1,11 +1,16 @@
 """What only a machine with a GPU can check: `make gpu-check`. One line for each check.
 
-python -m tests.gpu_check [-device cpu]
+python -m tests.gpu_check [-device cpu] [-json output/gpu-check.json] [-short]
 
 Forward passes on the GPU beside the CPU's; flash attention beside the plain one; short trainings on
 scikit-learn's digits in float32, and in float16 and bfloat16 at O1 and O2, by the real scripts; the
-same on all GPUs if there are several; the throughput table. Without a GPU it says so and its exit
-code is 0. `-device cpu` tries the checks themselves: mixed precision has no effect there.
+same on all GPUs if there are several; then the figures of `paddle-vitae benchmark device`: images a
+second by runtime and precision at the sizes and batches of the authors' table, training with
+FlashAttention and without, loss scales that overflowed, the wait for images, peak memory, the share
+of the all-reduce on several GPUs. All of it goes into one file of JSON, to be attached to an issue.
+
+Without a GPU it says so and its exit code is 0. `-device cpu` tries the checks themselves: mixed
+precision has no effect there. `-short` measures one tiny model instead of the figures.
 """
 import argparse
 import json
@@ -18,6 +23,9 @@ from pathlib import Path
 import numpy as np
 import paddle
 
+from common.benchmarks.device_figures import DeviceSetting, device_figures, device_tables
+from common.core.errors import complain
+from common.core.files import replace_atomically
 from common.layers import attention
 from common.layers.fast import Fast
 from common.layers.flash_attention import flash_attention, is_ampere
@@ -26,7 +34,9 @@ from common.zoo import create_model
 ROOT = Path(__file__).resolve().parent.parent
 FAMILIES = {'vit': 'vit_digits', 'vitae': 'vitae_digits', 'vitaev2_vsa': 'vitaev2_vsa_digits'}
 PRECISIONS = [None, ('float16', 'O1'), ('float16', 'O2'), ('bfloat16', 'O1'), ('bfloat16', 'O2')]
-TABLE = ['vit_base_patch16_224', 'vitae_tiny', 'vitaev2_s', 'vitaev2_vsa_s', 'swin_tiny']
+# Of the authors' table, and what they compare with it.
+TABLE = ('vit_small_patch16_224', 'vit_base_patch16_224', 'swin_tiny', 'vitaev2_s', 'vitaev2_vsa_s',
+         'vitae_tiny')
 OLD = paddle.__version__.startswith('2.')  # its linear layers give float32 at O1
 EPOCHS, LEAST = 8, 0.5  # of the short trainings: the validation accuracy is .1 by chance
 
@@ -132,25 +142,52 @@ def checks(device):
                 training(family, None, device, count_gpus())
 
 
-def main(argv=None):
-    parser = argparse.ArgumentParser(description=__doc__.splitlines()[0], allow_abbrev=False)
-    parser.add_argument('-device', choices=['gpu', 'cpu'], default='gpu')
-    device = parser.parse_args(argv).device
-    if device == 'gpu' and not count_gpus():
-        print('no GPU: this machine or this Paddle has none; nothing was checked')
-        return
-    failed = 0
+def run_checks(device):
+    """Prints a line for each check; a list of {'check', 'passed', 'text'}."""
+    found = []
     for what, check in checks(device):
         try:
             passed, text = check()
         except Exception as error:  # noqa: BLE001 - a line for each check
             passed, text = False, f'{type(error).__name__}: {" ".join(str(error).split())[:200]}'
-        failed += not passed
+        found.append({'check': what, 'passed': bool(passed), 'text': text})
         print(f'{"pass" if passed else "FAIL"}  {what}: {text}', flush=True)
-    if device == 'gpu':
-        for amp in ([], ['-amp', 'float16']):
-            subprocess.run([sys.executable, '-m', 'common.benchmark', 'model',
-                            *TABLE, '-batch_size', '128', *amp], cwd=ROOT, check=False)
+    return found
+
+
+def setting_of(device, short):
+    """What is measured after the checks."""
+    ranks = max(count_gpus(), 1)
+    if short:
+        return DeviceSetting(('vit_digits',), device, sizes=((32, 4),), seconds=0.0, steps=2,
+                             ranks=ranks)
+    return DeviceSetting(TABLE, device, ranks=ranks)
+
+
+def write(file, content):
+    """Writes the file to attach, and says where it is."""
+    os.makedirs(os.path.dirname(os.path.abspath(file)), exist_ok=True)
+    with replace_atomically(file) as temporary, open(temporary, 'w') as stream:
+        json.dump(content, stream, indent=1)
+    print(f'\n{file}: all of this, to be attached to an issue', flush=True)
+
+
+def main(argv=None):
+    parser = argparse.ArgumentParser(description=__doc__.splitlines()[0], allow_abbrev=False)
+    parser.add_argument('-device', choices=['gpu', 'cpu'], default='gpu')
+    parser.add_argument('-json', default=str(ROOT / 'output' / 'gpu-check.json'), metavar='FILE')
+    parser.add_argument('-short', action='store_true')
+    args = parser.parse_args(argv)
+    if args.device == 'gpu' and not count_gpus():
+        print('no GPU: this machine or this Paddle has none; nothing was checked')
+        return
+    found = run_checks(args.device)
+    write(args.json, {'checks': found})  # whatever comes next
+    if args.device == 'gpu' or args.short:
+        figures = device_figures(setting_of(args.device, args.short), say=complain)
+        print(f'\n{device_tables(figures)}', flush=True)
+        write(args.json, {**figures, 'checks': found})
+    failed = sum(not check['passed'] for check in found)
     sys.exit(f'{failed} checks failed' if failed else 0)
 
 
