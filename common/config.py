@@ -94,9 +94,10 @@ _C.AUG = ConfigNode()
 # random resized crop: range of the area (fraction of the image) and of the aspect ratio
 _C.AUG.SCALE = Key([0.08, 1.0], low=1e-6, high=1.0, length=2, ascending=True)
 _C.AUG.RATIO = Key([3 / 4, 4 / 3], low=1e-3, high=1e3, length=2, ascending=True)
-# cv2: OpenCV decodes and resizes the training images, twice as fast | pillow: upstream's
-# pixels. They differ by 0.3 to 1.5 of 255 in the mean. Evaluation is always Pillow's.
-_C.AUG.BACKEND = Key('cv2', choices=('cv2', 'pillow'))
+# cv2: OpenCV decodes and resizes the training images, twice as fast | cv2_reduced: also decodes
+# crops of large JPEG files at 1/2, 1/4 or 1/8 | pillow: upstream's pixels, of which cv2's differ
+# by 0.3 to 1.5 of 255 in the mean, reduced ones by 2 to 3. Evaluation is always Pillow's.
+_C.AUG.BACKEND = Key('cv2', choices=('cv2', 'cv2_reduced', 'pillow'))
 # training filter of pillow, and of AUTO_AUGMENT's geometric operations: bicubic | bilinear |
 # random (one of both for each image)
 _C.AUG.INTERPOLATION = Key('bicubic', choices=('bicubic', 'bilinear', 'random'))

@@ -88,11 +88,14 @@ def test_pipelines_side_by_side(small_data):
                                 folder='.')
     assert code == 0, err
     rows = out.strip().splitlines()[2:]
-    assert len(rows) == 14
+    assert len(rows) == 22
     assert re.fullmatch(r'\| plain, crop and flip \| 0 \| \d+ \| \d+ \| 1.00 \| [\d.]+ \|',
                         rows[2])
     assert re.fullmatch(r'\| loader, recipe \| 1 \| \d+ \| \d+ \| [\d.]+ \| [\d.]+ \|',
-                        rows[12])
+                        rows[17])
+    assert re.fullmatch(r'\| loader, recipe, cv2_reduced \| 1 \| .*', rows[18])
+    assert re.fullmatch(r'\| plain, evaluation \| 1 \| \d+ \| \d+ \| 1.00 \| [\d.]+ \|',
+                        rows[20])
 
 
 @pytest.mark.smoke

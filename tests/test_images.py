@@ -13,7 +13,7 @@ import pytest
 from PIL import Image, ImageFile
 
 from common import apis
-from common.data import images
+from common.data import images, jpeg
 from common.data.image_dataset import ImageDataset
 from common.data.images import MAX_PIXELS, is_plain_jpeg, load_image
 from common.data.lists import read_list
@@ -513,6 +513,6 @@ def test_what_opencv_cannot_decode_is_pillow_s_work(tmp_path, monkeypatch):
 def test_older_opencv_reads_blue_first(tmp_path, monkeypatch):
     picture().save(tmp_path / 'a.jpg')
     expected = pixels_of(tmp_path / 'a.jpg', 'cv2')
-    monkeypatch.setattr(images, 'READ_RGB', False)
-    monkeypatch.setattr(images, 'READ_COLOR', cv2.IMREAD_COLOR)
+    monkeypatch.setattr(jpeg, 'READ_RGB', False)
+    monkeypatch.setattr(jpeg, 'READ_COLOR', cv2.IMREAD_COLOR)
     assert np.array_equal(pixels_of(tmp_path / 'a.jpg', 'cv2'), expected)

@@ -1,10 +1,11 @@
-"""Measures the training loader beside the plain pipeline and decoding alone, on the same files.
+"""Measures the loader beside the plain pipeline and decoding alone, on the same files.
 
 Each row is read in batches by the same Loader, as in training, on as many cores as there are
 workers (on one without workers); the rows differ in what happens to an image. `decode` gives a
 label only; `plain` is the usual pipeline, Pillow and paddle.vision.transforms to normalised floats,
-one image after the other; `loader` is this project's. The rows take turns; a figure is the best of
-the rounds, since other work on the machine only makes it lower.
+one image after the other; `loader` is this project's, by the AUG.BACKEND that a row ends in, else
+by the default, cv2. An evaluation's images are always Pillow's. The rows take turns; a figure is
+the best of the rounds, since other work on the machine only makes it lower.
 """
 import os
 import time
@@ -20,7 +21,7 @@ from common.data.archives.lists import read_image_list
 from common.data.augment import build_auto_augment
 from common.data.batches import Batches, Normalize
 from common.data.collate import Collate
-from common.data.datasets import train_transform
+from common.data.datasets import eval_transform, train_transform
 from common.data.erasing import build_erasing
 from common.data.image_dataset import ImageDataset
 from common.data.loader import Loader
@@ -52,13 +53,15 @@ class Decoded(Dataset):
 class Plain(Dataset):
     """Float images [3, S, S] by Pillow and paddle.vision.transforms, one by one."""
 
-    def __init__(self, images, config, augment=None, erasing=None):
+    def __init__(self, images, config, augment=None, erasing=None, is_train=True):
         super().__init__()
         data, aug = config.DATA, config.AUG
         self.images = images
         self.crop = T.Compose([
             T.RandomResizedCrop(data.IMAGE_SIZE, aug.SCALE, aug.RATIO, interpolation='bicubic'),
-            T.RandomHorizontalFlip(aug.HFLIP)])
+            T.RandomHorizontalFlip(aug.HFLIP)] if is_train else [
+            T.Resize(int(data.IMAGE_SIZE / data.CROP_PCT), interpolation='bicubic'),
+            T.CenterCrop(data.IMAGE_SIZE)])
         self.to_float = T.Compose([
             T.ToTensor(), T.Normalize(data.IMAGENET_MEAN, data.IMAGENET_STD)])
         self.augment, self.erasing = augment, erasing
@@ -110,26 +113,48 @@ def own_loader(images, config, workers):
                    Normalize(config.DATA.IMAGENET_MEAN, config.DATA.IMAGENET_STD), erasing)
 
 
-def pipelines(fast, slow, batch_size, image_size, workers):
-    """{name: loader} of the images that are read by OpenCV (fast) and by Pillow."""
+def own_evaluation(images, config, workers):
+    """The same of an evaluation."""
+    dataset = ImageDataset(images, eval_transform(config), config.DATA.IMAGE_SIZE)
+    return Batches(Loader(dataset, TrainSampler(len(images), config.DATA.BATCH_SIZE), workers),
+                   Normalize(config.DATA.IMAGENET_MEAN, config.DATA.IMAGENET_STD))
+
+
+def pipelines(images, batch_size, image_size, workers):
+    """{name: loader}.
+
+    Args:
+        images: {AUG.BACKEND: ImageSource that is read by it}.
+    """
     crop, recipe = base_config(), base_config()
     for key, value in RECIPE.items():
         recipe.AUG[key] = value
     for config in (crop, recipe):
         config.DATA.BATCH_SIZE, config.DATA.IMAGE_SIZE = batch_size, image_size
-    pillow = recipe.clone()
-    pillow.AUG.BACKEND = 'pillow'
+
+    def own(config, backend):
+        config = config.clone()
+        config.AUG.BACKEND = backend
+        return own_loader(images[backend], config, workers)
+
+    def plain(dataset, collate):
+        return plain_loader(dataset, batch_size, workers, collate)
+
+    slow = images['pillow']
     augment = build_auto_augment(recipe.AUG.AUTO_AUGMENT, image_size, crop.DATA.IMAGENET_MEAN,
                                  'random')
     return {
-        'decode': plain_loader(Decoded(fast), batch_size, workers, labels_of),
-        'decode, Pillow': plain_loader(Decoded(slow), batch_size, workers, labels_of),
-        'plain, crop and flip': plain_loader(Plain(slow, crop), batch_size, workers, stack),
-        'loader, crop and flip': own_loader(fast, crop, workers),
-        'plain, recipe': plain_loader(Plain(slow, recipe, augment, build_erasing(recipe)),
-                                      batch_size, workers, stack_and_mix),
-        'loader, recipe': own_loader(fast, recipe, workers),
-        'loader, recipe, Pillow': own_loader(slow, pillow, workers),
+        'decode': plain(Decoded(images['cv2']), labels_of),
+        'decode, pillow': plain(Decoded(slow), labels_of),
+        'plain, crop and flip': plain(Plain(slow, crop), stack),
+        'loader, crop and flip': own(crop, 'cv2'),
+        'loader, crop and flip, cv2_reduced': own(crop, 'cv2_reduced'),
+        'plain, recipe': plain(Plain(slow, recipe, augment, build_erasing(recipe)), stack_and_mix),
+        'loader, recipe': own(recipe, 'cv2'),
+        'loader, recipe, cv2_reduced': own(recipe, 'cv2_reduced'),
+        'loader, recipe, pillow': own(recipe, 'pillow'),
+        'plain, evaluation': plain(Plain(slow, crop, is_train=False), stack),
+        'loader, evaluation': own_evaluation(slow, crop, workers),
     }
 
 
@@ -169,7 +194,9 @@ def data_table(data_path, count, batch_size, image_size, worker_counts, rounds):
     Returns:
         A markdown table.
     """
-    fast, slow = (first_images(data_path, count, backend) for backend in ('cv2', 'pillow'))
+    images = {backend: first_images(data_path, count, backend)
+              for backend in ('cv2', 'cv2_reduced', 'pillow')}
+    fast = images['cv2']
     least = batch_size * (2 + 2 * max(worker_counts))
     if len(fast) < least:
         raise InputError(f'{data_path}: got {len(fast)} images, expected at least {least} for '
@@ -184,12 +211,14 @@ def data_table(data_path, count, batch_size, image_size, worker_counts, rounds):
              '|---' * 6 + '|']
     for workers in worker_counts:
         use_cores(max(workers, 1))
-        loaders, best = pipelines(fast, slow, batch_size, image_size, workers), {}
+        loaders, best = pipelines(images, batch_size, image_size, workers), {}
         for _ in range(rounds):
             for name, loader in loaders.items():
                 best[name] = max(best.get(name, 0.0), speed_of(loader, batch_size, workers))
         for name, speed in best.items():
-            plain = best['plain, recipe' if 'recipe' in name else 'plain, crop and flip']
+            kind = next((kind for kind in ('recipe', 'evaluation') if kind in name),
+                        'crop and flip')
+            plain = best[f'plain, {kind}']
             lines.append(f'| {name} | {workers} | {speed:.0f} | {speed / max(workers, 1):.0f} | '
                          f'{speed / plain:.2f} | {speed / best["decode"]:.2f} |')
     return '\n'.join(lines)

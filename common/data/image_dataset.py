@@ -34,7 +34,8 @@ class ImageDataset(Dataset):
 
     Args:
         images: ImageSource.
-        transform: callable (RGB image, numpy Generator) -> uint8 [H, W, 3].
+        transform: callable (what `images.load_for_crop` gives, numpy Generator) -> uint8
+            [H, W, 3].
         image_size: int or (H, W) of the transform's result.
         seed: seeds the augmentation.
         erasing: common.data.erasing.RandomErasing or None.
@@ -106,7 +107,7 @@ class ImageDataset(Dataset):
         label = self.images.labels[index]
         label = label if isinstance(label, np.ndarray) else int(label)
         try:
-            image = self.transform(self.images.load(index), random)
+            image = self.transform(self.images.load_for_crop(index), random)
             boxes = self.erasing.boxes(*self.shape[:2], random) if self.erasing else self.no_boxes
             return Sample(image, label, boxes, epoch, number, index, '')
         except Exception as error:  # noqa: BLE001 - anything: see `sample`

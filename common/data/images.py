@@ -7,7 +7,7 @@ it to white). Refused, with the reason: float and 32-bit pixels, which have no r
 than MAX_PIXELS, before it is decoded; other formats than FORMATS; and what is no file, such as a
 pipe or a device.
 Training may let OpenCV decode ordinary JPEG files, a fifth faster; pixels may then differ by what
-two JPEG libraries differ.
+two JPEG libraries differ. What it may decode of them for a crop is in jpeg.py.
 """
 import importlib.util
 import io
@@ -15,9 +15,17 @@ import os
 import stat
 from functools import partial
 
-import cv2
 import numpy as np
 from PIL import Image, UnidentifiedImageError
+
+from common.data.jpeg import (
+    FRAMES,
+    WAY_UPRIGHT,
+    JpegFile,
+    decode_by_opencv,
+    segments,
+    turned,
+)
 
 # Pillow's own limit for a warning; the largest image of ImageNet has 62 million pixels.
 MAX_PIXELS = 89_478_485
@@ -33,16 +41,7 @@ OF_16_BITS = ('PNG', 'PPM')
 BITS, PHOTOMETRIC, SAMPLE_FORMAT = 258, 262, 339
 WHITE_IS_ZERO, UNSIGNED = 0, 1
 
-READ_RGB = hasattr(cv2, 'IMREAD_COLOR_RGB')  # OpenCV 4.11 and later
-READ_COLOR = cv2.IMREAD_COLOR_RGB if READ_RGB else cv2.IMREAD_COLOR
-
-# EXIF's orientation, and the way back from each of its values, as in ImageOps.exif_transpose.
-ORIENTATION = 0x0112
-WAY_UPRIGHT = {2: Image.FLIP_LEFT_RIGHT, 3: Image.ROTATE_180, 4: Image.FLIP_TOP_BOTTOM,
-               5: Image.TRANSPOSE, 6: Image.ROTATE_270, 7: Image.TRANSVERSE, 8: Image.ROTATE_90}
-
-# Markers of a JPEG file: frame headers, which hold the size; and those without a length.
-FRAMES = {0xC0, 0xC1, 0xC2, 0xC3, 0xC5, 0xC6, 0xC7, 0xC9, 0xCA, 0xCB, 0xCD, 0xCE, 0xCF}
+ORIENTATION = 0x0112  # EXIF's tag
 
 
 def load_image(path, backend='pillow', upright=False):
@@ -50,11 +49,19 @@ def load_image(path, backend='pillow', upright=False):
 
     Args:
         path: file.
-        backend: 'pillow' gives a Pillow image; 'cv2' a uint8 array [H, W, 3].
+        backend: 'pillow' gives a Pillow image; 'cv2' or 'cv2_reduced' a uint8 array [H, W, 3].
         upright: whether the image is turned as its EXIF says.
 
     Raises:
         OSError, ValueError and what else Pillow raises on a bad file.
+    """
+    return whole(load_for_crop(path, backend, upright))
+
+
+def load_for_crop(path, backend='pillow', upright=False):
+    """An image file for a crop: as load_image gives it, or a JpegFile, which is decoded later.
+
+    It is a JpegFile where the backend is 'cv2_reduced' and the file an ordinary JPEG file.
     """
     with open(path, 'rb', opener=open_regular) as stream:
         size = os.fstat(stream.fileno()).st_size
@@ -62,20 +69,34 @@ def load_image(path, backend='pillow', upright=False):
             raise ValueError(f'got {size} bytes, expected at most {MAX_BYTES}')
         if backend == 'pillow':
             return decode(stream, upright=upright)
-        return decode_bytes(stream.read(), backend, upright)
+        return decode_for_crop(stream.read(), backend, upright)
 
 
 def decode_bytes(content, backend='pillow', upright=False):
     """The bytes of an image file as RGB; the arguments and results are those of load_image."""
+    return whole(decode_for_crop(content, backend, upright))
+
+
+def decode_for_crop(content, backend='pillow', upright=False):
+    """The bytes of an image file for a crop; arguments and results are those of load_for_crop."""
     if backend == 'pillow':
         return decode(io.BytesIO(content), upright=upright)
-    if is_plain_jpeg(content):
-        pixels = cv2.imdecode(np.frombuffer(content, np.uint8),
-                              READ_COLOR | cv2.IMREAD_IGNORE_ORIENTATION)
-        if pixels is not None:
-            pixels = pixels if READ_RGB else cv2.cvtColor(pixels, cv2.COLOR_BGR2RGB)
-            return turned_as(content, pixels) if upright else pixels
-    return np.asarray(decode(io.BytesIO(content), upright=upright))
+
+    def by_pillow():
+        return np.asarray(decode(io.BytesIO(content), upright=upright))
+
+    if not is_plain_jpeg(content):
+        return by_pillow()
+    orientation = orientation_of_jpeg(content) if upright else 1
+    if backend == 'cv2_reduced':
+        return JpegFile(content, by_pillow, orientation)
+    pixels = decode_by_opencv(content)
+    return by_pillow() if pixels is None else turned(pixels, orientation)
+
+
+def whole(image):
+    """What load_for_crop gives -> all of its pixels."""
+    return image.pixels() if isinstance(image, JpegFile) else image
 
 
 def open_regular(path, flags):
@@ -147,23 +168,16 @@ def orientation_of(image):
     return orientation if type(orientation) is int and 1 <= orientation <= 8 else 1
 
 
-def turned_as(content, pixels):
-    """The pixels of a JPEG file, uint8 [H, W, 3], turned as its EXIF says.
+def orientation_of_jpeg(content):
+    """EXIF's orientation of the bytes of a JPEG file, as in orientation_of.
 
     Pillow reads the EXIF here, too, so that OpenCV's decoder turns the same files.
-
-    Args:
-        content: bytes of the file.
-        pixels: as the file has them.
     """
     try:
         with Image.open(io.BytesIO(content), formats=('JPEG',)) as image:  # the header only
-            orientation = orientation_of(image)
+            return orientation_of(image)
     except Exception:  # noqa: BLE001 - as in orientation_of
-        return pixels
-    if orientation not in WAY_UPRIGHT:
-        return pixels
-    return np.asarray(Image.fromarray(pixels).transpose(WAY_UPRIGHT[orientation]))
+        return 1
 
 
 def as_rgb(image):
@@ -204,15 +218,9 @@ def is_plain_jpeg(content):
     """
     if content[:2] != b'\xff\xd8' or content.rstrip(b'\0')[-2:] != b'\xff\xd9':
         return False
-    offset = 2
-    while offset + 9 < len(content) and content[offset] == 0xFF:
-        marker = content[offset + 1]
+    for marker, at in segments(content):
         if marker in FRAMES:
-            height = int.from_bytes(content[offset + 5:offset + 7], 'big')
-            width = int.from_bytes(content[offset + 7:offset + 9], 'big')
-            return content[offset + 9] in (1, 3) and 0 < width * height <= MAX_PIXELS
-        if marker == 0xFF:  # fill byte
-            offset += 1
-        else:
-            offset += 2 + int.from_bytes(content[offset + 2:offset + 4], 'big')
+            height = int.from_bytes(content[at + 5:at + 7], 'big')
+            width = int.from_bytes(content[at + 7:at + 9], 'big')
+            return content[at + 9] in (1, 3) and 0 < width * height <= MAX_PIXELS
     return False

@@ -12,7 +12,7 @@ import numpy as np
 
 from common.core.errors import InputError, opened
 from common.core.label_sets import LabelSets
-from common.data.images import load_image
+from common.data.images import load_for_crop, load_image
 from common.data.sources import ImageSource
 
 SPLITS = ('train', 'val')  # a folder and a list file, train_list.txt, of each
@@ -43,7 +43,7 @@ class ImageList(ImageSource):
         file: the list file, for messages.
         root: the folder that the paths are relative to.
         labels: int64 [n], or LabelSets.
-        backend: the decoder of common.data.images.load_image, pillow or cv2.
+        backend: the decoder of common.data.images.load_image.
     """
 
     backend = 'pillow'
@@ -64,6 +64,10 @@ class ImageList(ImageSource):
     def load(self, index):
         """The image as RGB; raises what common.data.images.load_image raises."""
         return load_image(self.path(index), self.backend, self.upright)
+
+    def load_for_crop(self, index):
+        """The image as common.data.images.load_for_crop gives it."""
+        return load_for_crop(self.path(index), self.backend, self.upright)
 
     def path(self, index):
         """The path of an entry, with the root."""

@@ -38,6 +38,10 @@ class ImageSource:
         """The image as a Pillow RGB image, or uint8 [H, W, 3]; raises what its reader raises."""
         raise NotImplementedError
 
+    def load_for_crop(self, index: int):
+        """What `load` gives, or a JpegFile (jpeg.py), which is decoded when the crop is known."""
+        return self.load(index)
+
     def check_labels(self, num_classes: int):
         """Raises InputError at the first label that is not in [0, num_classes)."""
         labels = all_labels(self.labels)

@@ -83,6 +83,10 @@ class Subset(ImageSource):
         """The image as the source loads it."""
         return self.images.load(int(self.indices[index]))
 
+    def load_for_crop(self, index):
+        """The image as the source gives it for a crop."""
+        return self.images.load_for_crop(int(self.indices[index]))
+
     def check_labels(self, num_classes):
         """Raises InputError if a label of the whole source is not in [0, num_classes)."""
         self.images.check_labels(num_classes)

@@ -11,6 +11,8 @@ import numpy as np
 from PIL import Image
 
 from common.core.sizes import to_pair
+from common.data.jpeg import JpegFile
+from common.data.resizing import resize_by_cv2
 
 FILTERS = {'bicubic': Image.BICUBIC, 'bilinear': Image.BILINEAR}
 # How far a filter reaches, in pixels of the coarser of the two images.
@@ -30,8 +32,9 @@ class TrainTransform:
         interpolation: bicubic | bilinear | random.
         hflip: probability of a left-right flip.
         augment: (Pillow RGB image, numpy Generator) -> Pillow RGB image of the same size, or None.
-        backend: 'pillow' resizes as timm does; 'cv2' is faster, see `resize_by_cv2`; then
-            `interpolation` has no effect.
+        backend: 'pillow' resizes as timm does; 'cv2' and 'cv2_reduced' are faster, see
+            `resize_by_cv2`; then `interpolation` has no effect. How far a JpegFile is reduced, it
+            says itself.
     """
 
     def __init__(self, size, scale, ratio, interpolation='bicubic', hflip=0.5, augment=None,
@@ -45,9 +48,12 @@ class TrainTransform:
         self.backend = backend
 
     def __call__(self, image, random):
-        """A Pillow RGB image, or uint8 [H, W, 3], and a numpy Generator -> uint8 [H, W, 3]."""
-        image = self.crop_by_cv2(image, random) if self.backend == 'cv2' \
-            else self.crop_by_pillow(image, random)
+        """A Pillow RGB image, and a numpy Generator -> uint8 [H, W, 3].
+
+        With OpenCV the image may be uint8 [h, w, 3], or a JpegFile.
+        """
+        image = self.crop_by_pillow(image, random) if self.backend == 'pillow' \
+            else self.crop_by_cv2(image, random)
         if self.augment:
             image = image if isinstance(image, Image.Image) else Image.fromarray(image)
             image = self.augment(image, random)
@@ -67,26 +73,15 @@ class TrainTransform:
 
     def crop_by_cv2(self, image, random):
         """The crop and flip by OpenCV, as uint8 [H, W, 3]."""
-        pixels = np.asarray(image)
-        height, width, _ = pixels.shape
-        left, top, width, height = random_crop_box(width, height, self.scale, self.ratio, random)
-        pixels = resize_by_cv2(pixels[top:top + height, left:left + width], self.size)
+        if not isinstance(image, JpegFile):
+            image = np.asarray(image)
+            size = image.shape[1::-1]
+        else:
+            size = image.size
+        box = left, top, width, height = random_crop_box(*size, self.scale, self.ratio, random)
+        pixels = image.crop(box, self.size) if isinstance(image, JpegFile) \
+            else resize_by_cv2(image[top:top + height, left:left + width], self.size)
         return cv2.flip(pixels, 1) if random.random() < self.hflip else pixels
-
-
-def resize_by_cv2(pixels, size):
-    """uint8 [h, w, 3] -> [H, W, 3] by area averages when a side shrinks to 4/5 or less, else
-    bilinear, or bicubic when both sides grow.
-
-    On two photographs and scales from 1/4 to 6 the result differs from Pillow's antialiased
-    bicubic filter by 0.3 to 2.6 of 255 in the mean, about as Pillow's bilinear one does;
-    OpenCV's bicubic alone differs by up to 12.
-    """
-    height, width, _ = pixels.shape
-    shrink = max(height / size[0], width / size[1])
-    method = cv2.INTER_CUBIC if shrink <= 1 else cv2.INTER_LINEAR if shrink < 1.25 \
-        else cv2.INTER_AREA
-    return cv2.resize(pixels, size[::-1], interpolation=method)
 
 
 def random_crop_box(image_width, image_height, scale, ratio, random):

@@ -6,7 +6,7 @@ import numpy as np
 
 from common.core.errors import InputError, printable
 from common.core.label_sets import LabelSets
-from common.data.images import MAX_BYTES, decode_bytes, load_image, open_regular
+from common.data.images import MAX_BYTES, decode_for_crop, load_for_crop, open_regular, whole
 from common.data.sources import ImageSource
 from common.data.split import hash_of
 
@@ -29,7 +29,7 @@ class ArchiveImages(ImageSource):
         classes: list of names, or None.
         split_off: whether they are one part of images that lie together.
         note: what has been done with them before, or ''.
-        backend: the decoder of common.data.images.load_image, pillow or cv2.
+        backend: the decoder of common.data.images.load_image.
     """
 
     backend = 'pillow'
@@ -70,9 +70,13 @@ class ArchiveImages(ImageSource):
 
     def load(self, index):
         """The image as RGB; raises what common.data.images.load_image raises."""
+        return whole(self.load_for_crop(index))
+
+    def load_for_crop(self, index):
+        """The image as common.data.images.load_for_crop gives it."""
         if self.arrays['file'][index] < 0:
-            return load_image(self.file_of(index), self.backend, self.upright)
-        return decode_bytes(self.content(index), self.backend, self.upright)
+            return load_for_crop(self.file_of(index), self.backend, self.upright)
+        return decode_for_crop(self.content(index), self.backend, self.upright)
 
     def identity(self, index):
         """Two numbers of an image's file, or of its archive and its place there, which no other
