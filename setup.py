@@ -11,8 +11,8 @@ from setuptools import setup
 from setuptools.command.build_py import build_py
 
 ROOT = os.path.dirname(os.path.abspath(__file__))
-# Beside Python's files: the models' configs, the demo page, the names of ImageNet's classes.
-DATA = ('.yaml', '.html', '.txt')
+# Beside Python's files: configs, the demo page, the names of ImageNet's classes, the kernels.
+DATA = ('.yaml', '.html', '.txt', '.c')
 
 
 def load_checkout():

@@ -7,9 +7,9 @@ Nothing is downloaded: -pretrained=hub of the other commands does that.
 """
 import fnmatch
 
+from common.core.caches import cache_folder
 from common.core.errors import InputError, errors_of_a_tool, printable, say
 from common.core.flags import add_flag, tool_parser
-from common.hub.cache import cache_folder
 from common.hub.listing import check_cached, table
 from common.hub.registry import find_entry
 from common.zoo import ALIASES, create_model, published_weights

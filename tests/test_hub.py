@@ -19,8 +19,8 @@ from safetensors.numpy import save
 
 from common import pretrained
 from common.convert import convert
+from common.core.caches import cache_folder
 from common.core.errors import InputError
-from common.hub import cache
 from common.hub.references import is_reference, parse_hf, parse_url, path_of_url
 from common.hub.registry import make_entry, size_range
 from common.train.checkpoint import write_atomically
@@ -65,7 +65,7 @@ def server(host, weights, tmp_path, monkeypatch):
 
 
 def cached(server, kind, name='w.pdparams'):
-    return os.path.join(cache.cache_folder(), path_of_url(server.url(kind, name)))
+    return os.path.join(cache_folder(), path_of_url(server.url(kind, name)))
 
 
 def fetched(server, kind, fragment=''):
@@ -201,7 +201,7 @@ def test_no_network_is_one_line_at_once(server, monkeypatch, tmp_path):
         register(tmp_path, monkeypatch, tag={'url': url, 'size': '1.30 MiB'})
         code, out, err = run_script(['-m', 'common.predict', '-cfg', MODEL, '-pretrained', 'hub',
                                      ROOT / 'docs/attention.png'], folder='.')
-    path = os.path.join(cache.cache_folder(), path_of_url(url))
+    path = os.path.join(cache_folder(), path_of_url(url))
     assert code == 1 and len(err.splitlines()) == 1
     assert f'cannot connect to 127.0.0.1:{closed and url.split(":")[2].split("/")[0]}' in err
     assert f'fetch {url} (1.30 MiB) by hand and save it as {path}, where it is found' in err
@@ -402,7 +402,7 @@ def test_a_file_by_hand_is_found_and_checked(server, monkeypatch, tmp_path, weig
     register(tmp_path, monkeypatch,
              drive={'page': page, 'file': 'digits.pdparams', 'sha256': sha256[:8],
                     'size': len(weights[0])})
-    path = os.path.join(cache.cache_folder(), 'digits.pdparams')
+    path = os.path.join(cache_folder(), 'digits.pdparams')
     message = refusal(create_model, MODEL, True)
     assert message == (f'only a browser can fetch these weights: open {page}, download the file '
                        f'({len(weights[0])} bytes) and save it as {path}, where it is found')

@@ -21,7 +21,7 @@ from common.core.sizes import to_pair
 from common.layers.attention import Attention
 from common.layers.basic import DropPath, Mlp, drop_path_rates, to_map, to_tokens
 from common.layers.classifier import ImageClassifier
-from common.layers.fast import Conv2D, LayerNorm, Linear
+from common.layers.fast import Conv2D, LayerNorm, Linear, Silu
 from common.layers.init import init_layer, zeros_
 from common.layers.position import with_class_token
 from common.layers.prm_performer import PRM, PerformerTokens
@@ -85,9 +85,9 @@ class ReductionCell(nn.Layer):
             return
         strides = [2 if spec.ratio >> (step + 1) else 1 for step in range(3)]
         self.PCM = nn.Sequential(
-            Conv2D(in_channels, dim, 3, strides[0], 1), nn.Silu(),
-            Conv2D(dim, dim, 3, strides[1], 1), nn.BatchNorm2D(dim), nn.Silu(),
-            Conv2D(dim, spec.token_dim, 3, strides[2], 1), nn.Silu())
+            Conv2D(in_channels, dim, 3, strides[0], 1), Silu(),
+            Conv2D(dim, dim, 3, strides[1], 1), nn.BatchNorm2D(dim), Silu(),
+            Conv2D(dim, spec.token_dim, 3, strides[2], 1), Silu())
         self.attn = PerformerTokens(self.PRM.out_channels, spec.token_dim, spec.reduction_dropout)
 
     def forward(self, x):
@@ -145,11 +145,11 @@ class NormalCell(nn.Layer):
         self.drop_path = DropPath(drop_path)
         self.norm2 = LayerNorm(dim, epsilon=1e-6)
         self.mlp = Mlp(dim, hidden, spec.dropout)
-        layers = [Conv2D(dim, hidden, 3, 1, 1, groups=group), nn.BatchNorm2D(hidden), nn.Silu(),
+        layers = [Conv2D(dim, hidden, 3, 1, 1, groups=group), nn.BatchNorm2D(hidden), Silu(),
                   Conv2D(hidden, dim, 3, 1, 1, groups=group)]
         if not spec.shallow:
-            layers += [nn.BatchNorm2D(dim), nn.Silu(), Conv2D(dim, dim, 3, 1, 1, groups=group),
-                       nn.Silu()]
+            layers += [nn.BatchNorm2D(dim), Silu(), Conv2D(dim, dim, 3, 1, 1, groups=group),
+                       Silu()]
         self.PCM = nn.Sequential(*layers)
 
     def forward(self, x, h, w):

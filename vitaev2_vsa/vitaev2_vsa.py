@@ -22,7 +22,7 @@ from common.layers.attention import Attention, attend, merge_heads, split_heads
 from common.layers.basic import DropPath, Mlp, drop_path_rates, to_map, to_tokens
 from common.layers.classifier import ImageClassifier
 from common.layers.conditional_position import ConditionalPosition
-from common.layers.fast import Conv2D, LayerNorm, Linear
+from common.layers.fast import Conv2D, LayerNorm, Linear, Silu
 from common.layers.init import init_layer
 from common.layers.prm_performer import PRM
 from common.layers.stages import per_stage, stage_specs
@@ -114,8 +114,8 @@ def make_pcm(channels, strides, group, key='MODEL.GROUPS'):
                          f'convolution, {", ".join(map(str, channels))}')
     a, b, c, d = channels
     return nn.Sequential(
-        Conv2D(a, b, 3, strides[0], 1, groups=group), nn.BatchNorm2D(b), nn.Silu(),
-        Conv2D(b, c, 3, strides[1], 1, groups=group), nn.BatchNorm2D(c), nn.Silu(),
+        Conv2D(a, b, 3, strides[0], 1, groups=group), nn.BatchNorm2D(b), Silu(),
+        Conv2D(b, c, 3, strides[1], 1, groups=group), nn.BatchNorm2D(c), Silu(),
         Conv2D(c, d, 3, strides[2], 1, groups=group))
 
 

@@ -10,6 +10,7 @@ from common.core.devices import core_count
 from common.core.errors import InputError, complain
 from common.core.sizes import to_pair
 from common.deploy.export import runtime_of
+from common.layers.fast.kernels import has_kernels
 from common.layers.macs import count_macs, count_parameters
 from common.zoo import build_model, create_model
 
@@ -114,5 +115,6 @@ def environment():
     on_gpu = paddle.device.get_device().startswith('gpu')
     return {'paddle': paddle.__version__,
             'device': paddle.device.cuda.get_device_name() if on_gpu else 'cpu',
+            'kernels': 'compiled' if has_kernels() else 'plain',
             'threads': core_count(),
             'peak_memory_mb': peak_memory()}

@@ -55,6 +55,9 @@ zlib | Paddle 2.6 | common/__init__.py
     `import paddle, PIL.Image` and then a PNG crash, since Paddle exports its own zlib.
 remarks | Paddle 3 | core/quiet_paddle.py
     `import paddle` says that there is no ccache, and that OMP_NUM_THREADS is set.
+kernels-by-pieces | Paddle 2.6 | layers/fast/kernels.py
+    to_static by pieces (full_graph=False) stops where code asks for a tensor's address; it goes
+    with PADDLE_VITAE_KERNELS=0, or before set_up_cpu.
 mkl-amd | Paddle 2.6, 3.x | core/processes.py
     Its MKL of 2019 leaves an AMD processor's AVX2 alone.
 pip-install | Paddle2ONNX 2 | deploy/graph.py

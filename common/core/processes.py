@@ -10,6 +10,7 @@ import sys
 import time
 
 from common.core.errors import InputError, complain
+from common.core.native import set_up_kernels
 
 # Loaded here: a worker, which is forked, might wait for ever for the lock of the dynamic linker.
 LIBC = ctypes.CDLL(None)
@@ -35,12 +36,15 @@ def set_up_cpu() -> None:
       takes 0.7 of the time without them.
     - MKL, which Paddle brings, leaves an AMD processor's AVX alone unless it is told to use it;
       products of matrices are then two (AVX2) to four (AVX-512) times as fast.
+    - Kernels that the machine's C compiler builds once (native.py) take fewer passes over memory
+      than Paddle's operators; training is some 1.08 times as fast.
     - Memory that is freed stays with the process. Else each batch of images comes in fresh pages,
       and normalising it takes eight times as long, most of it in the kernel.
     """
     import paddle  # takes a second, and nothing else here needs it
     paddle.set_flags({'FLAGS_use_stride_kernel': False})
     set_up_mkl()
+    set_up_kernels(frozenset(cpu_info()))
     with contextlib.suppress(AttributeError):  # a C library without mallopt
         LIBC.mallopt(M_MMAP_THRESHOLD, GIB)
         LIBC.mallopt(M_TRIM_THRESHOLD, 2 * GIB - 1)  # the largest int

@@ -4,6 +4,7 @@ import os
 from collections.abc import Callable
 from typing import NamedTuple
 
+from common.core.caches import cache_folder
 from common.core.errors import InputError
 from common.hub import cache
 from common.hub.download import Unreachable, discard, download
@@ -76,7 +77,7 @@ def fetch(reference: str, model: str, registry: Callable[[], Registry]) -> Fetch
         source = Source(reference, None, {}, None, reference)
     else:
         url, sha256 = parse_url(reference)
-        source = Source(url, os.path.join(cache.cache_folder(), path_of_url(url)),
+        source = Source(url, os.path.join(cache_folder(), path_of_url(url)),
                         {'the URL': sha256} if sha256 else {}, None, shown_url(url))
     return fetch_source(source)
 
@@ -89,9 +90,9 @@ def source_of(entry: Entry) -> Source:
     if entry.url:
         url, sha256 = parse_url(entry.url)
         hashes = hashes or ({'the registry': sha256} if sha256 else {})
-        return Source(url, os.path.join(cache.cache_folder(), path_of_url(url)), hashes,
+        return Source(url, os.path.join(cache_folder(), path_of_url(url)), hashes,
                       entry.size, shown_url(url))
-    return Source(None, os.path.join(cache.cache_folder(), entry.file), hashes, entry.size,
+    return Source(None, os.path.join(cache_folder(), entry.file), hashes, entry.size,
                   entry.page)
 
 

@@ -2,8 +2,8 @@
 import os
 import re
 
+from common.core.caches import CACHE_VARIABLE, cache_folder
 from common.core.errors import InputError, one_line
-from common.hub.cache import CACHE_VARIABLE, cache_folder
 from common.hub.download import Unreachable, check_reachable
 from common.hub.references import HubFile
 

@@ -11,6 +11,8 @@ from paddle import nn
 from common.core.errors import InputError
 from common.layers.basic import Dropout
 from common.layers.fast import Linear
+from common.layers.fast.activation import scaled_softmax
+from common.layers.fast.kernels import has_kernels
 from common.layers.flash_attention import flash_attention, has_flash_attention
 
 
@@ -33,10 +35,14 @@ def attend(q, k, v, scale, dropout, bias=None, return_weights=False):
     """
     if bias is None and not return_weights and has_flash_attention(q.dtype, q.shape[-1]):
         return flash_attention(q, k, v, scale, 0.0 if dropout.is_idle() else dropout.p)
-    scores = paddle.matmul(q * scale, k, transpose_y=True)                 # [B, n, N, N]
-    if bias is not None:
-        scores = add_bias(scores, bias.astype(scores.dtype))
-    weights = F.softmax(scores, axis=-1)
+    fits = bias is None or bias.shape[-3:] == [q.shape[1], q.shape[2], k.shape[2]]
+    if fits and has_kernels(q, bias):
+        weights = scaled_softmax(paddle.matmul(q, k, transpose_y=True), scale, bias)
+    else:
+        scores = paddle.matmul(q * scale, k, transpose_y=True)             # [B, n, N, N]
+        if bias is not None:
+            scores = add_bias(scores, bias.astype(scores.dtype))
+        weights = F.softmax(scores, axis=-1)
     x = paddle.matmul(dropout(weights), v)                                 # [B, n, N, d]
     return (x, weights) if return_weights else x
 

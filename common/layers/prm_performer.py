@@ -6,7 +6,7 @@ from paddle import nn
 from paddle.nn.initializer import Orthogonal
 
 from common.layers.basic import Dropout
-from common.layers.fast import Conv2D, LayerNorm, Linear
+from common.layers.fast import GELU, Conv2D, LayerNorm, Linear
 
 EPSILON = 1e-8  # keeps a sum of weights that is 0 from being divided by
 
@@ -23,7 +23,7 @@ class PRM(nn.Layer):
         self.convs = nn.LayerList([
             nn.Sequential(Conv2D(
                 in_channels, embed_dim, kernel, stride, dilation=dilation,
-                padding=math.ceil(((kernel - 1) * dilation + 1 - stride) / 2)), nn.GELU())
+                padding=math.ceil(((kernel - 1) * dilation + 1 - stride) / 2)), GELU())
             for dilation in dilations])
         self.out_channels = embed_dim * len(dilations)
 
@@ -45,7 +45,7 @@ class PerformerTokens(nn.Layer):
         self.proj = Linear(out_dim, out_dim)
         self.dropout = Dropout(dropout)
         self.norm2 = LayerNorm(out_dim, epsilon=1e-5)
-        self.mlp = nn.Sequential(Linear(out_dim, out_dim), nn.GELU(),
+        self.mlp = nn.Sequential(Linear(out_dim, out_dim), GELU(),
                                  Linear(out_dim, out_dim), Dropout(dropout))
         self.num_features = out_dim // 2
         self.w = self.create_parameter([self.num_features, out_dim])

@@ -16,13 +16,13 @@ import os
 
 import numpy as np
 
+from common.core.caches import CACHE_VARIABLE, cache_folder
 from common.core.errors import InputError, complain, complain_once, printable
 from common.core.files import replace_atomically
 from common.core.processes import wait_for_lock
 from common.data.archives.members import is_archive
 from common.data.image_names import is_hidden
 from common.data.images import open_regular
-from common.hub.cache import CACHE_VARIABLE, cache_folder
 
 MAGIC = b'paddle-vitae index 1\n'
 MAX_HEADER = 1 << 30  # bytes: names of files and classes

@@ -7,10 +7,12 @@ common/README.md.
 
 Letters: B batch, C channels, H W map, M rows: all indices of all axes but the last.
 """
+from common.layers.fast.activation import GELU, Silu
 from common.layers.fast.base import Fast, is_fast
 from common.layers.fast.conv import Conv2D
 from common.layers.fast.linear import Linear, gelu_linear
 from common.layers.fast.norm import LayerNorm
 from common.layers.fast.sums import mean_rows
 
-__all__ = ['Conv2D', 'Fast', 'LayerNorm', 'Linear', 'gelu_linear', 'is_fast', 'mean_rows']
+__all__ = ['Conv2D', 'Fast', 'GELU', 'LayerNorm', 'Linear', 'Silu', 'gelu_linear', 'is_fast',
+           'mean_rows']

@@ -10,6 +10,8 @@ import numpy as np
 import paddle
 from paddle.autograd import PyLayer
 
+from common.layers.fast import kernels
+
 DTYPES = (paddle.float32, paddle.float64)
 
 
@@ -19,14 +21,16 @@ def draw_mask(shape, p):
     A byte below 256 p is a number that is dropped. Where that is no whole number, a byte that is
     its integer part says nothing, and a float64 decides.
     """
-    seed = paddle.randint(0, 2 ** 31 - 1, [4]).numpy()
-    source = np.random.SFC64(seed)
+    source = np.random.SFC64(paddle.randint(0, 2 ** 31 - 1, [4]).numpy())
+    limit = int(256 * p)
+    share = 256 * p - limit
+    if kernels.has_kernels():
+        return kernels.draw_mask(shape, limit, share, source)
     size = math.prod(shape)
     draws = source.random_raw(-(-size // 8)).view(np.uint8)[:size]
-    limit = int(256 * p)
     keep = draws > limit
     ties = np.flatnonzero(draws == limit)
-    keep[ties] = np.random.Generator(source).random(len(ties)) >= 256 * p - limit
+    keep[ties] = np.random.Generator(source).random(len(ties)) >= share
     return paddle.to_tensor(keep).reshape(shape)
 
 
@@ -49,4 +53,6 @@ class MaskFunction(PyLayer):
 
 
 def scale_kept(x, mask, p):
+    if kernels.has_kernels(x):
+        return kernels.keep(x, mask, p)
     return mask.astype(x.dtype).scale_(1 / (1 - p)).multiply_(x)

@@ -4,8 +4,8 @@ import paddle.nn.functional as F
 from paddle import nn
 from paddle.autograd import PyLayer
 
+from common.layers.fast.activation import MaskedGelu, gelu
 from common.layers.fast.base import Fast, is_fast
-from common.layers.fast.dropout import apply_mask
 from common.layers.fast.sums import sum_rows
 
 
@@ -19,14 +19,14 @@ class Linear(Fast, nn.Linear):
     def forward(self, x, activation=None):
         """[..., C] -> [..., D]
 
-        activation: applied to x first. In training on a CPU it is not kept, but computed again in
-            the backward pass.
+        activation: a MaskedGelu, applied to x first, or None. In training on a CPU what it gives is
+            not kept, but computed again in the backward pass.
         """
         fast = self.bias is not None and is_fast(self)
         if fast and paddle.is_grad_enabled():
             return LinearFunction.apply(x, self.weight, self.bias, activation)
         if activation is not None:
-            x = activation(x)
+            x = activation.plain(x) if paddle.is_grad_enabled() else activation(x)
         return (add_product if fast else F.linear)(x, self.weight, self.bias)
 
 
@@ -50,21 +50,17 @@ class LinearFunction(PyLayer):
     @staticmethod
     def backward(ctx, gradient):
         x, weight = ctx.saved_tensor()
-        activated = x
-        if ctx.activation is not None:
-            x = x.detach()
-            x.stop_gradient = False
-            with paddle.enable_grad():
-                activated = ctx.activation(x)
         rows = gradient.reshape([-1, gradient.shape[-1]])                  # [M, D]
         of_x = of_weight = of_bias = None
         if ctx.needs[0]:
             of_x = paddle.matmul(rows, weight, transpose_y=True).reshape(x.shape)
-            if ctx.activation is not None:
-                paddle.autograd.backward([activated], [of_x])
-                of_x = x.grad
+        if ctx.activation is not None:
+            if ctx.needs[0]:
+                x, of_x = ctx.activation.with_gradient(x, of_x)
+            else:
+                x = ctx.activation(x)
         if ctx.needs[1]:
-            inputs = activated.detach().reshape([-1, x.shape[-1]])         # [M, C]
+            inputs = x.reshape([-1, x.shape[-1]])                          # [M, C]
             of_weight = paddle.matmul(inputs, rows, transpose_x=True)
         if ctx.needs[2]:
             of_bias = sum_rows(rows)
@@ -84,8 +80,8 @@ def gelu_linear(x, linear, dropout):
     """
     if isinstance(linear, Linear):
         if dropout.is_idle():
-            return linear(x, F.gelu)
+            return linear(x, MaskedGelu())
         mask = dropout.draw_mask(x)
         if mask is not None:
-            return linear(x, lambda x: apply_mask(F.gelu(x), mask, dropout.p))
-    return linear(dropout(F.gelu(x)))
+            return linear(x, MaskedGelu(mask, dropout.p))
+    return linear(dropout(gelu(x)))

@@ -5,6 +5,7 @@ import paddle.nn.functional as F
 from paddle import nn
 from paddle.autograd import PyLayer
 
+from common.layers.fast import kernels
 from common.layers.fast.base import Fast, is_fast
 from common.layers.fast.sums import scale_rows, sum_rows
 
@@ -17,7 +18,8 @@ class LayerNorm(Fast, nn.LayerNorm):
 
     def forward(self, x):
         if paddle.is_grad_enabled() and is_fast(self) and x.dtype == self.weight.dtype:
-            return LayerNormFunction.apply(x, self.weight, self.bias, self._epsilon)
+            form = KernelFunction if kernels.has_kernels(x) else LayerNormFunction
+            return form.apply(x, self.weight, self.bias, self._epsilon)
         return F.layer_norm(x, self._normalized_shape, self.weight, self.bias, self._epsilon)
 
 
@@ -53,3 +55,21 @@ class LayerNormFunction(PyLayer):
         if ctx.needs[2]:
             of_bias = sum_rows(gradient)
         return of_x, of_weight, of_bias
+
+
+class KernelFunction(PyLayer):
+    """See LayerNorm; by the kernels."""
+
+    @staticmethod
+    def forward(ctx, x, weight, bias, epsilon):
+        ctx.needs = [not tensor.stop_gradient for tensor in (x, weight, bias)]
+        y, mean, inverse = kernels.layer_norm(x, weight, bias, epsilon)
+        ctx.save_for_backward(x, weight, mean, inverse)
+        return y
+
+    @staticmethod
+    def backward(ctx, gradient):
+        x, weight, mean, inverse = ctx.saved_tensor()
+        found = kernels.layer_norm_gradient(x, weight, gradient, mean, inverse)
+        return tuple(value if needed else None
+                     for value, needed in zip(found, ctx.needs, strict=True))

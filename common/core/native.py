@@ -1,0 +1,129 @@
+"""Builds the kernels, kernels.c, with the machine's compiler, once, and loads them.
+
+What is built is kept in the cache folder, under a hash of all that it depends on: the source, the
+compiler and its flags, the processor, Paddle. set_up_cpu does it, on Linux with an
+x86-64 processor. A compiler that is missing or fails is said once; the callers then have their
+plain forms. PADDLE_VITAE_KERNELS=0 switches it off; CC names the compiler, also with flags.
+"""
+import ctypes
+import functools
+import hashlib
+import os
+import platform
+import shlex
+import shutil
+import subprocess
+import sys
+
+from common.core.caches import CACHE_VARIABLE, cache_folder
+from common.core.environment import TRAINER_ID
+from common.core.errors import complain, one_line
+from common.core.files import replace_atomically
+
+SOURCE = os.path.join(os.path.dirname(os.path.abspath(__file__)), 'kernels.c')
+SWITCH = 'PADDLE_VITAE_KERNELS'
+COMPILERS = ('cc', 'gcc', 'clang')
+# Vectors of 512 bits where the processor has them; sums may be reordered only where the source says
+# so, and NaN and infinity stay what they are.
+FLAGS = ('-std=gnu11', '-O3', '-march=native', '-mprefer-vector-width=512', '-ffp-contract=fast',
+         '-fno-math-errno', '-fno-trapping-math', '-fopenmp', '-fPIC')
+LIMIT = 120  # seconds
+CAN_BUILD = sys.platform == 'linux' and platform.machine() == 'x86_64'
+
+
+class Kernels:
+    """The library of kernels.c; None before set_up_cpu, and where the plain forms are to run."""
+
+    library = None
+
+
+def set_up_kernels(processor):
+    """Builds the kernels if they are not there, and loads them.
+
+    Args:
+        processor: the words that the system says about it.
+    """
+    if Kernels.library is None:
+        Kernels.library = load(SOURCE, processor)
+
+
+@functools.cache
+def load(source, processor):
+    """The library of a C file, or None where there is none; says why."""
+    if os.environ.get(SWITCH) == '0' or not CAN_BUILD:
+        return None
+    try:
+        return ctypes.CDLL(built(source, processor))
+    except (OSError, subprocess.SubprocessError, ValueError) as error:
+        if os.environ.get(TRAINER_ID, '0') == '0':
+            complain(f'WARNING: no compiled kernels, so that training takes some 1.1 times as '
+                     f'long: {reason(error)}; {SWITCH}=0 says nothing')
+        return None
+
+
+def reason(error):
+    """Why nothing was built, in one line."""
+    said = (getattr(error, 'stderr', None) or '').splitlines()
+    return next((line for line in said if 'error' in line), one_line(error))
+
+
+def built(source, processor):
+    """The path of the library of a C file, which is built if it is not there.
+
+    Args:
+        processor: set of words; what is built for another one is another file.
+
+    Raises:
+        OSError, subprocess.SubprocessError, ValueError: no compiler, or it failed.
+    """
+    command, threads = compiler(), thread_library()
+    with open(source, 'rb') as stream:
+        parts = [stream.read(), *(word.encode() for word in (
+            *command, *FLAGS, version(command), *sorted(processor), threads))]
+    name = hashlib.sha256(b'\0'.join(parts)).hexdigest()[:32]
+    path = os.path.join(cache_folder(), 'kernels', f'{name}.so')
+    if not os.path.exists(path):
+        try:
+            os.makedirs(os.path.dirname(path), exist_ok=True)
+        except OSError as error:
+            raise OSError(f'cannot write {path}: {error.strerror}; {CACHE_VARIABLE} names another '
+                          f'folder') from None
+        with replace_atomically(path) as temporary:  # of several ranks, each may build its own
+            program, *more = command
+            call([program, *FLAGS, *more, '-c', source, '-o', f'{temporary}.o'])
+            try:  # without -fopenmp, which would bring the compiler's own
+                call([program, *more, '-shared', f'{temporary}.o', '-o', temporary, threads, '-lm'])
+            finally:
+                os.remove(f'{temporary}.o')
+    return path
+
+
+def compiler():
+    """CC as a list of words, or the first compiler that is there."""
+    named = shlex.split(os.environ.get('CC', ''))
+    found = named or [name for name in COMPILERS if shutil.which(name)][:1]
+    if not found:
+        raise OSError(f'found none of the C compilers {", ".join(COMPILERS)}')
+    return found
+
+
+@functools.cache
+def thread_library():
+    """The path of Paddle's OpenMP. A second one would have threads of its own, and each would wait
+    for the other's."""
+    import paddle  # takes a second, and nothing else here needs it
+    found = os.path.join(os.path.dirname(paddle.__file__), 'libs', 'libiomp5.so')
+    if not os.path.exists(found):
+        raise OSError('found no libiomp5.so in Paddle')
+    return found
+
+
+def version(command):
+    """What a compiler says about itself."""
+    return call([command[0], '--version']).stdout
+
+
+def call(command):
+    environment = {**os.environ, 'LC_ALL': 'C'}
+    return subprocess.run(command, check=True, capture_output=True, text=True, errors='replace',
+                          stdin=subprocess.DEVNULL, timeout=LIMIT, env=environment)

@@ -1,0 +1,106 @@
+"""Calls of core/kernels.c, on tensors.
+
+What they compute stands there. They are for float32 on a CPU; where `has_kernels` says no (see
+core/native.py, and Fast.plain), the caller takes Paddle's operators.
+"""
+import ctypes
+
+import paddle
+
+from common.core.native import Kernels
+from common.layers.fast.base import Fast, is_fast
+
+
+def has_kernels(*tensors):
+    """Whether there are kernels for these tensors; None counts as one that suits."""
+    return (is_fast(Fast) and all(x is None or x.dtype == paddle.float32 for x in tensors)
+            and Kernels.library is not None)
+
+
+def call(name, *arguments):
+    """Calls a kernel with tensors, None, and numbers."""  # compat: kernels-by-pieces
+    held = [x.contiguous() if isinstance(x, paddle.Tensor) and not x.is_contiguous() else x
+            for x in arguments]
+    getattr(Kernels.library, name)(*map(to_c, held))
+
+
+def to_c(x):
+    """What ctypes passes on; a tensor as the address of its numbers."""
+    if isinstance(x, paddle.Tensor):
+        return ctypes.c_void_p(x.data_ptr())
+    if isinstance(x, float):
+        return ctypes.c_float(x)
+    return ctypes.c_int64(x) if isinstance(x, int) else x
+
+
+def gelu(x, mask=None, p=0.0):
+    """gelu(x), with a mask that of dropout: times mask / (1 - p)."""
+    y = paddle.empty_like(x)
+    call('gelu', x.size, x, mask, 1 / (1 - p), y)
+    return y
+
+
+def gelu_gradient(x, dy, mask=None, p=0.0):
+    """What `gelu` gives, and the gradient of x."""
+    y, dx = paddle.empty_like(x), paddle.empty_like(x)
+    call('gelu_gradient', x.size, x, mask, 1 / (1 - p), dy, y, dx)
+    return y, dx
+
+
+def silu(x):
+    y = paddle.empty_like(x)
+    call('silu', x.size, x, y)
+    return y
+
+
+def silu_gradient(x, dy):
+    dx = paddle.empty_like(x)
+    call('silu_gradient', x.size, x, dy, dx)
+    return dx
+
+
+def keep(x, mask, p):
+    """x * mask / (1 - p)"""
+    y = paddle.empty_like(x)
+    call('keep', x.size, x, mask, 1 / (1 - p), y)
+    return y
+
+
+def draw_mask(shape, limit, share, source):
+    """See draw_mask in dropout.py; source: a numpy.random.SFC64."""
+    mask = paddle.empty(shape, 'bool')
+    state = (ctypes.c_uint64 * 4)(*source.state['state']['state'].tolist())
+    call('draw_mask', mask.size, limit, ctypes.c_double(share), state, mask)
+    return mask
+
+
+def layer_norm(x, weight, bias, epsilon):
+    """The normalised rows, and for the gradient mean and inverse deviation of each, [rows]."""
+    C = x.shape[-1]
+    rows = x.size // C
+    y, mean, inverse = paddle.empty_like(x), paddle.empty([rows]), paddle.empty([rows])
+    call('layer_norm', rows, C, x, weight, bias, float(epsilon), y, mean, inverse)
+    return y, mean, inverse
+
+
+def layer_norm_gradient(x, weight, dy, mean, inverse):
+    """The gradients of x, weight and bias."""
+    C, threads = x.shape[-1], Kernels.library.thread_count()
+    dx, sums = paddle.empty_like(x), paddle.zeros([threads, 2, C])
+    call('layer_norm_gradient', x.size // C, C, threads, x, weight, dy, mean, inverse, dx, sums)
+    return dx, *(sums[0] if threads == 1 else sums.sum(axis=0)).unbind(0)
+
+
+def softmax(x, scale, bias=None):
+    """softmax(x * scale + bias) over the last axis; bias: as x, but for leading axes that it has
+    not, and a first one that may be a divisor of x's."""
+    y, C = paddle.empty_like(x), x.shape[-1]
+    call('softmax', x.size // C, C, x, float(scale), bias, 1 if bias is None else bias.size // C, y)
+    return y
+
+
+def softmax_gradient(y, dy, scale=1.0):
+    """The gradient of the softmax's argument, times scale."""
+    dx, C = paddle.empty_like(y), y.shape[-1]
+    call('softmax_gradient', y.size // C, C, y, dy, float(scale), dx)
+    return dx
