@@ -15,6 +15,7 @@ python -m common.benchmark data FOLDER [-images 512] [-image_size 224] [-batch_s
 python -m common.benchmark archives FOLDER [-images 512] [-delay 1]
 python -m common.benchmark scale [-images 100000 1000000 10000000 14200000]
 python -m common.benchmark report NAME [-images 50000] [-classes 1000]
+python -m common.benchmark checkpoint NAME [-image_size N] [-batch_size 8] [-folder FOLDER]
 each but memory, scale and report with [-rounds N]
 
 What is compared takes turns, so that a busy machine slows all of it; a ratio is the median of the
@@ -29,7 +30,8 @@ training (benchmarks/memory.py). `growth` says how time and memory grow (benchma
 `device` what a GPU does (benchmarks/device.py). `data` compares the loader with other ways to read
 the files of FOLDER/train_list.txt (benchmarks/data.py), `archives` reading from a .tar with reading
 files, `scale` the index of large data sets (benchmarks/archives.py), `report` how long a report
-takes beside the evaluation (benchmarks/report.py).
+takes beside the evaluation (benchmarks/report.py), `checkpoint` how long training waits for a
+checkpoint, which is written while it waits or beside it (benchmarks/checkpoint.py).
 """
 import json
 import os
@@ -40,6 +42,7 @@ import paddle
 
 from common.benchmarks.archives import reading_table, scale_table
 from common.benchmarks.baseline import peers_table
+from common.benchmarks.checkpoint import checkpoint_table
 from common.benchmarks.data import data_table
 from common.benchmarks.device_figures import PARTS, DeviceSetting, device_figures, device_tables
 from common.benchmarks.engine import engine_table
@@ -124,6 +127,16 @@ def make_parser():
     report.add_argument('name', metavar='NAME', help='the model whose attention is drawn')
     add_flag(report, 'images', 'predictions, default 50000', type=int, default=50_000, metavar='N')
     add_flag(report, 'classes', 'default 1000', type=int, default=1000, metavar='N')
+
+    checkpoint = tools.add_parser('checkpoint', help='how long training waits for a checkpoint')
+    checkpoint.add_argument('name', metavar='NAME', help='name or yaml file of a model')
+    add_flag(checkpoint, 'image_size', "pixels; default the model's own", type=int, metavar='N')
+    add_flag(checkpoint, 'batch_size', 'images in a step, default 8', type=int, default=8,
+             metavar='N')
+    add_flag(checkpoint, 'rounds', 'checkpoints of each kind, default 5', type=int, default=5,
+             metavar='N')
+    add_flag(checkpoint, 'folder', 'where they are written, and removed; default the temporary one',
+             metavar='FOLDER')
     return parser
 
 
@@ -271,10 +284,17 @@ def measure_report(args):
     print(report_table(args.name, args.images, args.classes))
 
 
+def measure_checkpoint(args):
+    if args.folder is not None and not os.path.isdir(args.folder):
+        raise InputError(f'-folder: no such folder: {args.folder}')
+    print(checkpoint_table(args.name, args.image_size, args.batch_size, args.rounds, args.folder))
+
+
 MEASUREMENTS = {'model': measure_models, 'peers': measure_peers,
                 'rivals': measure_rivals, 'growth': measure_growth, 'device': measure_device,
                 'memory': measure_memory, 'data': measure_data, 'archives': measure_archives,
-                'scale': measure_scale, 'report': measure_report}
+                'scale': measure_scale, 'report': measure_report,
+                'checkpoint': measure_checkpoint}
 
 
 def main(argv: Sequence[str] | None = None) -> None:

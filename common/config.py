@@ -245,6 +245,8 @@ _C.SAVE_FREQ = Key(1, low=1)
 # and optimiser steps, and minutes, between two of them; None: at ends of epochs only
 _C.SAVE_STEPS = Key(None, kind=int, low=1)
 _C.SAVE_MINUTES = Key(30.0, low=0.001)
+# training goes on while a checkpoint is written, from a copy, where there is memory for it
+_C.SAVE_ASYNC = False
 # optimiser steps between two lines of the log
 _C.REPORT_FREQ = Key(20, low=1)
 # epochs between two evaluations

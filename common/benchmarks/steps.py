@@ -23,16 +23,17 @@ def inference_step(model, images, amp=None):
     return step
 
 
-def training_step(model, images, amp=None, zero_gradients=False):
+def training_step(model, images, amp=None, zero_gradients=False, optimizer=None):
     """Makes a function that runs one forward pass, backward pass and step of AdamW.
 
     Args:
         model, images, amp: as for `inference_step`.
         zero_gradients: whether to keep the gradients' memory, filled with zeros, as Paddle does
             without being told otherwise; the training loop frees it.
+        optimizer: of the model; None is a new AdamW.
     """
     model.train()
-    optimizer = build_adamw(model)
+    optimizer = optimizer or build_adamw(model)
     labels = labels_for(model, images)
 
     def step():

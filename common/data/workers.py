@@ -19,9 +19,9 @@ from collections import deque
 from multiprocessing.util import Finalize
 
 import cv2
-import numpy as np
 
 from common.core.errors import InputError, RunError, one_line
+from common.core.memory import arrays_in, places
 from common.core.processes import end_of, end_with_parent
 from common.core.signals import STOP_SIGNALS
 
@@ -30,7 +30,6 @@ from common.core.signals import STOP_SIGNALS
 CRASHES = (signal.SIGSEGV, signal.SIGBUS, signal.SIGFPE, signal.SIGILL, signal.SIGABRT)
 
 AHEAD = 2  # batches that each worker makes ahead
-ALIGNMENT = 64  # bytes: each array starts on a cache line
 NO_TASK = object()
 
 
@@ -210,16 +209,13 @@ class Slot:
 
     def map(self, kinds):
         """Arrays of some kinds, (type, shape), that lie in the memory, which is made to fit."""
-        sizes = [math.prod(shape) * np.dtype(dtype).itemsize for dtype, shape in kinds]
-        *starts, end = itertools.accumulate((-(-size // ALIGNMENT) * ALIGNMENT for size in sizes),
-                                            initial=0)
+        starts, end = places(kinds)
         end = max(end, 1)
         if self.memory is None or len(self.memory) < end:
             if os.fstat(self.file).st_size < end:
                 os.ftruncate(self.file, end)
             self.memory = mmap.mmap(self.file, end)
-        return [np.ndarray(shape, dtype, self.memory, start)
-                for (dtype, shape), start in zip(kinds, starts, strict=True)]
+        return arrays_in(self.memory, kinds, starts)
 
     def write(self, arrays):
         """Copies a tuple of arrays into the memory.

@@ -16,6 +16,7 @@ from common.core.files import ChecksumFile, replace_atomically
 from common.train.optim import optimizer_state, prepare_optimizer_state
 from common.train.patience import is_patience
 from common.train.results import is_count, is_float, is_result
+from common.train.snapshot import host_array
 from common.weights.load import LAST, assign, check_state, state_dict_of
 from common.weights.unpickle import load_pickle
 
@@ -95,10 +96,18 @@ def keep_previous(path):
     os.replace(temporary, previous)
 
 
+def write_checkpoint(content, path):
+    """Writes a checkpoint's content. The file that was there becomes PREVIOUS."""
+    keep_previous(path)
+    write_atomically(content, path)
+
+
 def check_finite(model):
     """Raises InputError for weights that are not finite; they must not reach a file."""
     for name, value in model.state_dict().items():
-        if not np.isfinite(value.astype('float32').numpy()).all():
+        if value.dtype == paddle.bfloat16:  # whole numbers for numpy
+            value = value.astype('float32')
+        if not np.isfinite(host_array(value)).all():
             raise InputError(f'{name}: got weights that are not finite; nothing is saved')
 
 
@@ -139,7 +148,7 @@ def save_weights(path, model, metadata):
                      path)
 
 
-def save_checkpoint(path, model, optimizer, scaler, metadata, ema=None, resumed=None):
+def save_checkpoint(path, model, optimizer, scaler, metadata, ema=None, resumed=None, write=None):
     """Writes everything that a run needs to go on. The file that was there becomes PREVIOUS.
 
     Args:
@@ -151,10 +160,17 @@ def save_checkpoint(path, model, optimizer, scaler, metadata, ema=None, resumed=
         ema: common.train.ema.Ema or None.
         resumed: the optimiser's state of the checkpoint that this run has gone on with; Paddle 2.6
             gives none before the first step.
+        write: called with the content, whose tensors are the run's own, and the path;
+            None: write_checkpoint.
     """
     check_finite(model)
-    keep_previous(path)
-    write_atomically({
+    (write or write_checkpoint)(
+        checkpoint_content(model, optimizer, scaler, metadata, ema, resumed), path)
+
+
+def checkpoint_content(model, optimizer, scaler, metadata, ema=None, resumed=None):
+    """The dict that `save_checkpoint` writes."""
+    return {
         'model': model.state_dict(),
         # compat: optimizer-state
         'optimizer': optimizer_state(optimizer, model) or resumed or {},
@@ -162,7 +178,7 @@ def save_checkpoint(path, model, optimizer, scaler, metadata, ema=None, resumed=
         'format_version': FORMAT_VERSION,
         **({'ema': ema.state()} if ema else {}),
         **metadata,
-    }, path)
+    }
 
 
 def check_metadata(content, scaler, file):

@@ -8,7 +8,7 @@ import paddle
 from common.core import dist
 from common.core.errors import InputError, RunError, first_few
 from common.core.signals import Stopped
-from common.train.checkpoint import save_checkpoint, save_weights
+from common.train.checkpoint import checkpoint_content, save_checkpoint, save_weights
 from common.train.engine import average_statistics, train_one_epoch
 from common.train.eta import Eta, duration_text, evaluations_left
 from common.train.evaluation import flags_of, signal_of, write_final_result
@@ -58,6 +58,7 @@ class Trainer(Callbacks):
         self.any_rank, self.barrier = dist.AnyReduce(), dist.Barrier('training')
         self.recent = deque(maxlen=2)  # the samples of this step and of the one before it
         self.stop, self.due = None, False  # the signal that all ranks stop by
+        self.prepared = False  # whether the saver knows how large a checkpoint is
         self.saved_at = time.monotonic()
 
     def run(self, start):
@@ -84,8 +85,9 @@ class Trainer(Callbacks):
         batches = iter(self.batches)
         done = self.reported = self.epoch * steps_per_epoch + self.step
         self.eta = Eta()
-        # closing ends the loader's workers, also when a signal or an error ends the run
-        with contextlib.closing(batches), \
+        # closing ends the loader's workers, and the saver writes its last checkpoint, also when a
+        # signal or an error ends the run
+        with self.saver, contextlib.closing(batches), \
                 self.log.progress(self.schedule.num_steps, 'train', done) as self.bar:
             self.rescue_best()
             for epoch in range(first, epochs + 1):
@@ -159,8 +161,12 @@ class Trainer(Callbacks):
         """Writes a checkpoint, if one is due, and ends the run after a signal."""
         self.step, self.resumed = step, None
         self.bar.update()
+        self.saver.check_error()
+        if not self.prepared:  # what a step takes is taken now, and the optimiser has its state
+            self.saver.prepare(self.content)
+            self.prepared = True
         if self.stop or self.due:
-            self.save(dist.all_reduce_sum(sums.clone()).tolist())
+            self.save(dist.all_reduce_sum(sums.clone()).tolist(), beside=not self.stop)
         if self.stop:
             self.end(self.stop)
 
@@ -173,18 +179,23 @@ class Trainer(Callbacks):
         self.log.info(f'stopped by a signal at {where}; -resume={self.saver.folder} goes on')
         raise Stopped(number)
 
-    def save(self, sums):
+    def content(self):
+        """What a checkpoint holds that takes memory."""
+        return checkpoint_content(self.bare_model, self.state.optimizer, None, {}, self.ema)
+
+    def save(self, sums, beside=False):
         """Writes a checkpoint of what is done so far.
 
         Args:
             sums: [loss, correct, seen] of all ranks, which count for the next report on rank 0.
+            beside: whether training goes on while it is written.
         """
         metadata = {'epoch': self.epoch, 'step': self.step, 'sums': sums, 'best': self.best,
                     'unsaved': self.unsaved, 'bad_images': self.bad_images}
         if self.patience.limit is not None:
             metadata['patience'] = self.patience.state()
         with states_on_master(self.state.optimizer, self.bare_model):
-            self.saver.save(LAST, save_checkpoint, self.bare_model, metadata, ema=self.ema,
+            self.saver.save(LAST, save_checkpoint, self.bare_model, metadata, beside, ema=self.ema,
                             optimizer=self.state.optimizer, scaler=self.state.precision.scaler,
                             resumed=self.resumed)
         self.saved_at = time.monotonic()
@@ -228,8 +239,9 @@ class Trainer(Callbacks):
                 self.end(stopped.number)
             self.eta.evaluation_done()
         self.epoch, self.step = epoch, 0
-        if epoch % config.SAVE_FREQ == 0 or last or self.patience.is_over:
-            self.save(NO_SUMS)
+        last = last or self.patience.is_over
+        if epoch % config.SAVE_FREQ == 0 or last:
+            self.save(NO_SUMS, beside=not last)
         self.log.draw_curves()
         self.barrier()
 

@@ -39,6 +39,7 @@ from common.train.run_folder import (
 from common.train.same_run import check_same_run, continue_run, data_fingerprints
 from common.train.saver import CheckpointSaver
 from common.train.schedule import build_schedule
+from common.train.sharding import is_split
 from common.train.state import TrainState
 from common.train.trainer import Trainer
 from common.weights.load import load_pretrained, read_weights
@@ -222,7 +223,12 @@ def prepare_training(run, model, evaluation, origin):
     # STEP 6: the loop
     batches = train_batches(config, loader)
     state.model = dist.data_parallel(state.model)
-    saver = CheckpointSaver(run.folder, metadata, log)
+    beside = config.SAVE_ASYNC
+    if beside and is_split(config.TRAIN.SHARDING):
+        log.info('SAVE_ASYNC is off: with TRAIN.SHARDING no process has memory for all states; '
+                 'training waits while a checkpoint is written')
+        beside = False
+    saver = CheckpointSaver(run.folder, metadata, log, beside)
     return Trainer(config, state, batches, evaluation, saver, log, evaluation.signals), start
 
 
