@@ -59,7 +59,7 @@ def test_folders_with_names_and_a_share_of_each_class(tmp_path):
 
 def test_training_as_a_graph_is_training(tmp_path, small_data):
     flags = [f'-data_path={small_data}', '-o', 'TRAIN.EMA.DECAY=0.9', '-o', 'MODEL.DROPPATH=0.0',
-             '-o', 'MODEL.DROPOUT=0.0']
+             '-o', 'MODEL.DROPOUT=0.0', '-o', 'MODEL.ATTENTION_DROPOUT=0.0']
     eager, graph = (train(tmp_path / str(static), *flags, '-o', f'TRAIN.TO_STATIC={static}')[0]
                     for static in (False, True))
     for line, other in zip(*((folder / 'metrics.jsonl').read_text().splitlines()
