@@ -57,8 +57,8 @@ def test_tables_of_given_figures(monkeypatch):
     # 16 patches and a class token
     assert [row.split(' | ')[0] for row in tables[heads[4]]] == ['| 17', '| 65', '| 145']
     assert [row.split(' | ')[4] for row in tables[heads[4]]] == [' |', '62 |', '62 |']
-    assert tables[heads[6]] == ['| 1 | 1.00 | 1.00 | 100 % | 102 |',
-                                '| 4 | 2.00 | 2.00 | 50 % | 102 |']
+    assert tables[heads[6]] == ['| 1 | 1.00 | 1.00 to 1.00 | 1.00 | 100 % | 102 |',
+                                '| 4 | 2.00 | 2.00 to 2.00 | 2.00 | 50 % | 102 |']
 
 
 def test_share_of_attention_in_the_multiply_adds():

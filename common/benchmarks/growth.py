@@ -203,8 +203,10 @@ def thread_cells(row, previous, rows):
         return [str(row['threads'])]
     first = measured_first(rows)
     times = row['images_per_s'] / first['images_per_s']
-    return [str(row['threads']), f'{row["images_per_s"]:.2f}', f'{times:.2f}',
-            f'{100 * times * first["threads"] / row["threads"]:.0f} %', f'{row["peak_mb"]:.0f}']
+    slow, fast = (row['batch_size'] / pick(row['seconds']) for pick in (max, min))
+    return [str(row['threads']), f'{row["images_per_s"]:.2f}', f'{slow:.2f} to {fast:.2f}',
+            f'{times:.2f}', f'{100 * times * first["threads"] / row["threads"]:.0f} %',
+            f'{row["peak_mb"]:.0f}']
 
 
 def paper_cells(row, previous, rows):
@@ -223,6 +225,6 @@ COLUMNS = {
               image_cells),
     'tokens': (['tokens of the stages', 'MACs of all to all', 'kMACs a token', 'µs a token',
                 'kB a token more'], token_cells),
-    'threads': (['threads', 'img/s', 'To the first', 'Used', 'Peak MB'], thread_cells),
+    'threads': (['threads', 'img/s', 'Spread', 'To the first', 'Used', 'Peak MB'], thread_cells),
     'paper': (['image', 'Batch', 'img/s', 'To the first', 'Peak MB'], paper_cells),
 }
