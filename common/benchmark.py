@@ -16,7 +16,8 @@ python -m common.benchmark archives FOLDER [-images 512] [-delay 1]
 python -m common.benchmark scale [-images 100000 1000000 10000000 14200000]
 python -m common.benchmark report NAME [-images 50000] [-classes 1000]
 python -m common.benchmark checkpoint NAME [-image_size N] [-batch_size 8] [-folder FOLDER]
-each but memory, scale and report with [-rounds N]
+python -m common.benchmark plan NAME:SIZE:BATCH[:KEY=VALUE] ...
+each but memory, plan, scale and report with [-rounds N]
 
 What is compared takes turns, so that a busy machine slows all of it; a ratio is the median of the
 rounds' ratios. Weights are random: they do not change the time. On a GPU a measurement ends when
@@ -31,7 +32,8 @@ training (benchmarks/memory.py). `growth` says how time and memory grow (benchma
 the files of FOLDER/train_list.txt (benchmarks/data.py), `archives` reading from a .tar with reading
 files, `scale` the index of large data sets (benchmarks/archives.py), `report` how long a report
 takes beside the evaluation (benchmarks/report.py), `checkpoint` how long training waits for a
-checkpoint, which is written while it waits or beside it (benchmarks/checkpoint.py).
+checkpoint, which is written while it waits or beside it (benchmarks/checkpoint.py). `plan`
+compares the memory that `paddle-vitae plan` predicts with what training takes (planning/check.py).
 """
 import json
 import os
@@ -57,6 +59,7 @@ from common.core.errors import InputError, complain, errors_of_a_tool
 from common.core.files import replace_atomically
 from common.core.flags import add_flag, check_least, check_output, tool_parser
 from common.core.processes import set_up_cpu
+from common.planning.check import case_of, check_table
 from common.reporting.figures import check_extra
 from common.runtimes import RUNTIMES
 from common.zoo import model_config
@@ -137,6 +140,9 @@ def make_parser():
              metavar='N')
     add_flag(checkpoint, 'folder', 'where they are written, and removed; default the temporary one',
              metavar='FOLDER')
+    plan = tools.add_parser('plan', help='predicted memory of training beside the measured')
+    plan.add_argument('cases', nargs='+', metavar='NAME:SIZE:BATCH',
+                      help='model, pixels, images in a step; also :KEY=VALUE of the config')
     return parser
 
 
@@ -290,11 +296,16 @@ def measure_checkpoint(args):
     print(checkpoint_table(args.name, args.image_size, args.batch_size, args.rounds, args.folder))
 
 
+def measure_plan(args):
+    print(check_table([case_of(text) for text in args.cases]))
+
+
 MEASUREMENTS = {'model': measure_models, 'peers': measure_peers,
                 'rivals': measure_rivals, 'growth': measure_growth, 'device': measure_device,
                 'memory': measure_memory, 'data': measure_data, 'archives': measure_archives,
                 'scale': measure_scale, 'report': measure_report,
-                'checkpoint': measure_checkpoint}
+                'checkpoint': measure_checkpoint,
+                'plan': measure_plan}
 
 
 def main(argv: Sequence[str] | None = None) -> None:

@@ -10,23 +10,17 @@ OUT gets WebDataset shards (train-000000.tar: KEY.jpg and KEY.cls), class_names.
 the index. Each shard is read again. A start that was stopped goes on when the command is repeated;
 the files are the same, byte for byte, whatever the number of -workers or starts.
 """
-import re
 from functools import partial
 
 from common.core.errors import InputError, errors_of_a_tool
-from common.core.flags import add_flag, check_least, check_output_folder, tool_parser
+from common.core.flags import (
+    add_flag,
+    byte_size,
+    check_least,
+    check_output_folder,
+    tool_parser,
+)
 from common.data.archives.pack import pack
-
-UNITS = {'': 1, 'K': 1 << 10, 'M': 1 << 20, 'G': 1 << 30}
-SIZE = re.compile(r'(\d{1,12})([KMG]?)')
-
-
-def size_of(text):
-    """'1G' -> 1073741824."""
-    match = SIZE.fullmatch(text.upper())
-    if not match or not int(match[1]):
-        raise InputError(f'-shard_size: got {text}, expected a number of bytes as 500M or 1G')
-    return int(match[1]) * UNITS[match[2]]
 
 
 def main(argv=None):
@@ -51,8 +45,9 @@ def main(argv=None):
             raise InputError(f'-val_fraction: got {args.val_fraction}, expected more than 0 and '
                              f'less than 1')
         check_output_folder('out', args.out)
-        pack(args.source, args.out, size_of(args.shard_size), args.resize, args.quality or 95,
-             args.val_fraction, args.workers)
+        size = byte_size('shard_size', args.shard_size, '500M or 1G')
+        pack(args.source, args.out, size, args.resize, args.quality or 95, args.val_fraction,
+             args.workers)
 
 
 if __name__ == '__main__':

@@ -33,6 +33,7 @@ COMMANDS = {
     'zoo': Command('common.zoo', 'main', 'lists the models'),
     'weights': Command('common.pretrained', 'main', 'lists the published weights'),
     'benchmark': Command('common.benchmark', 'main', 'measures models, memory, the loader'),
+    'plan': Command('common.plan', 'main', 'plans a training: memory, batch, loader'),
     'report': Command('common.report', 'main', 'shows what a model gets wrong, and why'),
     'probe': Command('common.probe', 'main', 'tells how well features tell the classes'),
     'segmentation': Command('common.segmentation', 'main', 'trains and runs UPerNet'),

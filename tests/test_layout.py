@@ -30,9 +30,10 @@ LAYERS = (
     'runtimes',
     'benchmarks',
     'benchmarks',  # they measure all that stands above
+    'planning',
     # the commands, each a parser and a call
-    'benchmark cifar convert curves detection digits export features pack predict pretrained probe '
-    'processes report runner segmentation serve verify_dataset visualize',
+    'benchmark cifar convert curves detection digits export features pack plan predict pretrained '
+    'probe processes report runner segmentation serve verify_dataset visualize',
 )
 RANKS = {room: rank for rank, rooms in enumerate(LAYERS) for room in rooms.split()}
 

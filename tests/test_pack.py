@@ -13,11 +13,12 @@ import numpy as np
 import pytest
 from PIL import Image
 
+from common.core.flags import byte_size
 from common.data.archives import pack as module
 from common.data.archives.pack import key_of, pack
 from common.data.images import ORIENTATION
 from common.data.verify import verify
-from common.pack import main, size_of
+from common.pack import main
 from tests.archive_files import as_tar, everything, read, write_folders, write_lists
 from tests.conftest import refusal
 
@@ -239,4 +240,5 @@ def test_wrong_flag_is_one_line(flags, text, files, tmp_path):
         main([str(files), str(tmp_path / 'out'), *flags])
     assert str(caught.value.code).startswith(f'error: {text}')
     assert not (tmp_path / 'out').exists()
-    assert [size_of(size) for size in ('7', '2k', '3M', '1G')] == [7, 2048, 3 << 20, 1 << 30]
+    assert [byte_size('a', size, '1G') for size in ('7', '2k', '3M', '1G')] == [
+        7, 2048, 3 << 20, 1 << 30]

@@ -1,8 +1,12 @@
 """Flags of command lines, and checks of their values."""
 import argparse
 import os
+import re
 
 from common.core.errors import InputError
+
+UNITS = {'': 1, 'K': 1 << 10, 'M': 1 << 20, 'G': 1 << 30}
+SIZE = re.compile(r'(\d{1,12})([KMG]?)')
 
 
 def tool_parser(name, text, example):
@@ -41,6 +45,20 @@ def check_least(args, **least):
         for value in values if isinstance(values, list) else [values]:
             if value is not None and value < smallest:
                 raise InputError(f'-{flag}: got {value}, expected at least {smallest}')
+
+
+def byte_size(flag, text, example):
+    """The bytes of a flag's size: '1G' -> 1073741824. Raises InputError for another text.
+
+    Args:
+        flag: its name.
+        text: a number, with K, M or G, each 1024 of the one before.
+        example: of such texts, for the message.
+    """
+    match = SIZE.fullmatch(text.upper())
+    if not match or not int(match[1]):
+        raise InputError(f'-{flag}: got {text}, expected a number of bytes as {example}')
+    return int(match[1]) * UNITS[match[2]]
 
 
 def check_output(flag, path, suffixes=('',)):
