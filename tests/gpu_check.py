@@ -92,11 +92,11 @@ def flash(dtype, level, device):
     return error < 0.05 and (bool(calls) or not wanted), text
 
 
-def training(family, precision, device, gpus):
+def training(family, precision, device, gpus, sharding=0):
     """A short training by the script; the accuracy must be far from chance."""
-    flags = []
+    flags = ['-o', f'TRAIN.SHARDING={sharding}']
     if precision:
-        flags = ['-amp', '-o', f'AMP_DTYPE={precision[0]}', '-o', f'AMP_LEVEL={precision[1]}']
+        flags += ['-amp', '-o', f'AMP_DTYPE={precision[0]}', '-o', f'AMP_LEVEL={precision[1]}']
     env = {**os.environ}
     if device == 'gpu':
         env['CUDA_VISIBLE_DEVICES'] = ','.join(visible()[:gpus])
@@ -140,6 +140,9 @@ def checks(device):
         for family in FAMILIES:
             yield f'{family}: training on {count_gpus()} GPUs', lambda family=family: \
                 training(family, None, device, count_gpus())
+        for precision in (None, ('float16', 'O2')):  # the loss scaler, float32 weights
+            yield f'vit: optimiser states over {count_gpus()} GPUs, {precision or "float32"}', \
+                lambda precision=precision: training('vit', precision, device, count_gpus(), 1)
 
 
 def run_checks(device):

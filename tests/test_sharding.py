@@ -68,10 +68,10 @@ def test_what_cannot_be_split_is_one_line_H3(small_data, tmp_path, capfd):
     assert refusal(owners_of, parameters, 3) == (
         'TRAIN.SHARDING: got 3 processes for 2 trained parameters, expected no more than these')
     for stage in (2, 3):
-        check_stage(stage, 'gpu')
-        assert refusal(check_stage, stage, 'cpu').startswith(
-            f'TRAIN.SHARDING: got {stage} on a CPU, expected 0 or 1; ')
-    assert 'TRAIN.SHARDING: got 2 on a CPU' in refused_run(
+        for device, where in (('cpu', 'GPUs only'), ('gpu', 'not built in')):
+            message = refusal(check_stage, stage, device)
+            assert f'TRAIN.SHARDING: got {stage}, expected 0 or 1; ' in message and where in message
+    assert 'TRAIN.SHARDING: got 2, expected 0 or 1' in refused_run(
         ['-cfg=' + str(ROOT / 'vit/configs/vit_digits.yaml'), f'-data_path={small_data}',
          f'-output={tmp_path / "out"}', '-o', 'TRAIN.SHARDING=2'], capfd)
     assert not (tmp_path / 'out').exists()

@@ -3,6 +3,8 @@ wait for each other and agree."""
 import contextlib
 import json
 import os
+import secrets
+import socket
 import time
 
 import numpy as np
@@ -10,7 +12,9 @@ import paddle
 import paddle.distributed as paddle_dist
 from paddle.distributed.fleet.utils.hybrid_parallel_util import fused_allreduce_gradients
 
-from common.core.environment import BACKEND, TRAINER_ID, TRAINERS_NUM
+from common.core.environment import BACKEND, ENDPOINTS, MACHINES, TRAINER_ID, TRAINERS_NUM
+from common.core.errors import RunError
+from common.core.lifelines import TOKEN, Lifelines
 from common.core.signals import held_back
 
 POLL = 0.01  # seconds between two looks at whether the other ranks have arrived
@@ -51,6 +55,24 @@ def join_group():
     if int(os.environ.get(TRAINERS_NUM, '1')) > 1:
         with held_back():  # a signal would break its connections
             paddle_dist.init_parallel_env()
+            if int(os.environ.get(MACHINES, '1')) > 1:
+                open_lifelines()
+
+
+LIFELINES = Lifelines()
+
+
+def open_lifelines():
+    """Connects all ranks with rank 0, which misses them when they are gone."""
+    if not is_master():
+        port, token = from_master('lifelines', None)
+        host = os.environ[ENDPOINTS].split(',')[0].rpartition(':')[0]
+        LIFELINES.connect(host, port, token, rank())
+        return
+    with socket.create_server(('', 0), backlog=world_size()) as server:
+        token = secrets.token_hex(TOKEN // 2)
+        from_master('lifelines', [server.getsockname()[1], token])
+        LIFELINES.accept(server, token, world_size() - 1)
 
 
 # In the process group
@@ -73,16 +95,6 @@ def broadcast_all(tensors, owners):
              for tensor, owner in zip(tensors, owners, strict=True)]
     for task in tasks:
         task.wait()
-
-
-def send(tensor, to):
-    """Sends a tensor to a rank that is in `receive`, or will be within gloo's 30 s."""
-    paddle_dist.send(tensor, dst=to)
-
-
-def receive(tensor, sender):
-    """Fills a tensor with what a rank sends."""
-    paddle_dist.recv(tensor, src=sender)
 
 
 def gather_rows(rows):
@@ -221,6 +233,10 @@ class Barrier:
     def wait_for_all(self, counter):
         """Waits until every rank has added to 'arrived' or 'left' as often as this one."""
         while self.store.add(f'{self.name}/{counter}', 0) < self.count * world_size():
+            if (missed := LIFELINES.missed()) is not None:
+                raise RunError(f'the connection to process {missed} has broken, which has ended, '
+                               f'or whose machine does not answer; its own log says why, and '
+                               f'-resume goes on from the last checkpoint')
             time.sleep(POLL)
 
     def is_requested(self, request):

@@ -17,5 +17,8 @@ RUN_FOLDER = 'RUN_FOLDER'
 # them before a process group exists. dist.py reads them, and signals.py the first.
 TRAINER_ID = 'PADDLE_TRAINER_ID'
 TRAINERS_NUM = 'PADDLE_TRAINERS_NUM'
+# The number of machines, and HOST:PORT of each rank, as the launcher sets them. dist.py reads them.
+MACHINES = 'PADDLE_NNODES'
+ENDPOINTS = 'PADDLE_TRAINER_ENDPOINTS'
 # The library of Paddle's collectives. dist.py sets it to gloo on a CPU, Paddle reads it.
 BACKEND = 'PADDLE_DISTRI_BACKEND'

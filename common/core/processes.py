@@ -91,6 +91,16 @@ def end_with_parent(number=signal.SIGKILL, parent=None):
             os.kill(os.getpid(), number)
 
 
+def end_with_launcher(number):
+    """`end_with_parent` for a process that paddle.distributed.launch has started: where that is
+    killed, its ranks would train on. (Others, a shell for one, may end before what they start.)"""
+    parent = os.getppid()
+    with contextlib.suppress(OSError), open(f'/proc/{parent}/cmdline', 'rb') as stream:
+        command = stream.read()
+        if b'paddle.distributed.launch' in command or b'fleetrun' in command:
+            end_with_parent(number, parent)
+
+
 def adopt_orphans():
     """Makes the processes whose parent ends before them children of this one, as long as it lives:
     all that come from it, in any generation (Linux)."""

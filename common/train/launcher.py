@@ -65,12 +65,23 @@ def errors_in_one_line(signals):
             traceback.print_exc()
         if isinstance(error, OSError) and error.errno in NO_SPACE:
             error = InputError(f'cannot write {error.filename or "a file"}: {error.strerror}')
+        if dist.world_size() > 1 and is_broken_connection(error):
+            error = RunError(f'the connection to another process has broken, which has ended, or '
+                             f'whose machine does not answer; its own log says why, and -resume '
+                             f'goes on from the last checkpoint (Paddle says: {one_line(error)})')
         where = f' (process {dist.rank()})' if dist.world_size() > 1 and dist.rank() else ''
         text, code = str(error), WRONG_INPUT if isinstance(error, InputError) else FAILED
         if not isinstance(error, (InputError, RunError)):
             text = f'{type(error).__name__}: {one_line(error)} (-debug shows where)'
         complain(f'error{where}: {text}')
         sys.exit(code)
+
+
+def is_broken_connection(error):
+    """Whether an error is one of gloo, or of Paddle's store, that another process has gone."""
+    text = str(error)
+    return not isinstance(error, (InputError, RunError)) and any(
+        part in text for part in ('/gloo/', 'Connection reset', 'tcp_utils', 'tcp_store'))
 
 
 def supervise(config, max_restarts, signals):
@@ -168,6 +179,8 @@ def launch(config, nprocs, build_model, get_dataset, signals, report=None):
     run = Run(config, device, folder, [*notes, *([note] if note else [])], build_model, train_set,
               val_set, report)
     if dist.is_launched() or nprocs == 1:
+        if dist.is_launched():
+            processes.end_with_launcher(signal.SIGTERM)
         worker(run, signals)
         return
     code = spawn(run, nprocs, signals)

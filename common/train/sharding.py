@@ -24,17 +24,20 @@ from common.core.errors import InputError
 from common.core.signals import held_back
 from common.weights.load import dtype_name
 
-ON_GPUS_ONLY = (2, 3)
+NOT_HERE = (2, 3)  # stages that Paddle has for GPUs, and this project not yet
 # What rank 0 tells another one, instead of the number of a tensor that it wants.
 DONE, WAIT, INDEX = -1, -2, -3
+DTYPES = ('float32', 'float64', 'float16')  # of states
 PERIOD = 5.0  # seconds between two times that it tells them to wait
 
 
 def check_stage(stage, device):
     """Raises InputError for a TRAIN.SHARDING that cannot be on a device ('cpu' or 'gpu')."""
-    if stage in ON_GPUS_ONLY and device != 'gpu':
-        raise InputError(f'TRAIN.SHARDING: got {stage} on a CPU, expected 0 or 1; Paddle splits '
-                         f'gradients (2) and weights (3) on GPUs only')
+    if stage in NOT_HERE:
+        why = 'GPUs only' if device == 'cpu' else 'GPUs, by group_sharded_parallel, which was ' \
+            'never run with this project and is not built in'
+        raise InputError(f'TRAIN.SHARDING: got {stage}, expected 0 or 1; Paddle splits gradients '
+                         f'(2) and weights (3) on {why}')
 
 
 def is_split(stage):
@@ -141,7 +144,9 @@ class States:
 
     The others wait for its questions in a gloo call, which ends the run after 30 s. A disk may be
     slower than that, so a thread of rank 0 tells them to wait on; and they begin at a Barrier.
-    (Questions through the store, which has no such limit, would take 0.1 s for each tensor.)
+    (Questions through the store, which has no such limit, would take 0.1 s for each tensor.) All
+    ranks take part in each transfer: gloo counts a rank's calls, and more of them on two ranks than
+    on a third would never meet again.
     """
 
     numbers = itertools.count()  # all ranks make these in the same order
@@ -165,35 +170,35 @@ class States:
             yield
             self.serve(own)
             return
-        with self.waiting_others():
-            try:
+        try:
+            with self.waiting_others():
                 self.elsewhere = self.find()
                 yield
-            finally:
-                self.elsewhere = {}
-                with contextlib.suppress(RuntimeError):  # one has died, as the next barrier tells
-                    self.tell_all(DONE)
+        finally:
+            self.elsewhere = {}
+            with contextlib.suppress(RuntimeError):  # one has died, as the next barrier tells
+                self.tell_all(DONE)
 
     def serve(self, own):
-        """Sends rank 0 what it asks for, until it is done."""
+        """Takes part in all that rank 0 asks any rank for, until it is done."""
         tensors = [tensor for slots in own.values() for tensor in slots.values()]
-        question = paddle.zeros([1], 'int64')
+        question = paddle.zeros([4], 'int64')
         while True:
-            dist.receive(question, 0)
-            number = question.item()
+            dist.broadcast_all([question], [0])
+            owner, number, size, dtype = question.tolist()
+            is_mine = owner == dist.rank()
             if number == DONE:
                 return
             if number == INDEX:
                 text = np.frombuffer(json.dumps(index_of(own)).encode(), np.uint8)
-                dist.send(paddle.to_tensor([len(text)], 'int64'), 0)
-                dist.send(paddle.to_tensor(text), 0)
+                hear_text(owner, paddle.to_tensor(text) if is_mine else None)
             elif number != WAIT:
-                dist.send(tensors[number], 0)
+                tensor = tensors[number] if is_mine else paddle.empty([size], DTYPES[dtype])
+                dist.broadcast_all([tensor], [owner])
 
     def tell_all(self, number):
         with self.lock:
-            for rank in self.others:
-                tell(rank, number)
+            ask(0, number)
 
     @contextlib.contextmanager
     def waiting_others(self):
@@ -219,11 +224,8 @@ class States:
         found = {}
         for rank in self.others:
             with self.lock:
-                tell(rank, INDEX)
-                length = paddle.zeros([1], 'int64')
-                dist.receive(length, rank)
-                text = paddle.zeros([length.item()], 'uint8')
-                dist.receive(text, rank)
+                ask(rank, INDEX)
+                text = hear_text(rank)
             for number, (path, slot, name, shape, dtype, values) in enumerate(
                     json.loads(text.numpy().tobytes())):
                 if values is None:
@@ -238,13 +240,24 @@ class States:
         """A tensor of another rank, as a numpy array."""
         tensor = paddle.empty(shape, dtype)
         with self.lock:
-            tell(owner, number)
-            dist.receive(tensor, owner)
+            ask(owner, number, math.prod(shape), DTYPES.index(dtype))
+            dist.broadcast_all([tensor], [owner])
         return tensor.numpy()
 
 
-def tell(rank, number):
-    dist.send(paddle.to_tensor([number], 'int64'), rank)
+def ask(owner, number, size=0, dtype=0):
+    """Says on rank 0 what comes next: a tensor's owner, number, size and type, or what has no
+    tensor."""
+    dist.broadcast_all([paddle.to_tensor([owner, number, size, dtype], 'int64')], [0])
+
+
+def hear_text(owner, text=None):
+    """A rank's bytes, uint8 [n], on every rank; `text` is given on that rank."""
+    length = paddle.to_tensor([0 if text is None else len(text)], 'int64')
+    dist.broadcast_all([length], [owner])
+    text = paddle.zeros([length.item()], 'uint8') if text is None else text
+    dist.broadcast_all([text], [owner])
+    return text
 
 
 def index_of(state):

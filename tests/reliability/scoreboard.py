@@ -13,7 +13,7 @@ from xml.etree import ElementTree
 TESTS = Path(__file__).resolve().parent.parent
 ROWS = [f'{letter}{number}' for letter, count in
         (('W', 14), ('L', 17), ('C', 10), ('D', 12), ('I', 9), ('A', 7), ('K', 12), ('R', 11),
-         ('N', 3), ('P', 7), ('M', 8), ('S', 6), ('G', 5), ('O', 6), ('H', 3))
+         ('N', 3), ('P', 7), ('M', 8), ('S', 6), ('G', 5), ('O', 6), ('H', 5))
         for number in range(1, count + 1)]
 # `test_file_is_refused_W5_W6` is a test of two rows; parameters may follow in brackets.
 IDS = re.compile(r'^test\w*?((?:_[WLCDIAKRNPMSGOH]\d{1,2})+)(?:\[|$)', re.S)

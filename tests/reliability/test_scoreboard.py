@@ -26,7 +26,7 @@ def names():
 
 
 def test_every_row_has_a_test():
-    assert len(ROWS) == len(set(ROWS)) == 130
+    assert len(ROWS) == len(set(ROWS)) == 132
     found = {row for _, name in names() for row in rows_of(name)}
     assert found == set(ROWS)
 
@@ -64,7 +64,7 @@ def test_counts_and_exit_code(tmp_path, capsys):
         return end.value.code
 
     assert written(CASE.format('test_b[1]', '<failure/>')) == 0
-    assert '130 rows: 130 ok' in capsys.readouterr().out
+    assert '132 rows: 132 ok' in capsys.readouterr().out
     assert written(CASE.format('test_b_W1_W2[1]', '<failure/>')) == 1
     assert '| W2 | 2 | 1 | 1 | 0 | 0 | FAILED |' in capsys.readouterr().out
     assert written(CASE.format('test_b_W1', '<error/>')) == 1
