@@ -9,17 +9,17 @@ import os
 import sys
 from functools import partial
 
-from common.apis import images_of_tool, set_device
-from common.core.class_names import class_names
-from common.core.errors import InputError, complain, errors_of_a_tool, printable
+from common.apis import images_of_tool
+from common.core.errors import InputError, complain, errors_of_a_tool
 from common.core.flags import add_flag, check_least, check_not_read, check_output, tool_parser
 from common.core.probabilities import THRESHOLD, check_threshold
 from common.core.processes import set_up_cpu
 from common.data.image_names import is_image
 from common.deploy.export import runtime_of
+from common.deploy.load import exported_of_tool
 from common.inspection.predictions import predict, print_predictions, write_csv, write_json
 from common.model_flags import add_model_flags, model_of, weights_of_flags
-from common.runtimes import RUNTIMES, load_exported
+from common.runtimes import RUNTIMES
 
 TOPK = 5  # classes of an image that are shown
 
@@ -51,17 +51,11 @@ def classifier_of(args, count=1):
         if not args.pretrained:
             raise InputError("-pretrained: got none, expected weights, a run's folder, or "
                              '-exported')
-        return runtime_of(model_of(args), args.runtime or 'eager', batch_size)
-    for flag in ('cfg', 'pretrained', 'o'):
-        if getattr(args, flag):
-            raise InputError(f'-exported: got -{flag} too, expected one of the two')
-    if args.device:
-        set_device(args.device)
-    classifier = load_exported(args.exported, args.runtime, batch_size=batch_size)
-    if args.class_names:
-        names = class_names(args.class_names, classifier.num_classes)
-        classifier.class_names = [printable(name) for name in names]
-    return classifier
+        classifier = runtime_of(model_of(args), args.runtime or 'eager', batch_size)
+        for note in classifier.notes:
+            complain(note)
+        return classifier
+    return exported_of_tool(args, batch_size)
 
 
 def limit_of(classifier, args):
@@ -109,8 +103,6 @@ def main(argv=None):
         for flag, path in outputs_of(args).items():
             check_not_read(flag, path, files)
         classifier = classifier_of(args, len(files))
-        for note in classifier.notes:
-            complain(note)
         predictions = print_predictions(
             predict(classifier, files, batch_size=args.batch_size, workers=args.workers,
                     **limit_of(classifier, args)),

@@ -18,10 +18,10 @@ import sys
 from collections.abc import Callable, Sequence
 from functools import partial
 
-from common.config import update_config
+from common.config import base_config, update_config
 from common.core import processes
 from common.core.environment import DEBUG, SUPERVISED
-from common.core.errors import InputError
+from common.core.errors import InputError, complain, errors_of_a_tool, printable, say
 from common.core.flags import add_flag, tool_parser
 from common.core.signals import StopSignal, is_child
 from common.data.datasets import get_dataset
@@ -30,6 +30,7 @@ from common.hub.references import is_reference
 from common.reporting.figures import check_classes, check_extra
 from common.train.launcher import errors_in_one_line, launch, supervise
 from common.train.multi_label import check_keys
+from common.train.results import result_text
 from common.train.run_folder import AUTO
 from common.zoo import MODELS, build_model, check_family, model_config, with_recipe
 
@@ -45,10 +46,11 @@ def make_parser():
     return parser
 
 
-def make_command_parser(name, text, example):
+def make_command_parser(name, text, example, needs_cfg=True):
     """The command line of `paddle-vitae NAME`: the same flags, and -cfg takes a model's name."""
     parser = tool_parser(name, text, f'-cfg vit_digits -data_path digits {example}')
-    add_flag(parser, 'cfg', 'name of a model, or a yaml file', required=True, metavar='NAME')
+    add_flag(parser, 'cfg', 'name of a model, or a yaml file', required=needs_cfg,
+             metavar='NAME')
     add_run_flags(parser)
     return parser
 
@@ -123,12 +125,41 @@ def train(argv: Sequence[str] | None = None) -> None:
 
 
 def evaluate(argv: Sequence[str] | None = None) -> None:
-    """Runs `paddle-vitae eval`: `train` with -eval."""
+    """Runs `paddle-vitae eval`: `train` with -eval, or the evaluation of an export."""
     parser = make_command_parser('eval', 'Evaluates a model: train with -eval.',
-                                 '-pretrained runs/*')
+                                 '-pretrained runs/*', needs_cfg=False)
+    add_flag(parser, 'exported', 'folder of paddle-vitae export, in place of -cfg and -pretrained',
+             metavar='FOLDER')
+    add_flag(parser, 'runtime', 'what runs it, see paddle-vitae predict -h', metavar='NAME')
     args = parser.parse_args(argv)
+    if args.exported is not None:
+        evaluate_export(args)
+        return
+    if args.cfg is None:
+        parser.error('the following arguments are required: -cfg/--cfg')
     args.eval = True
     start_by_name(args)
+
+
+def evaluate_export(args):
+    """Prints the accuracy of an export on the validation set that the flags name."""
+    from common.deploy.evaluation import evaluate_exported  # a run needs no runtime
+    from common.deploy.load import load_exported
+
+    with errors_of_a_tool():
+        for flag in ('cfg', 'pretrained', 'resume', 'image_size', 'report', 'nprocs', 'recipe',
+                     'real_labels', 'amp'):
+            if getattr(args, flag):
+                raise InputError(f'-exported: got -{flag} too, expected one of the two')
+        processes.set_up_cpu()
+        batch_size = args.batch_size_eval or base_config().DATA.BATCH_SIZE_EVAL
+        classifier = load_exported(args.exported, args.runtime, batch_size=batch_size)
+        for note in classifier.notes:
+            complain(note)
+        result = evaluate_exported(classifier, data_path=args.data_path, dataset=args.dataset,
+                                   class_names=args.class_names, batch_size_eval=batch_size,
+                                   val_fraction=args.val_fraction, o=args.o)
+        say(f'{printable(args.exported)}: {result_text(result)}')
 
 
 def start_by_name(args):

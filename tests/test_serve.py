@@ -28,6 +28,7 @@ from common.apis import Preprocessing, inference_model, init_model, pixel_batche
 from common.attention_maps import attention_maps
 from common.convert import save
 from common.core.errors import InputError
+from common.export import export_model
 from common.serving import guard, pictures
 from common.serving import service as services
 from common.serving.answers import Refused
@@ -264,6 +265,30 @@ def test_model_without_a_map_says_why(model, monkeypatch):
         said = client.refused(422, '/api/attention', *form(picture()[0]))
         assert said == 'attention: this model has none'
         assert client.send(picture()[0])[0] == 200
+
+
+def test_an_export_is_served_without_maps(model, tmp_path):
+    export_model(model, tmp_path / 'new', 'paddle')
+    flags = serve.make_parser().parse_args(['-exported', str(tmp_path / 'new')])
+    content, image = picture()
+    with in_process(Service(serve.model_or_export(flags))) as client:
+        facts = client.ask('/api/model')[2]
+        assert (facts['name'], facts['classes']) == ('vit_digits', 10)
+        assert (facts['layers'], facts['heads']) == (0, [])
+        expected = inference_model(model, image)['pred_scores']
+        for one in client.send(content)[2]['classes']:
+            assert one['score'] == pytest.approx(expected[one['label']], rel=1e-3)
+        said = client.refused(422, '/api/attention', *form(content))
+        assert said == 'layer: an exported graph has no attention to show'
+
+
+@pytest.mark.parametrize('flags, message', [
+    ('', "-pretrained: got none, expected weights, a run's folder, or -exported"),
+    ('-pretrained x -runtime onnx', '-runtime: got it without -exported: attention is shown by '
+                                    'the model'),
+    ('-exported x -pretrained y', '-exported: got -pretrained too, expected one of the two')])
+def test_which_model_is_served(flags, message):
+    assert refusal(serve.model_or_export, serve.make_parser().parse_args(flags.split())) == message
 
 
 # Faults

@@ -32,16 +32,16 @@ def random_pictures(image_size):
     return np.ascontiguousarray(np.stack(pictures).transpose(0, 3, 1, 2))
 
 
-def read_pictures(preprocessing, images):
+def read_pictures(preprocessing, images, most=MOST_IMAGES):
     """Some images of a list, from all parts of it.
 
     Returns:
-        uint8 [N, 3, H, W], N at most MOST_IMAGES.
+        uint8 [N, 3, H, W], N at most `most`.
 
     Raises:
         InputError: one of them cannot be read.
     """
-    step = max(1, -(-len(images) // MOST_IMAGES))
+    step = max(1, -(-len(images) // most))
     pixels = []
     for batch, errors in pixel_batches(preprocessing, list(images)[::step]):
         for error in errors:

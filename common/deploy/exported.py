@@ -11,6 +11,7 @@ class Exported(Classifier):
     """A folder's graph behind uint8 pixels; the base of the runtimes.
 
     Attributes:
+        name: of the model, as in common.zoo.
         num_classes: K.
         files: paths of the graph and, if they are in a file of their own, the parameters.
         threads: CPU cores.
@@ -27,7 +28,7 @@ class Exported(Classifier):
                       for name in graph_files(folder, self.format)]
         super().__init__(metadata['preprocessing'], metadata['class_names'],
                          metadata['multi_label'])
-        self.num_classes = metadata['num_classes']
+        self.name, self.num_classes = str(metadata.get('model')), metadata['num_classes']
         self.threads = core_count() if threads is None else threads
         if self.threads < 1:
             raise InputError(f'threads: got {self.threads}, expected at least 1')
@@ -41,9 +42,13 @@ class Exported(Classifier):
         if pixels.dtype != np.uint8 or pixels.shape[1:] != (3, height, width):
             raise InputError(f'pixels: got {pixels.dtype}{list(pixels.shape)}, expected uint8[B, '
                              f'3, {height}, {width}], for which the model was exported')
+        return self.run(self.normalised(pixels))
+
+    def normalised(self, pixels):
+        """uint8 [B, 3, H, W] -> what the graph takes, float32 [B, 3, H, W]"""
         images = pixels * self.scale
         images += self.shift
-        return self.run(images)
+        return images
 
     def run(self, images):
         """float32 [B, 3, H, W], normalised -> logits, float32 [B, K]"""

@@ -6,7 +6,9 @@ from functools import partial
 from typing import NamedTuple
 
 from common.apis import Classifier
-from common.core.errors import InputError
+from common.core.class_names import class_names
+from common.core.devices import set_device
+from common.core.errors import InputError, complain, printable
 from common.deploy import auto
 from common.deploy.folder import found_by_check, read_metadata
 from common.deploy.onnx_runtime import OnnxRuntime
@@ -124,3 +126,27 @@ def load_exported(folder: str | os.PathLike, runtime: str | None = None,
         raise InputError(f'{folder}: {runtime}: when this was exported, the check found: {why}; '
                          f'with another version of it export again')
     return RUNTIME_OF[runtime].make(folder, threads=threads)
+
+
+def exported_of_tool(args, batch_size=1):
+    """The export that a tool's -exported names, with a line on standard error about `auto`.
+
+    Args:
+        args: with the flags of add_model_flags, and -exported and -runtime.
+        batch_size: images in a call.
+
+    Raises:
+        InputError: there is another model among the flags, or what load_exported raises.
+    """
+    for flag in ('cfg', 'pretrained', 'o'):
+        if getattr(args, flag):
+            raise InputError(f'-exported: got -{flag} too, expected one of the two')
+    if args.device:
+        set_device(args.device)
+    classifier = load_exported(args.exported, args.runtime, batch_size=batch_size)
+    if args.class_names:
+        names = class_names(args.class_names, classifier.num_classes)
+        classifier.class_names = [printable(name) for name in names]
+    for note in classifier.notes:
+        complain(note)
+    return classifier

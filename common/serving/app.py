@@ -101,6 +101,8 @@ def add_api(app, service):
         if not HEAD.fullmatch(head):
             raise Refused(422, "head: expected a number, 'mean' or 'all'")
         count = len(service.heads)
+        if not count:
+            raise Refused(422, 'layer: an exported graph has no attention to show')
         if not -count <= layer < count:
             raise Refused(422, f'layer: got {layer}, expected {-count} to {count - 1}')
         return await service.run(request, service.attention, file, layer, head)

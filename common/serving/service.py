@@ -30,21 +30,26 @@ class Service:
     """Answers for pictures: classes, and attention maps.
 
     Args:
-        model: Layer of init_model or create_model.
+        model: Layer of init_model or create_model; or of load_exported: a graph, which has no
+            attention to show.
     """
 
     def __init__(self, model):
         self.model = model
         self.classifier = as_classifier(model)
         self.preprocessing = self.classifier.preprocessing
-        self.heads = [cell.attn.num_heads for cell in model.cells()]
+        if self.classifier is model:
+            self.name, self.heads = model.name, []
+            self.num_classes = model.num_classes
+        else:
+            self.name, self.num_classes = model.config.MODEL.NAME, model.config.MODEL.NUM_CLASSES
+            self.heads = [cell.attn.num_heads for cell in model.cells()]
         self.thread = ThreadPoolExecutor(1)
         self.turn = asyncio.Lock()
         self.waiting = 0
 
     def info(self):
-        config = self.model.config
-        return ModelInfo(config.MODEL.NAME, config.MODEL.NUM_CLASSES, self.classifier.class_names,
+        return ModelInfo(self.name, self.num_classes, self.classifier.class_names,
                          self.preprocessing.image_size, len(self.heads), self.heads,
                          Limits(MAX_BODY, MAX_PIXELS, MAX_SIDE),
                          self.preprocessing.exif_orientation, self.classifier.multi_label)
