@@ -42,7 +42,12 @@ class Exported(Classifier):
         if pixels.dtype != np.uint8 or pixels.shape[1:] != (3, height, width):
             raise InputError(f'pixels: got {pixels.dtype}{list(pixels.shape)}, expected uint8[B, '
                              f'3, {height}, {width}], for which the model was exported')
-        return self.run(self.normalised(pixels))
+        logits = self.run(self.normalised(pixels))
+        if logits.shape != (len(pixels), self.num_classes):  # a runtime's own mistake
+            raise InputError(f'{self.files[0]}: {type(self).__name__} gives logits '
+                             f'{list(logits.shape)} for {len(pixels)} images, expected '
+                             f'[{len(pixels)}, {self.num_classes}]; use another runtime')
+        return logits
 
     def normalised(self, pixels):
         """uint8 [B, 3, H, W] -> what the graph takes, float32 [B, 3, H, W]"""
