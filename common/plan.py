@@ -20,7 +20,7 @@ from common.core.flags import add_flag, byte_size, check_least, tool_parser
 from common.core.processes import set_up_cpu, set_up_mkl
 from common.core.sizes import to_pair
 from common.planning.budget import Budget, gib
-from common.planning.choice import CPU_STAGES, best_of, choose
+from common.planning.choice import best_of, choose
 from common.planning.loader import IMAGENET_IMAGES, measure_loader, workers_for
 from common.planning.text import (
     activation_table,
@@ -126,8 +126,7 @@ def plan(args):
           f'{budget.precision}, {config.TRAIN.OPTIMIZER.NAME}; '
           f'{args.devices} x {args.device.upper()} of {gib(memory)}, of which {gib(usable)} are '
           f'for tensors; global batch {global_batch} ({source})\n', flush=True)
-    choices = choose(budget, usable, args.devices, global_batch, args.batch_size,
-                     CPU_STAGES if args.device == 'cpu' else 3)
+    choices = choose(budget, usable, args.devices, global_batch, args.batch_size)
     for table in (state_table(budget, choices), activation_table(budget), batch_table(choices)):
         print('\n'.join(table) + '\n')
     choice = best_of(choices, global_batch)

@@ -10,9 +10,10 @@ from common.core.processes import AVX512, CPU_INFO, MKL_VARIABLE, cpu_info
 # What makes libraries leave AVX-512 and AMX alone: Paddle's MKL; PyTorch's own kernels and those
 # that torch.compile writes; oneDNN in both. PyTorch's MKL knows its variable on Intel's processors;
 # on AMD's it runs AVX2 in any case. ONNX Runtime and OpenVINO look at the processor alone. Paddle's
-# other kernels are built for AVX.
+# other kernels are built for AVX; the compiler builds ours (core/native.py) for what CC says.
 AS = {'avx2': {MKL_VARIABLE: '5', 'MKL_ENABLE_INSTRUCTIONS': 'AVX2',
-               'ATEN_CPU_CAPABILITY': 'avx2', 'ONEDNN_MAX_CPU_ISA': 'AVX2'}}
+               'ATEN_CPU_CAPABILITY': 'avx2', 'ONEDNN_MAX_CPU_ISA': 'AVX2',
+               'CC': 'cc -mno-avx512f'}}
 
 
 def kind_of_processor(words):

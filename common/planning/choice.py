@@ -5,7 +5,8 @@
 | 0              | False           | nothing                                                       |
 | 1              | False           | each rank sends the weights that it has updated               |
 | 0, then 1      | True            | the forward pass again: a quarter to a third of the time      |
-| 2, then 3      | False, True     | as 1; at 3 the weights are sent in each pass                  |
+| 2, then 3      | False, True     | as 1; at 3 the weights are sent in each pass. A run refuses   |
+|                |                 | them, so they are compared only where somebody asks for them  |
 
 What serves is a micro-batch of the whole share of a device in the global batch, or of ENOUGH
 images. Where none serves, the one with the largest micro-batch is taken.
@@ -18,7 +19,7 @@ ENOUGH = 16  # images of a micro-batch, with which a device is taken for busy; a
 # A micro-batch that makes the exact global batch is taken down to this share of the largest.
 EXACT_SHARE = 0.5
 ORDER = ((0, False), (1, False), (0, True), (1, True), (2, False), (2, True), (3, False), (3, True))
-CPU_STAGES = 1  # of TRAIN.SHARDING, the most that runs without GPUs
+MOST_SHARDING = 1  # the most that a run takes; what 2 and 3 would give is known here
 
 
 @dataclasses.dataclass(frozen=True)
@@ -60,7 +61,7 @@ def split_batch(each: int, largest: int) -> tuple[int, int]:
 
 
 def choose(budget: Budget, memory: float, devices: int, global_batch: int,
-           batch: int | None = None, most_sharding: int = 3) -> list[Choice]:
+           batch: int | None = None, most_sharding: int = MOST_SHARDING) -> list[Choice]:
     """Compares the settings for a run.
 
     Args:
@@ -69,7 +70,7 @@ def choose(budget: Budget, memory: float, devices: int, global_batch: int,
         devices: ranks.
         global_batch: images of an optimiser step.
         batch: the micro-batch that the user asks for; None is the best one.
-        most_sharding: the highest stage of TRAIN.SHARDING there is.
+        most_sharding: the highest stage of TRAIN.SHARDING that is compared.
 
     Returns:
         The Choices, in the order of what they cost.
