@@ -2,6 +2,7 @@
 each device, and those. What they do about signals is in signals.py."""
 import contextlib
 import errno
+import glob
 import os
 import re
 import signal
@@ -41,7 +42,8 @@ GRACE = 8.0
 # Seconds after which a rank that is stopped (SIGSTOP) while others run is taken for a stuck one.
 STUCK = 30.0
 POLL = 0.2  # seconds between two looks at the ranks
-# Seconds that what is left of a crashed run has to write its checkpoint before the next start.
+# Seconds more that one of them has which is writing a file, and that what is left of a crashed run
+# has before the next start.
 PATIENCE = 60.0
 PAUSE = 1.0  # seconds between a crash and the next start
 CHILD_POLL = 0.05  # seconds between two looks at whether the child of a supervisor has ended
@@ -229,7 +231,7 @@ def spawn(run, nprocs, signals):
             warnings.filterwarnings('ignore', 'Your model will be trained under CPUONLY mode')
             context = paddle_dist.spawn(spawned_worker, args=(run,), nprocs=nprocs, join=False,
                                         **options)
-        return wait_for(context.processes, signals)
+        return wait_for(context.processes, signals, run.folder)
 
 
 def spawned_worker(run):
@@ -239,13 +241,19 @@ def spawned_worker(run):
         worker(run, signals)
 
 
-def wait_for(ranks, signals):
+def wait_for(ranks, signals, folder):
     """Waits for the processes of a run, and passes on to all of them the signal that this process
     or one of them has got.
 
+    Args:
+        ranks: the processes.
+        signals: StopSignal.
+        folder: the run's, or None.
+
     Returns:
         The exit code: 0, or that of the first one that ended with another; the others then have
-        GRACE seconds. (They have agreed on a stop in training and evaluation.)
+        GRACE seconds, and PATIENCE more to write a file that they have begun. (They have agreed on
+        a stop in training and evaluation.)
     """
     code, deadline, passed_on = 0, None, False
     stopped_for = dict.fromkeys(ranks, 0.0)
@@ -260,10 +268,17 @@ def wait_for(ranks, signals):
             for rank in running:
                 if rank.is_alive():
                     os.kill(rank.pid, number)
-        if deadline is not None and time.monotonic() > deadline:
-            for rank in running:
+        late = 0.0 if deadline is None else time.monotonic() - deadline
+        for rank in running if late > 0.0 else ():
+            if late > PATIENCE or not is_writing(rank.pid, folder):
                 rank.kill()
     return code or first_code(ranks)
+
+
+def is_writing(pid, folder):
+    """Whether a process is writing a file of a folder; see common/core/files.py."""
+    return folder is not None and bool(
+        glob.glob(os.path.join(glob.escape(folder), f'*.tmp{pid}')))
 
 
 def end_stuck(ranks, running, stopped_for):

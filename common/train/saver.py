@@ -101,11 +101,21 @@ class CheckpointSaver:
             return
         self.wait()
         path, metadata = os.path.join(self.folder, name), {**metadata, **self.metadata}
+        copies = []
+
+        def copy(content, path):
+            """Called in place of write_checkpoint."""
+            self.take_memory(size_of(content))  # it may have grown
+            if self.snapshot:
+                copies.append(self.snapshot.copy(content))
+            else:
+                write_checkpoint(content, path)
+
         if beside and self.snapshot:
-            def write(content, path):
-                self.start(self.attempt, name, write_checkpoint, self.snapshot.copy(content), path)
-            state['write'] = write
+            state['write'] = copy
         self.attempt(name, writer, path, model, metadata=metadata, **state)
+        if copies:
+            self.start(self.attempt, name, write_checkpoint, *copies, path)
 
     def attempt(self, name, function, *args, **options):
         """Calls what writes a file, and keeps an OSError."""
@@ -126,9 +136,10 @@ class CheckpointSaver:
             except BaseException as error:  # noqa: BLE001 - raised by check_error
                 self.error = error
 
-        self.thread = threading.Thread(target=run, name='checkpoint')
+        thread = threading.Thread(target=run, name='checkpoint')
         with held_back():  # the signals come to the training's thread
-            self.thread.start()
+            thread.start()
+        self.thread = thread
 
     def is_writing(self):
         """Whether the thread is at work."""

@@ -23,11 +23,13 @@ class Snapshot:
         self.memory = None
 
     def take(self, size):
-        """Takes memory for a copy of so many bytes. May be called in a thread.
+        """Takes memory for a copy of so many bytes, if it has less. May be called in a thread.
 
         Raises:
             OSError: there is not so much.
         """
+        if self.memory is not None and len(self.memory) >= size:
+            return
         self.memory = None  # the old one goes first
         memory = take_memory(size)
         touch(memory)
@@ -45,8 +47,7 @@ class Snapshot:
         tensors = tensors_of(content)
         kinds = list(map(kind_of, tensors))
         starts, end = places(kinds)
-        if self.memory is None or len(self.memory) < end:
-            self.take(end)
+        self.take(end)
         saved = {}  # by ids, as copy.deepcopy has it
         with ThreadPoolExecutor(THREADS) as pool:
             copies = []

@@ -5,15 +5,20 @@ import os
 import re
 import signal
 import sys
+import time
 from pathlib import Path
+from types import SimpleNamespace
 
 import pytest
 
+from common.core.files import replace_atomically
 from common.core.processes import lock
+from common.train import launcher
 from common.train.launcher import command_of_child
 from common.train.log import RunLog
 from tests.conftest import ROOT, refusal, run_script, write_image_list
 from tests.reliability.runs import (
+    FORKS,
     LONG,
     all_ended,
     children_of,
@@ -133,6 +138,31 @@ def test_dead_or_stuck_rank_ends_all_P1(number, data, tmp_path):
     assert all_ended(ranks, 30)
     if number == signal.SIGKILL:
         assert 'error: process 1 was ended by SIGKILL' in err
+
+
+def first_to_end(folder):
+    while not list(folder.iterdir()):
+        time.sleep(0.01)
+    sys.exit(1)
+
+
+def still_writing(folder):
+    with replace_atomically(folder / 'last.pdparams') as temporary:
+        Path(temporary).write_text('half')
+        time.sleep(1.5)
+        Path(temporary).write_text('whole')
+    time.sleep(600)
+
+
+def test_rank_that_writes_a_file_ends_it_when_another_has_ended_P1(tmp_path, monkeypatch):
+    """It is ended after that, if it does not end by itself."""
+    monkeypatch.setattr(launcher, 'GRACE', 0.1)
+    ranks = [FORKS.Process(target=target, args=(tmp_path,))
+             for target in (still_writing, first_to_end)]
+    for rank in ranks:
+        rank.start()
+    assert launcher.wait_for(ranks, SimpleNamespace(number=None), str(tmp_path)) == 1
+    assert [file.read_text() for file in tmp_path.iterdir()] == ['whole']
 
 
 STUCK = '''

@@ -4,10 +4,15 @@ those of one that training waits for.
 `held` keeps each such write from its first byte until the run waits for it, so that what is tested
 comes for certain while it is under way.
 """
+import contextlib
 import errno
+import logging
 import os
 import signal
+import socket
+import sys
 import threading
+import time
 
 import numpy as np
 import paddle
@@ -18,6 +23,7 @@ from common.core.memory import available_memory
 from common.train import checkpoint, saver
 from common.train.checkpoint import PREVIOUS, read_checkpoint, save_checkpoint, write_checkpoint
 from common.train.ema import Ema
+from common.train.log import RunLog
 from common.train.optim import build_optimizer
 from common.train.saver import CheckpointSaver
 from common.train.snapshot import Snapshot, size_of
@@ -121,6 +127,54 @@ def test_signal_while_one_is_written_K10(number, code, data, tmp_path, held):
     assert not list(folder.glob('*.tmp*'))
 
 
+def rank_of_two(rank, port, data, output, *more):
+    """A rank of a run on two, as the whole of a process. OUTPUT.beside gets a line for each file
+    that is written beside."""
+    def noted_write(content, path):
+        with open(f'{output}.beside', 'a') as stream:
+            stream.write(f'{rank} {content["step"]} {threading.current_thread().name}\n')
+        write_checkpoint(content, path)
+
+    saver.write_checkpoint = noted_write
+    RunLog.draw_curves = lambda self, force=False: None  # its imports take longer than the run
+    endpoints = [f'127.0.0.1:{port}', f'127.0.0.1:{port + 1}']
+    os.environ.update(PADDLE_TRAINER_ID=str(rank), PADDLE_TRAINERS_NUM='2',
+                      PADDLE_CURRENT_ENDPOINT=endpoints[rank],
+                      PADDLE_TRAINER_ENDPOINTS=','.join(endpoints))
+    sys.exit(cut('vit', data, output, *SAVING, *more))
+
+
+def log_of_two_ranks(data, output, *more):
+    """The log of a run on two ranks that ends well."""
+    with socket.socket() as probe:
+        probe.bind(('127.0.0.1', 0))
+        port = probe.getsockname()[1]
+    ranks = [FORKS.Process(target=rank_of_two, args=(rank, port, data, output, *more))
+             for rank in range(2)]
+    ranks[0].start()
+    while ranks[0].is_alive():  # without its store rank 1 would wait for 3 s
+        with contextlib.suppress(OSError), socket.create_connection(('127.0.0.1', port)):
+            break
+        time.sleep(0.01)
+    ranks[1].start()
+    for process in ranks:
+        process.join()
+    assert [process.exitcode for process in ranks] == [0, 0]
+    return (run_folder(output) / 'log.txt').read_text()
+
+
+def test_two_ranks_and_split_states_K10_H1(data, tmp_path):
+    """With all states on rank 0 it writes beside the training; with TRAIN.SHARDING training waits,
+    as the log says, and the end is the same to the bit."""
+    flags = ['-batch_size=2', '-o', 'TRAIN.NUM_EPOCHS=1', '-o', 'TRAIN.WARMUP_EPOCHS=0']
+    assert 'SAVE_ASYNC is off' not in log_of_two_ranks(data, tmp_path / 'plain', *flags)
+    log = log_of_two_ranks(data, tmp_path / 'split', *flags, '-o', 'TRAIN.SHARDING=1')
+    assert log.count('SAVE_ASYNC is off: with TRAIN.SHARDING no process has memory for all') == 1
+    assert (tmp_path / 'plain.beside').read_text() == '0 5 checkpoint\n0 10 checkpoint\n'
+    assert not (tmp_path / 'split.beside').exists()
+    assert digest(content_of(tmp_path / 'plain')) == digest(content_of(tmp_path / 'split'))
+
+
 def test_error_of_the_run_while_one_is_written_K10(data, tmp_path, held, monkeypatch):
     """A run that ends in an error has its last checkpoint, too."""
     def after_update(self, step, sums):
@@ -217,6 +271,28 @@ def test_little_memory_is_said_once_and_training_waits_K12(data, tmp_path, monke
     out = capsys.readouterr().out
     assert out.count('WARNING: SAVE_ASYNC is off: ') == 1 and 'Cannot allocate memory' in out
     assert content_of(tmp_path / 'none')['step'] == 5
+
+
+@pytest.mark.smoke
+def test_no_memory_for_a_copy_that_has_grown_loses_no_checkpoint_K12(tmp_path, monkeypatch, caplog):
+    saver = CheckpointSaver(str(tmp_path), {}, logging.getLogger('run'), beside=True)
+    saver.prepare(dict)
+    saver.wait()
+
+    def refused(size):
+        raise OSError(errno.ENOMEM, 'Cannot allocate memory')
+
+    monkeypatch.setattr('common.train.snapshot.take_memory', refused)
+    model = create_model('vit_digits', depth=1, embed_dim=16, num_heads=2)
+    optimizer = build_optimizer(base_config().TRAIN, model)
+    facts = {'epoch': 1, 'step': 0, 'sums': [0.0] * 3, 'best': None, 'config': {}}
+    for epoch in (1, 2):
+        saver.save(LAST, save_checkpoint, model, {**facts, 'epoch': epoch}, beside=True,
+                   optimizer=optimizer, scaler=None)
+        saver.check(LAST)
+        assert read_checkpoint(str(tmp_path))[0]['epoch'] == epoch
+    said, = caplog.messages
+    assert said.startswith('SAVE_ASYNC is off: ') and 'Cannot allocate memory' in said
 
 
 @pytest.mark.smoke
