@@ -65,7 +65,7 @@ def one_save(saver, step, model, optimizer, alone):
         alone: seconds of a step alone.
 
     Returns:
-        Seconds of the pause, seconds until the file is there, and by how many seconds the steps
+        Seconds of the pause, seconds that the writing took, and by how many seconds the steps
         meanwhile were longer than alone.
     """
     start = time.perf_counter()
@@ -81,7 +81,7 @@ def one_save(saver, step, model, optimizer, alone):
 
 
 def lines_of(rows, peaks):
-    yield '| Written | Training waits s | File after s | Steps longer by s | Lost s | Ratio | ' \
+    yield '| Written | Training waits s | Writing takes s | Steps longer by s | Lost s | Ratio | ' \
           'Peak MB |'
     yield '|---' * 7 + '|'
     ratios = [(pause + longer) / (first_pause + first_longer) for (first_pause, _, first_longer),

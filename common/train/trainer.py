@@ -138,6 +138,8 @@ class Trainer(Callbacks):
                                                  *flags_of(self.signals))
         self.stop = signal_of(stops)
         if broken:
+            self.saver.wait()
+            self.barrier()  # Paddle's launcher ends rank 0 three seconds after another one
             self.stop_at_broken_loss(sums)
 
     def stop_at_broken_loss(self, sums):

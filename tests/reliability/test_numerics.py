@@ -63,8 +63,8 @@ def test_step_that_is_not_finite_is_left_out_N3(data, tmp_path, monkeypatch, cap
 
 
 POISON = '''
-import os
-import paddle
+import os, time
+from common.train import saver
 from common.train.trainer import Trainer
 real = Trainer.train
 def poisoned(self, epoch, batches, sums):
@@ -73,19 +73,33 @@ def poisoned(self, epoch, batches, sums):
     real(self, epoch, changed, sums)
 if os.environ["PADDLE_TRAINER_ID"] == "1":
     Trainer.train = poisoned
-import runpy; runpy.run_path("main_multi_gpu.py", run_name="__main__")
+write = saver.write_checkpoint
+def slowly(content, path):
+    time.sleep(1.0)
+    write(content, path)
+    open("WRITTEN", "w").close()
+saver.write_checkpoint = slowly
+import runpy
+try:
+    runpy.run_path("main_multi_gpu.py", run_name="__main__")
+finally:
+    print("written when this rank ends:", os.path.exists("WRITTEN"))
 '''
 
 
 def test_nan_on_one_rank_stops_both_N2(data, tmp_path):
-    """At the same step; the one that has it names the samples."""
+    """At the same step, when the checkpoint that is written beside it is whole; the one that has it
+    names the samples."""
     script = tmp_path / 'poison.py'
-    script.write_text(POISON)
+    script.write_text(POISON.replace('WRITTEN', str(tmp_path / 'written')))
     code, _, err = run_script(
         ['-m', 'paddle.distributed.launch', '--nproc_per_node=2', f'--log_dir={tmp_path / "log"}',
-         script, *arguments('vit', data, tmp_path / 'out', '-batch_size=2')],
+         script, *arguments('vit', data, tmp_path / 'out', '-batch_size=2', '-o', 'SAVE_STEPS=4',
+                            '-o', 'SAVE_ASYNC=True')],
         env={'PADDLE_DISTRI_BACKEND': 'gloo', 'PYTHONPATH': f'{ROOT}:{ROOT / "vit"}'})
     logs = [(tmp_path / 'log' / f'workerlog.{rank}').read_text() for rank in (0, 1)]
     assert code == 1, logs
     assert 'step 5: the training loss is not finite in another process' in logs[0]
     assert 'step 5: the training loss is not finite; its samples: train/' in logs[1]
+    assert 'written when this rank ends: True' in logs[1], logs[1]
+    assert content_of(tmp_path / 'out')['step'] == 4

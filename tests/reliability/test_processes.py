@@ -149,7 +149,7 @@ def first_to_end(folder):
 def still_writing(folder):
     with replace_atomically(folder / 'last.pdparams') as temporary:
         Path(temporary).write_text('half')
-        time.sleep(1.5)
+        time.sleep(0.7)
         Path(temporary).write_text('whole')
     time.sleep(600)
 
