@@ -2,8 +2,9 @@
 
 What is built is kept in the cache folder, under a hash of all that it depends on: the source, the
 compiler and its flags, the processor, Paddle. set_up_cpu does it, on Linux with an
-x86-64 processor. A compiler that is missing or fails is said once; the callers then have their
-plain forms. PADDLE_VITAE_KERNELS=0 switches it off; CC names the compiler, also with flags.
+x86-64 processor. Without a compiler, or where it fails, the callers have their plain forms, and the
+log of a training says why. PADDLE_VITAE_KERNELS=0 switches it off; CC names the compiler, also with
+flags.
 """
 import ctypes
 import functools
@@ -16,8 +17,7 @@ import subprocess
 import sys
 
 from common.core.caches import CACHE_VARIABLE, cache_folder
-from common.core.environment import TRAINER_ID
-from common.core.errors import complain, one_line
+from common.core.errors import one_line
 from common.core.files import replace_atomically
 
 SOURCE = os.path.join(os.path.dirname(os.path.abspath(__file__)), 'kernels.c')
@@ -32,9 +32,10 @@ CAN_BUILD = sys.platform == 'linux' and platform.machine() == 'x86_64'
 
 
 class Kernels:
-    """The library of kernels.c; None before set_up_cpu, and where the plain forms are to run."""
+    """The library of kernels.c; None before set_up_cpu, and where the plain forms are to run, with
+    the reason in a line."""
 
-    library = None
+    library, missing = None, 'set_up_cpu was not called'
 
 
 def set_up_kernels(processor):
@@ -44,21 +45,20 @@ def set_up_kernels(processor):
         processor: the words that the system says about it.
     """
     if Kernels.library is None:
-        Kernels.library = load(SOURCE, processor)
+        Kernels.library, Kernels.missing = load(SOURCE, processor)
 
 
 @functools.cache
 def load(source, processor):
-    """The library of a C file, or None where there is none; says why."""
-    if os.environ.get(SWITCH) == '0' or not CAN_BUILD:
-        return None
+    """(library of a C file, None), or (None, why there is none)."""
+    if os.environ.get(SWITCH) == '0':
+        return None, f'{SWITCH}=0'
+    if not CAN_BUILD:
+        return None, 'they are for Linux on x86-64'
     try:
-        return ctypes.CDLL(built(source, processor))
+        return ctypes.CDLL(built(source, processor)), None
     except (OSError, subprocess.SubprocessError, ValueError) as error:
-        if os.environ.get(TRAINER_ID, '0') == '0':
-            complain(f'WARNING: no compiled kernels, so that training takes some 1.1 times as '
-                     f'long: {reason(error)}; {SWITCH}=0 says nothing')
-        return None
+        return None, reason(error)
 
 
 def reason(error):

@@ -6,6 +6,7 @@ import paddle
 from common.config import origin_of
 from common.core import dist
 from common.core.devices import driver_version, gpus_looked_for
+from common.core.native import Kernels
 from common.layers.fast.kernels import has_kernels
 from common.layers.macs import count_parameters
 from common.train.optim import decayed_parameters, trainable_parameters
@@ -44,10 +45,11 @@ def describe(log, config, model, precision, device, folder):
     data, count = config.DATA, count_parameters(model)
     log.info(f'{config.MODEL.NAME}: {count:,} parameters, {config.MODEL.NUM_CLASSES} classes; '
              f'output in {folder}')
-    which = '' if device != 'cpu' else \
-        f', {"compiled" if has_kernels() else "no compiled"} kernels'
     log.info(f'device: {dist.world_size()} x {device}, precision {precision}, '
-             f'Paddle {paddle.__version__}{which}')
+             f'Paddle {paddle.__version__}')
+    if device == 'cpu':
+        log.info('compiled kernels: ' + ('yes' if has_kernels() else
+                 f'no, {Kernels.missing or "Fast.plain"}; training takes some 1.1 times as long'))
     if device == 'cpu' and config.DEVICE != 'cpu':
         warn_of_gpus(log)
     log.info(f'evaluation images: {data.IMAGE_SIZE} px, crop {data.CROP_PCT}, '
