@@ -9,6 +9,7 @@ import paddle
 import pytest
 from PIL import Image
 
+from common.core import native
 from common.core.errors import InputError
 from common.core.processes import set_up_mkl
 from common.runner import run
@@ -24,6 +25,14 @@ def pytest_collection_finish():
     Paddle's tracer calls it for each function that it sees."""
     gc.collect()
     gc.freeze()
+
+
+@pytest.fixture(autouse=True)
+def no_kernels_left():
+    """A test's set_up_cpu is its own: the compiled kernels, where there are some, round otherwise
+    than Paddle's operators, whichever test ran before."""
+    yield
+    native.Kernels.library = None
 
 
 @pytest.fixture

