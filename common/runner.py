@@ -22,7 +22,7 @@ from common.config import base_config, update_config
 from common.core import processes
 from common.core.environment import DEBUG, SUPERVISED
 from common.core.errors import InputError, complain, errors_of_a_tool, printable, say
-from common.core.flags import add_flag, tool_parser
+from common.core.flags import add_flag, check_least, tool_parser
 from common.core.signals import StopSignal, is_child
 from common.data.datasets import get_dataset
 from common.data.recognise import recognise
@@ -90,6 +90,8 @@ def add_run_flags(parser):
         type=int, metavar='N')
     add('max_restarts', 'how often the run is started again and goes on when it has crashed',
         type=int, default=0, metavar='N')
+    add('profile', "records N training steps: a Chrome trace in the run's folder, the largest "
+        'costs in the log; see docs/training.md', type=int, metavar='N')
     add('debug', 'show where in the code an error came up', action='store_true')
     parser.add_argument('-o', action='append', metavar='KEY=VALUE',
                         help='sets any config key; may be repeated')
@@ -187,6 +189,9 @@ def start(args, read_config, update_config, build_model, get_dataset):
             config = with_recipe(config, args.recipe)
         config = update_config(config, args)
         check_flags(config)
+        check_least(args, profile=1)
+        if args.profile and config.EVAL:
+            raise InputError('-profile: got it in an evaluation, expected a training')
         if args.report:
             check_report(config)
         config = recognise(config)
@@ -195,7 +200,7 @@ def start(args, read_config, update_config, build_model, get_dataset):
         if SUPERVISED in os.environ:
             processes.end_with_parent(signal.SIGTERM, int(os.environ[SUPERVISED]))
         launch(config, args.nprocs, build_model, get_dataset, signals,
-               evaluation_report() if args.report else None)
+               evaluation_report() if args.report else None, args.profile)
 
 
 def check_report(config):

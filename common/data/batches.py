@@ -3,6 +3,7 @@ from collections import deque
 
 import paddle
 import paddle.nn.functional as F
+from paddle.profiler import RecordEvent
 
 from common.core.errors import InputError
 from common.core.randomness import seed_batch
@@ -71,11 +72,13 @@ class Batches:
             if epoch != last_epoch:
                 self.bad, last_epoch = [], epoch
             self.count_bad(batch.errors.tolist())
-            images = self.normalize(on_device(batch.images))  # [B, 3, H, W]
-            if self.erasing:
-                seed_batch(self.seed, epoch, int(batch.first))
-                images = self.erasing.erase(images, batch.boxes)
-            yield images, on_device(batch.target)
+            with RecordEvent('normalising'):
+                images = self.normalize(on_device(batch.images))  # [B, 3, H, W]
+                if self.erasing:
+                    seed_batch(self.seed, epoch, int(batch.first))
+                    images = self.erasing.erase(images, batch.boxes)
+                target = on_device(batch.target)
+            yield images, target
 
     def count_bad(self, errors):
         """Counts the bad images of a batch by their error texts; raises InputError at too many."""

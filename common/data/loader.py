@@ -2,6 +2,8 @@
 import logging
 import sys
 
+from paddle.profiler import RecordEvent
+
 from common.core import dist
 from common.data.balance import build_picker
 from common.data.collate import Collate
@@ -49,7 +51,9 @@ class Loader:
     def __iter__(self):
         if self.num_workers == 0:
             for keys in self.batch_sampler:
-                yield self.load(keys)
+                with RecordEvent('loading images'):
+                    batch = self.load(keys)
+                yield batch
             return
         workers, self.kept = self.kept, None
         workers = workers or Workers(self.load, self.num_workers, self.timeout)

@@ -7,6 +7,7 @@ import time
 
 import paddle
 import paddle.nn.functional as F
+from paddle.profiler import RecordEvent  # does nothing unless steps are recorded
 
 from common.core import dist
 from common.core.errors import InputError
@@ -49,9 +50,11 @@ def train_one_epoch(state: TrainState, batches, options: LoopOptions, steps: Epo
             state.optimizer.clear_grad(set_to_zero=False)
         else:
             skipped = 0
-            update(state.optimizer, state.parameters, options.grad_clip, state.precision)
-            if state.ema:
-                state.ema.update()
+            with RecordEvent('optimiser'):
+                update(state.optimizer, state.parameters, options.grad_clip, state.precision)
+                if state.ema:
+                    with RecordEvent('moving average'):
+                        state.ema.update()
         callbacks.after_update(step + 1, meter.sums)
         if (step + 1) % options.report_freq == 0 or step + 1 == steps.end:
             callbacks.report(figures_of(meter, steps.epoch, step + 1, lr))
@@ -78,13 +81,14 @@ def accumulate_gradients(state, batches, options, epoch, step, meter):
 def backward(state, images, target, accum_iter):
     """Forward and backward of one micro-batch; returns [loss * B, correct, B] on the device."""
     precision = state.precision
-    with precision.autocast():
+    with RecordEvent('forward'), precision.autocast():
         logits = state.model(images)                                # [B, K]
         loss = state.criterion(logits, target)
     scaled = loss / accum_iter if accum_iter > 1 else loss
     if precision.scaler:
         scaled = precision.scaler.scale(scaled)
-    scaled.backward()
+    with RecordEvent('backward'):
+        scaled.backward()
     with paddle.no_grad():
         correct = is_correct(logits, target, state.multi_label).astype('float64').sum()
         B = images.shape[0]
@@ -128,7 +132,8 @@ def update(optimizer, parameters, grad_clip, precision):
     if scaler:
         scaler.unscale_(optimizer)
     if grad_clip is not None:
-        clip_by_global_norm(parameters, grad_clip)
+        with RecordEvent('clipping'):
+            clip_by_global_norm(parameters, grad_clip)
     if scaler:
         scaler.step(optimizer)
         scaler.update()

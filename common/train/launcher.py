@@ -155,7 +155,8 @@ def run_child(command, environment, signals):
     return exit_code(child.returncode)
 
 
-def launch(config, nprocs, build_model, get_dataset, signals, report=None):
+def launch(config, nprocs, build_model, get_dataset, signals, report=None,
+           profile=None):
     """Runs `worker` here (one process, or one of a launcher's), or spawns one for each device.
 
     Args:
@@ -164,7 +165,7 @@ def launch(config, nprocs, build_model, get_dataset, signals, report=None):
         build_model: config -> Layer.
         get_dataset: (config, is_train) -> data set.
         signals: StopSignal.
-        report: see Run.
+        report, profile: see Run.
     """
     device = pick_device(config)
     if not config.EVAL:
@@ -179,7 +180,7 @@ def launch(config, nprocs, build_model, get_dataset, signals, report=None):
     config, note = find_resumed(config, folder)
     fetch_once(config, folder)
     run = Run(config, device, folder, [*notes, *([note] if note else [])], build_model, train_set,
-              val_set, report)
+              val_set, report, profile)
     if dist.is_launched() or nprocs == 1:
         if dist.is_launched():
             processes.end_with_launcher(signal.SIGTERM)

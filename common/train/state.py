@@ -5,6 +5,7 @@ from dataclasses import dataclass
 
 import paddle
 from paddle import nn
+from paddle.profiler import RecordEvent
 
 from common.train.ema import Ema
 from common.train.precision import Precision
@@ -128,6 +129,7 @@ class Meter:
     def next(self, batches):
         """The next batch."""
         start = time.perf_counter()
-        batch = next(batches)
+        with RecordEvent('loader'):
+            batch = next(batches)
         self.data_time += time.perf_counter() - start
         return batch

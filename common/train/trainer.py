@@ -4,6 +4,7 @@ import time
 from collections import deque
 
 import paddle
+from paddle.profiler import RecordEvent
 
 from common.core import dist
 from common.core.errors import InputError, RunError, first_few
@@ -14,6 +15,7 @@ from common.train.eta import Eta, duration_text, evaluations_left
 from common.train.evaluation import flags_of, signal_of, write_final_result
 from common.train.optim import states_on_master
 from common.train.patience import Patience
+from common.train.profiling import StepProfile
 from common.train.results import (
     AVERAGE,
     MODEL,
@@ -46,15 +48,16 @@ class Trainer(Callbacks):
         saver: CheckpointSaver.
         log: RunLog.
         signals: StopSignal.
+        profile: StepProfile, or None.
     """
 
-    def __init__(self, config, state, batches, evaluation, saver, log, signals):
+    def __init__(self, config, state, batches, evaluation, saver, log, signals, profile=None):
         self.config, self.options = config, LoopOptions.from_config(config)
         self.state, self.schedule, self.ema = state, state.schedule, state.ema
         self.bare_model = dist.unwrap(state.model)
         self.batches, self.sampler = batches, batches.loader.batch_sampler
         self.evaluation, self.saver, self.log = evaluation, saver, log
-        self.signals = signals
+        self.signals, self.profile = signals, profile or StepProfile()
         self.any_rank, self.barrier = dist.AnyReduce(), dist.Barrier('training')
         self.recent = deque(maxlen=2)  # the samples of this step and of the one before it
         self.stop, self.due = None, False  # the signal that all ranks stop by
@@ -87,7 +90,7 @@ class Trainer(Callbacks):
         self.eta = Eta()
         # closing ends the loader's workers, and the saver writes its last checkpoint, also when a
         # signal or an error ends the run
-        with self.saver, contextlib.closing(batches), \
+        with self.saver, contextlib.closing(batches), contextlib.closing(self.profile), \
                 self.log.progress(self.schedule.num_steps, 'train', done) as self.bar:
             self.rescue_best()
             for epoch in range(first, epochs + 1):
@@ -126,6 +129,7 @@ class Trainer(Callbacks):
         if self.step >= last_step:
             return
         steps = EpochSteps(epoch, self.sampler.steps_per_epoch, self.step, last_step)
+        self.profile.begin_epoch(self.schedule.num_steps - steps.step_of_run(self.step))
         train_one_epoch(self.state, batches, self.options, steps, self, sums)
         average_statistics(self.bare_model, self.ema)
         self.bad_images += count_bad_images(self.batches, self.log, epoch)
@@ -162,6 +166,7 @@ class Trainer(Callbacks):
     def after_step(self, step, sums):
         """Writes a checkpoint, if one is due, and ends the run after a signal."""
         self.step, self.resumed = step, None
+        self.profile.step_done(bool(self.stop) or step == self.schedule.steps_of(self.epoch + 1))
         self.bar.update()
         self.saver.check_error()
         if not self.prepared:  # what a step takes is taken now, and the optimiser has its state
@@ -196,7 +201,7 @@ class Trainer(Callbacks):
                     'unsaved': self.unsaved, 'bad_images': self.bad_images}
         if self.patience.limit is not None:
             metadata['patience'] = self.patience.state()
-        with states_on_master(self.state.optimizer, self.bare_model):
+        with RecordEvent('checkpoint'), states_on_master(self.state.optimizer, self.bare_model):
             self.saver.save(LAST, save_checkpoint, self.bare_model, metadata, beside, ema=self.ema,
                             optimizer=self.state.optimizer, scaler=self.state.precision.scaler,
                             resumed=self.resumed)

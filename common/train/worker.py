@@ -28,6 +28,7 @@ from common.train.multi_label import check_same_labels
 from common.train.optim import build_optimizer, sharded
 from common.train.patience import Patience
 from common.train.precision import Precision
+from common.train.profiling import StepProfile
 from common.train.run_folder import (
     discard,
     has_result,
@@ -59,6 +60,7 @@ class Run:
         build_model: config -> Layer.
         train_set: None in an evaluation.
         val_set: the validation set.
+        profile: how many steps of a training are recorded; None for none.
         report: of an evaluation: `collector(val_set)` gives what Evaluation.run calls with the
             logits, and `write(collector, model, config, folder, val_set, notes)` is called on
             each rank after all else; or None.
@@ -71,6 +73,7 @@ class Run:
     train_set: Any
     val_set: Any
     report: Any = None
+    profile: int | None = None
 
 
 def worker(run, signals):
@@ -229,7 +232,9 @@ def prepare_training(run, model, evaluation, origin):
                  'training waits while a checkpoint is written')
         beside = False
     saver = CheckpointSaver(run.folder, metadata, log, beside)
-    return Trainer(config, state, batches, evaluation, saver, log, evaluation.signals), start
+    profile = StepProfile(run.profile, run.folder, log, run.device)
+    return Trainer(config, state, batches, evaluation, saver, log, evaluation.signals,
+                   profile), start
 
 
 def build_state(config, model, sampler, precision, weights=None):

@@ -6,6 +6,7 @@ core/native.py, and Fast.plain), the caller takes Paddle's operators.
 import ctypes
 
 import paddle
+from paddle.profiler import RecordEvent
 
 from common.core.native import Kernels
 from common.layers.fast.base import Fast, is_fast
@@ -21,7 +22,8 @@ def call(name, *arguments):
     """Calls a kernel with tensors, None, and numbers."""  # compat: kernels-by-pieces
     held = [x.contiguous() if isinstance(x, paddle.Tensor) and not x.is_contiguous() else x
             for x in arguments]
-    getattr(Kernels.library, name)(*map(to_c, held))
+    with RecordEvent(f'{name} kernel'):  # only -profile records it
+        getattr(Kernels.library, name)(*map(to_c, held))
 
 
 def to_c(x):
