@@ -88,7 +88,7 @@ def test_resume_gives_the_weights_of_the_uninterrupted_run_R6(trained, small_dat
     flags = [*TINY, '-cfg=./configs/vit_tiny_patch16_224.yaml', '--batch_size=4',
              f'-data_path={small_data}', '-o', 'TRAIN.NUM_EPOCHS=3', '-o', 'TRAIN.WARMUP_EPOCHS=1']
     killed = ('import os\n'
-              'import common.train.checkpoint as checkpoint\n'  # before saver.py takes it from there
+              'import common.train.checkpoint as checkpoint\n'  # before saver.py takes it
               'write = checkpoint.write_checkpoint\n'
               'def save(content, path):\n'
               '    write(content, path)\n'
