@@ -346,7 +346,7 @@ def wheel(tmp_path_factory, source):
 
 
 def test_wheel_has_one_package_with_everything(wheel):
-    assert wheel.stat().st_size < 1_000_000
+    assert wheel.stat().st_size < 1_500_000  # code and names of classes; no pictures, no weights
     with zipfile.ZipFile(wheel) as archive:
         names = archive.namelist()
         info, = (name for name in names if name.endswith('.dist-info/METADATA'))
