@@ -115,9 +115,9 @@ class Case:
                 'states': states}
 
     def held(self):
-        """How many numbers this rank has as the optimiser's states."""
+        """How many numbers this rank has as the optimiser's states of each parameter: a list."""
         own = optimizer_state(self.optimizer, self.model)
-        return sum(value.numpy().size for slots in own.values() for value in slots.values())
+        return [sum(value.numpy().size for value in slots.values()) for slots in own.values()]
 
     def save(self, file, limit=None):
         """(bytes of Python and numpy at their peak, whether it was written) on rank 0."""
@@ -173,9 +173,10 @@ def compare(case, folder):
     plain.train(STEPS - 2, STEPS)
     differences.append(largest_difference(plain.numbers(), loaded[1].numbers()))
     sums = dist.gather_texts(repr([p.abs().sum().item() for p in loaded[1].state.parameters]))
-    held = [int(number) for number in dist.gather_texts(str(split.held()))]
-    return {'differences': differences, 'held': held, 'all': plain.held(),
-            'kinds_of_ranks': len(set(sums)), 'peak': peak, 'written': [full, written]}
+    held = [int(number) for number in dist.gather_texts(str(sum(split.held())))]
+    return {'differences': differences, 'held': held, 'all': sum(plain.held()),
+            'largest': max(plain.held()), 'kinds_of_ranks': len(set(sums)), 'peak': peak,
+            'written': [full, written]}
 
 
 def main(folder, *cases):

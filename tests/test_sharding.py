@@ -43,7 +43,8 @@ def test_split_states_change_no_weight_and_no_checkpoint_H1_H2(ranks, cases, tmp
             (case, found['differences'])
         assert found['kinds_of_ranks'] == 1
         assert sum(found['held']) == found['all']
-        assert max(found['held']) < 1.2 * found['all'] / ranks
+        # a rank that has less than the others gets the next parameter
+        assert max(found['held']) <= found['all'] / ranks + found['largest']
         assert found['written'] == [False, True]
         if case in ('vitae', 'vsa'):  # the others have little else than their largest tensor
             assert found['peak'] < 8 * found['all'] / 2
