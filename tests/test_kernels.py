@@ -8,8 +8,7 @@ import paddle.nn.functional as F
 import pytest
 from paddle import nn
 
-from common.core import native
-from common.core.processes import cpu_info
+from common.core import native, processes
 from common.layers.attention import attend
 from common.layers.basic import Dropout
 from common.layers.fast import GELU, Fast, LayerNorm, Linear, Silu, kernels
@@ -18,7 +17,7 @@ from common.layers.fast.dropout import draw_mask
 from tests.test_fast_layers import Call, values_and_gradients
 
 pytestmark = pytest.mark.smoke
-PROCESSOR = frozenset(cpu_info())
+PROCESSOR = processes.processor()
 
 
 @pytest.fixture(scope='module')
@@ -165,6 +164,16 @@ def test_why_there_are_none_is_one_line(variables, said, tmp_path, monkeypatch):
     library, missing = native.load.__wrapped__(native.SOURCE, PROCESSOR)  # its results are kept
     assert library is None and said in missing and '\n' not in missing
     assert not os.listdir(tmp_path) or not os.listdir(tmp_path / 'kernels')
+
+
+def test_a_processor_is_the_same_at_another_frequency(tmp_path, monkeypatch):
+    monkeypatch.setattr(processes, 'CPU_INFO', tmp_path / 'cpuinfo')
+    text = 'model name\t: Some CPU\ncpu MHz\t\t: {}\nflags\t\t: fpu avx2\n\nprocessor\t: 1\n'
+    found = set()
+    for frequency in ('2596.120', '801.004'):
+        (tmp_path / 'cpuinfo').write_text(text.format(frequency))
+        found.add(processes.processor())
+    assert found == {'Some CPU fpu avx2'}
 
 
 def test_built_once_and_again_for_another_source(compiled, tmp_path, monkeypatch):

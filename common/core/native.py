@@ -42,7 +42,7 @@ def set_up_kernels(processor):
     """Builds the kernels if they are not there, and loads them.
 
     Args:
-        processor: the words that the system says about it.
+        processor: a text about it.
     """
     if Kernels.library is None:
         Kernels.library, Kernels.missing = load(SOURCE, processor)
@@ -71,7 +71,7 @@ def built(source, processor):
     """The path of the library of a C file, which is built if it is not there.
 
     Args:
-        processor: set of words; what is built for another one is another file.
+        processor: a text about it; what is built for another one is another file.
 
     Raises:
         OSError, subprocess.SubprocessError, ValueError: no compiler, or it failed.
@@ -79,7 +79,7 @@ def built(source, processor):
     command, threads = compiler(), thread_library()
     with open(source, 'rb') as stream:
         parts = [stream.read(), *(word.encode() for word in (
-            *command, *FLAGS, version(command), *sorted(processor), threads))]
+            *command, *FLAGS, version(command), processor, threads))]
     name = hashlib.sha256(b'\0'.join(parts)).hexdigest()[:32]
     path = os.path.join(cache_folder(), 'kernels', f'{name}.so')
     if not os.path.exists(path):

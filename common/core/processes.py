@@ -4,6 +4,7 @@ import contextlib
 import ctypes
 import fcntl
 import os
+import platform
 import re
 import signal
 import sys
@@ -44,7 +45,7 @@ def set_up_cpu() -> None:
     import paddle  # takes a second, and nothing else here needs it
     paddle.set_flags({'FLAGS_use_stride_kernel': False})
     set_up_mkl()
-    set_up_kernels(frozenset(cpu_info()))
+    set_up_kernels(processor())
     with contextlib.suppress(AttributeError):  # a C library without mallopt
         LIBC.mallopt(M_MMAP_THRESHOLD, GIB)
         LIBC.mallopt(M_TRIM_THRESHOLD, 2 * GIB - 1)  # the largest int
@@ -74,6 +75,16 @@ def cpu_info():
     with contextlib.suppress(OSError), open(CPU_INFO) as stream:
         return set(stream.read().partition('\n\n')[0].split())
     return set()
+
+
+def processor():
+    """The name of the first processor and what it can do, as one text: the same at each call, where
+    cpu_info also has the frequency of the moment."""
+    with contextlib.suppress(OSError), open(CPU_INFO) as stream:
+        lines = dict(map(str.strip, line.split(':', 1)) for line in
+                     stream.read().partition('\n\n')[0].splitlines() if ':' in line)
+        return ' '.join(filter(None, map(lines.get, ('model name', 'flags', 'Features'))))
+    return platform.machine()
 
 
 def end_with_parent(number=signal.SIGKILL, parent=None):

@@ -8,7 +8,6 @@ import importlib.metadata
 import json
 import logging
 import os
-import platform
 import statistics
 import time
 
@@ -17,7 +16,7 @@ import numpy as np
 from common.core.devices import core_count
 from common.core.errors import InputError
 from common.core.files import replace_atomically
-from common.core.processes import CPU_INFO
+from common.core.processes import processor
 from common.deploy.check import SAMPLING_TOLERANCE, difference, random_pictures, wrong
 from common.deploy.folder import AUTO_FILE, found_by_check, read_json
 
@@ -140,15 +139,6 @@ def conditions_of(folder, batch_size, threads=None):
             versions[name] = importlib.metadata.version(name)
     return {'processor': processor(), 'threads': threads or core_count(),
             'batch_size': batch_size, 'versions': versions, 'files': read_json(folder)['files']}
-
-
-def processor():
-    """The name of the first processor and what it can do, as one text."""
-    with contextlib.suppress(OSError), open(CPU_INFO) as stream:
-        lines = dict(map(str.strip, line.split(':', 1)) for line in
-                     stream.read().partition('\n\n')[0].splitlines() if ':' in line)
-        return ' '.join(filter(None, map(lines.get, ('model name', 'flags', 'Features'))))
-    return platform.machine()
 
 
 def read_choices(folder):
