@@ -10,7 +10,7 @@ import os
 from functools import partial
 
 from common.apis import init_model
-from common.core.errors import complain
+from common.core.errors import InputError, complain
 from common.core.flags import add_flag
 from common.hub.references import is_reference
 from common.weights.load import weights_of_run
@@ -32,6 +32,12 @@ def add_model_flags(parser, needed=True, names=True):
         add('class_names', 'file with the name of each class, one a line', metavar='FILE')
     add('device', 'cpu, gpu or gpu:N; default a GPU if there is one')
     add('o', 'a key of the config; several are possible', action='append', metavar='KEY=VALUE')
+
+
+def check_pretrained(args):
+    """Raises InputError for no -pretrained, in a tool that takes -exported in its place."""
+    if not args.pretrained:
+        raise InputError("-pretrained: got none, expected weights, a run's folder, or -exported")
 
 
 def model_of(args):

@@ -18,7 +18,7 @@ from common.data.image_names import is_image
 from common.deploy.export import runtime_of
 from common.deploy.load import exported_of_tool
 from common.inspection.predictions import predict, print_predictions, write_csv, write_json
-from common.model_flags import add_model_flags, model_of, weights_of_flags
+from common.model_flags import add_model_flags, check_pretrained, model_of, weights_of_flags
 from common.runtimes import RUNTIMES
 
 TOPK = 5  # classes of an image that are shown
@@ -48,9 +48,7 @@ def classifier_of(args, count=1):
     """The model that the flags name, as a Classifier of their runtime, for so many images."""
     batch_size = min(args.batch_size, count)
     if not args.exported:
-        if not args.pretrained:
-            raise InputError("-pretrained: got none, expected weights, a run's folder, or "
-                             '-exported')
+        check_pretrained(args)
         classifier = runtime_of(model_of(args), args.runtime or 'eager', batch_size)
         for note in classifier.notes:
             complain(note)

@@ -18,7 +18,7 @@ from common.core.errors import InputError, errors_of_a_tool
 from common.core.flags import add_flag, tool_parser
 from common.core.processes import set_up_cpu
 from common.deploy.load import exported_of_tool
-from common.model_flags import add_model_flags, model_of
+from common.model_flags import add_model_flags, check_pretrained, model_of
 from common.serving.server import check_extra, listen, serve
 from common.serving.service import Service
 
@@ -41,9 +41,7 @@ def make_parser():
 def model_or_export(args):
     """The model, or the export as a Classifier, that the flags name."""
     if not args.exported:
-        if not args.pretrained:
-            raise InputError("-pretrained: got none, expected weights, a run's folder, or "
-                             '-exported')
+        check_pretrained(args)
         if args.runtime:
             raise InputError('-runtime: got it without -exported: attention is shown by the model')
         return model_of(args)
