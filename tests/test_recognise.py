@@ -235,6 +235,7 @@ def test_both_parts_are_all_images_and_no_image_twice(tmp_path):
     ('image,class,split\r\na.jpg,火箭,train\r\nb/c d.jpg,火箭,val\r\n', ['火箭'], [0, 0],
      [True, False]),
     ('a.jpg,Dog,test\nb/c d.jpg,"x, y",training\n', ['Dog', 'x, y'], [0, 1], [False, True]),
+    ('类别,图片,划分\n火箭,a.jpg,训练集\n火箭,b/c d.jpg,验证集\n', ['火箭'], [0, 0], [True, False]),
 ])
 def test_tables(text, names, labels, split, tmp_path):
     file = tmp_path / 'table.csv'

@@ -21,6 +21,7 @@ from common.benchmarks.report import NoiseImages, drawn_predictions, noise_sourc
 from common.core import fonts
 from common.core.figures import save
 from common.data.sources import ImageSource
+from common.engines.segmentation.pictures import LETTERS, with_legend
 from common.reporting import figures, tables
 from common.reporting.analysis import DuplicatePairs, analyse, as_json
 from common.reporting.comparison import compare, mcnemar
@@ -483,6 +484,21 @@ def test_chinese_names_in_pictures(tmp_path, monkeypatch, capsys, has_font):
     assert (dark[0] > 1.8 * side ** 2) == has_font  # two filled squares, or two frames
     said = capsys.readouterr().err
     assert said.count('fonts-noto-cjk') == (0 if has_font else 1)
+
+
+@pytest.mark.smoke
+def test_chinese_names_in_a_legend(tmp_path, monkeypatch):
+    """Of segmentation: by the same font; it had a question mark for each character."""
+    from matplotlib import font_manager
+    found = [made_font(tmp_path)]
+    monkeypatch.setattr(font_manager, 'findSystemFonts', lambda: found)
+    fonts.east_asian_font.cache_clear()
+    try:
+        picture = with_legend(np.full([8, 8, 3], 255, np.uint8), ['火箭'], 1)
+    finally:
+        fonts.east_asian_font.cache_clear()
+    dark = (picture == 40).all(axis=2)
+    assert dark.sum() > 0.9 * 2 * LETTERS ** 2  # two filled squares
 
 
 # The command

@@ -1,4 +1,4 @@
-"""Fonts of pictures: names of classes and files may be Chinese, which matplotlib's font has not."""
+"""Fonts of pictures: names of classes and files may be Chinese, which most fonts have not."""
 import functools
 import os
 import re
@@ -37,6 +37,22 @@ def set_fonts(figure):
         properties = text.get_fontproperties().copy()
         properties.set_file(file)
         text.set_fontproperties(properties)
+
+
+def pillow_font(text, size):
+    """A font of Pillow that has a text's characters, as set_fonts finds it for matplotlib.
+
+    Args:
+        text: what is to be written with it.
+        size: height of a letter in pixels.
+    """
+    from PIL import ImageFont
+
+    file = east_asian_font() if EAST_ASIAN.search(text) else None
+    if file is None:
+        from matplotlib import font_manager
+        file = font_manager.findfont('DejaVu Sans')
+    return ImageFont.truetype(file, size)
 
 
 @functools.cache

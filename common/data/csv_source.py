@@ -10,11 +10,14 @@ from common.data.lists import ImageList, check_name
 from common.data.tables import read_table
 
 # What the columns are called, in lower case; without such a line the first two are path and label.
-FILE_COLUMNS = ('file', 'path', 'image', 'filename', 'file_name', 'filepath', 'image_path', 'img')
-LABEL_COLUMNS = ('label', 'class', 'category', 'class_name', 'target', 'species')
-SPLIT_COLUMNS = ('split', 'set', 'subset', 'fold')
+FILE_COLUMNS = ('file', 'path', 'image', 'filename', 'file_name', 'filepath', 'image_path', 'img',
+                '文件', '文件名', '路径', '图片', '图像', '图片路径', '图像路径')
+LABEL_COLUMNS = ('label', 'class', 'category', 'class_name', 'target', 'species',
+                 '标签', '类别', '类别名', '类别名称')
+SPLIT_COLUMNS = ('split', 'set', 'subset', 'fold', '划分', '子集')
 SPLIT_OF = {'train': True, 'training': True, 'val': False, 'valid': False, 'validation': False,
-            'test': False}
+            'test': False, '训练': True, '训练集': True, '验证': False, '验证集': False,
+            '测试': False, '测试集': False}
 DELIMITERS = ',;\t'
 BETWEEN = '|'         # stands between the classes of an image that may have several
 NO_LABEL = ('', '-')  # what an image without a class has then

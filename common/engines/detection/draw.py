@@ -2,9 +2,9 @@
 import colorsys
 
 import numpy as np
-from PIL import Image, ImageDraw, ImageFont
+from PIL import Image, ImageDraw
 
-from common.core.fonts import EAST_ASIAN, east_asian_font
+from common.core.fonts import pillow_font
 
 OPACITY = 0.45  # of a mask
 LEAST_SIDE = 320  # smaller images are enlarged, pixel by pixel
@@ -53,19 +53,10 @@ def draw(image, prediction, class_names, threshold=0.5):
 
 def write(canvas, text, box, colour, size):
     """Writes a line above a box, or within it where there is no space."""
-    font = font_of(text, max(12, min(size) // 32))
+    font = pillow_font(text, max(12, min(size) // 32))
     left, top, right, bottom = canvas.textbbox((0, 0), text, font=font)
     x = min(max(box[0], 0), max(size[0] - right, 0))
     y = box[1] - bottom - 2 if box[1] >= bottom + 2 else box[1] + 2
     canvas.rectangle([x, y, x + right + 2, y + bottom + 2], fill=colour)
     is_dark = np.dot(colour, LUMA) < 128
     canvas.text((x + 1, y), text, fill=(255,) * 3 if is_dark else (0, 0, 0), font=font)
-
-
-def font_of(text, size):
-    """A font that has a text's characters."""
-    file = east_asian_font() if EAST_ASIAN.search(text) else None
-    if file is None:
-        from matplotlib import font_manager
-        file = font_manager.findfont('DejaVu Sans')
-    return ImageFont.truetype(file, size)

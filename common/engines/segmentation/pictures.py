@@ -3,14 +3,16 @@ import colorsys
 
 import cv2
 import numpy as np
+from PIL import Image, ImageDraw
 
+from common.core.fonts import pillow_font
 from common.engines.segmentation.data import IGNORE
 
 GOLDEN = (5 ** 0.5 - 1) / 2  # neighbouring classes get hues far apart
 BACKGROUND = 'background'    # a class of this name, or None beside it, is left as it is
 GREY = (128, 128, 128)       # of pixels without a label
 GAP = 6                      # pixels between two pictures
-FONT = (cv2.FONT_HERSHEY_SIMPLEX, 0.42)  # and its scale
+LETTERS = 12                 # height of the names of classes in pixels
 
 
 def palette(num_classes):
@@ -92,16 +94,17 @@ def with_legend(picture, class_names, num_classes):
              if name != BACKGROUND]
     if not names or len(names) > 10:
         return picture
-    texts = [name.encode('ascii', 'replace').decode() for _, name in names]
-    widths = [cv2.getTextSize(text, *FONT, 1)[0][0] for text in texts]
+    colours = palette(num_classes)
+    font = pillow_font(''.join(name for _, name in names), LETTERS)
+    widths = [round(font.getlength(name)) for _, name in names]
     needed = GAP + sum(15 + width + 14 for width in widths)
     if needed > picture.shape[1]:
         picture = np.pad(picture, ((0, 0), (0, needed - picture.shape[1]), (0, 0)),
                          constant_values=255)
-    strip = np.full([24, picture.shape[1], 3], 255, np.uint8)
-    colours, left = palette(num_classes), GAP
-    for (number, _), text, width in zip(names, texts, widths, strict=True):
-        cv2.rectangle(strip, (left, 7), (left + 10, 17), colours[number].tolist(), -1)
-        cv2.putText(strip, text, (left + 15, 17), *FONT, (40, 40, 40), 1, cv2.LINE_AA)
+    strip = Image.new('RGB', (picture.shape[1], 24), (255, 255, 255))
+    canvas, left = ImageDraw.Draw(strip), GAP
+    for (number, name), width in zip(names, widths, strict=True):
+        canvas.rectangle([left, 7, left + 10, 17], fill=tuple(colours[number].tolist()))
+        canvas.text((left + 15, 12), name, fill=(40, 40, 40), font=font, anchor='lm')
         left += 15 + width + 14
-    return np.concatenate([picture, strip])
+    return np.concatenate([picture, np.asarray(strip)])
