@@ -46,6 +46,9 @@ index-type | Paddle 2.6, 3.x | layers/windows.py
 flash-trial | Paddle 2.6, 3.x | layers/flash_attention.py
     Where a GPU has no FlashAttention, 2.6 raises at the call and 3.x is slow; it is tried
     first.
+scaler-message | Paddle 2.6, 3.x | train/precision.py
+    After an overflow GradScaler prints `float(tensor of shape [1])`, a TypeError with numpy 2.4:
+    the first overflow would end a float16 training.
 optimizer-state | Paddle 2.6 | train/checkpoint.py
     `optimizer.set_state_dict(state)` and then `optimizer.state_dict()` is empty before the
     first step.

@@ -8,6 +8,18 @@ from common.core.errors import InputError
 FIRST_LOSS_SCALE = 2.0 ** 16  # PyTorch's
 
 
+class LossScaler(paddle.amp.GradScaler):
+    """Paddle's GradScaler, which lives on after an overflow beside numpy 2.4."""
+
+    def _update(self):  # compat: scaler-message
+        scale = self._scale
+        if scale is not None:
+            self._scale = scale.reshape([])
+        super()._update()
+        if scale is not None:
+            self._scale = self._scale.reshape(scale.shape)
+
+
 class Precision:
     """The precision of a run.
 
@@ -34,7 +46,7 @@ class Precision:
             self.enabled = self.dtype is not None
         self.scaler = None
         if self.enabled and self.dtype == 'float16':
-            self.scaler = paddle.amp.GradScaler(init_loss_scaling=FIRST_LOSS_SCALE)
+            self.scaler = LossScaler(init_loss_scaling=FIRST_LOSS_SCALE)
 
     @staticmethod
     def pick_dtype(dtype):
