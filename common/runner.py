@@ -32,7 +32,7 @@ from common.train.launcher import errors_in_one_line, launch, supervise
 from common.train.multi_label import check_keys
 from common.train.results import result_text
 from common.train.run_folder import AUTO
-from common.zoo import MODELS, build_model, check_family, model_config, with_recipe
+from common.zoo import MODELS, build_model, check_family, model_config, plan_model, with_recipe
 
 TEXT = 'Trains, fine-tunes (-pretrained) or evaluates (-eval) a model.'
 
@@ -128,8 +128,9 @@ def train(argv: Sequence[str] | None = None) -> None:
 
 def evaluate(argv: Sequence[str] | None = None) -> None:
     """Runs `paddle-vitae eval`: `train` with -eval, or the evaluation of an export."""
-    parser = make_command_parser('eval', 'Evaluates a model: train with -eval.',
-                                 '-pretrained runs/*', needs_cfg=False)
+    parser = make_command_parser('eval', 'Evaluates a model: train with -eval. Without -cfg it is '
+                                 'the one that the weights are of.', '-pretrained runs/*',
+                                 needs_cfg=False)
     add_flag(parser, 'exported', 'folder of paddle-vitae export, in place of -cfg and -pretrained',
              metavar='FOLDER')
     add_flag(parser, 'runtime', 'what runs it, see paddle-vitae predict -h', metavar='NAME')
@@ -137,10 +138,22 @@ def evaluate(argv: Sequence[str] | None = None) -> None:
     if args.exported is not None:
         evaluate_export(args)
         return
-    if args.cfg is None:
-        parser.error('the following arguments are required: -cfg/--cfg')
     args.eval = True
-    start_by_name(args)
+    start(args, partial(config_to_evaluate, weights=args.pretrained or args.resume),
+          update_same_family, build_model, get_dataset)
+
+
+def config_to_evaluate(name, weights):
+    """The config of the model that -cfg names, or else that the weights are of; these are then read
+    here and again by the process that evaluates."""
+    if name is not None:
+        return model_config(name)
+    if weights in (None, AUTO):
+        raise InputError('-cfg: got none and no weights that tell the model, expected -pretrained '
+                         "FILE, a run's folder, or -cfg NAME")
+    plan = plan_model(None, weights, {})
+    complain(f'{printable(plan.file)}: {plan.weights.notes[0]}')
+    return plan.config
 
 
 def evaluate_export(args):

@@ -57,8 +57,7 @@ def test_seven_steps_from_photos_to_a_report(folder):
     result = json.loads((run / 'result.json').read_text())
     assert result['seen'] == 4 and (run / 'curves.png').exists()
 
-    out, _ = command(folder, 'eval', '-cfg', 'vit_digits', '-data_path', PHOTOS, '-output', 'evals',
-                     '-pretrained', run)
+    out, _ = command(folder, 'eval', '-data_path', PHOTOS, '-output', 'evals', '-pretrained', run)
     assert f'acc@1 {result["acc1"]:.2%}' in out.splitlines()[-1]
 
     out, _ = command(folder, 'predict', '-pretrained', run, f'{PHOTOS}/Dog/图 palette.png',
