@@ -13,6 +13,7 @@ from tests.conftest import ROOT
 
 FAMILIES = ('vit', 'vitae', 'vitaev2_vsa')
 PAGES = [ROOT / 'README.md', *sorted(ROOT.glob('README_*.md')), *sorted(ROOT.glob('docs/*.md')),
+         *sorted(ROOT.glob('docs/cn/*.md')),
          *(ROOT / family / 'README.md' for family in FAMILIES),
          *(ROOT / 'vitaev2_vsa' / task / 'README.md' for task in ('detection', 'segmentation'))]
 # Their blocks are not run: those of CONTRIBUTING.md make a family, in test_new_family.py.

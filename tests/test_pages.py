@@ -5,6 +5,7 @@ they name; they speak of large models and weights, so the words in REPLACED are 
 ones. A block that needs another word fails, and is not left out.
 """
 import argparse
+import ast
 import contextlib
 import importlib
 import io
@@ -118,7 +119,8 @@ def steps_to_run():
     for block in all_blocks('python'):
         if block.runs:
             step = {'kind': 'python', 'code': small(block.text)}
-            found.setdefault(block.text, (block.name, step))
+            code = ast.unparse(ast.parse(block.text))  # a Chinese page has other comments
+            found.setdefault(code, (block.name, step))
     for block in all_blocks('shell'):
         for words in commands(block.text) if block.runs else ():
             if can_run(words):
