@@ -7,6 +7,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 
+from common.data.image_dataset import ImageDataset
 from common.data.lists import read_list
 from tests.conftest import entries, refusal
 
@@ -131,6 +132,18 @@ def test_line_of_another_layout_says_what_to_change_D11(tmp_path, line, said):
     file = write(tmp_path, b'ok.jpg 0\n' + line + b'\nok.jpg 0\n')
     message = refusal(read_list, file)
     assert message.startswith(f'{file}:2: ') and message.endswith(said), message
+
+
+@pytest.mark.smoke
+@pytest.mark.parametrize('made, hint', [
+    (True, ', but 图片.jpg is there: the list is in GBK; iconv -f GBK -t UTF-8 converts it'),
+    (False, '')])
+def test_list_in_gbk_that_is_utf_8_by_chance_is_named(tmp_path, made, hint):
+    if made:
+        (tmp_path / '图片.jpg').write_bytes(b'')
+    images = read_list(write(tmp_path, '图片.jpg 0\n'.encode('gbk')))
+    sample = ImageDataset(images, None, 8, seed=0).sample(0, 0)
+    assert sample.error.endswith(f':1: cannot read ͼƬ.jpg: No such file or directory{hint}')
 
 
 @pytest.mark.smoke

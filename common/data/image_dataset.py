@@ -7,6 +7,7 @@ from paddle.io import Dataset
 from common.core.errors import InputError, printable
 from common.core.randomness import SAMPLE, generator
 from common.core.sizes import to_pair
+from common.data.lists import gbk_hint
 
 REPLACEMENTS_TRIED = 10  # images after a bad one
 
@@ -113,7 +114,7 @@ class ImageDataset(Dataset):
         except Exception as error:  # noqa: BLE001 - anything: see `sample`
             reason = getattr(error, 'strerror', None) or str(error) or type(error).__name__
             text = printable(f'{self.images.where(index)}: cannot read {self.images.name(index)}: '
-                             f'{" ".join(reason.split())}')
+                             f'{" ".join(reason.split())}{gbk_hint(self.images, index, error)}')
             black = np.zeros(self.shape, np.uint8)
             return Sample(black, label, self.no_boxes, epoch, number, index, text)
 

@@ -3,6 +3,7 @@
 1.28 million entries take some 60 MB, and worker processes share them: there is no Python object
 for each entry whose reference count a worker would touch (and so copy).
 """
+import contextlib
 import os
 import re
 import stat
@@ -220,3 +221,22 @@ def shown(raw):
     """The first 120 bytes of a line, quoted, for a message."""
     text = raw.strip()[:120].decode('utf-8', 'backslashreplace')
     return repr(text)
+
+
+def gbk_hint(images, index, error):
+    """What to do where an image is not there because its list is in GBK, else ''.
+
+    Most names in GBK are no UTF-8, which check_utf8 says. The bytes of some are, by chance.
+
+    Args:
+        images, index: the image.
+        error: what reading it has raised.
+    """
+    if not isinstance(error, FileNotFoundError):
+        return ''
+    path, name = images.path(index), images.name(index)
+    with contextlib.suppress(UnicodeError):
+        meant = os.fsencode(name).decode('gbk')
+        if path.endswith(name) and os.path.exists(path.removesuffix(name) + meant):
+            return f', but {meant} is there: the list is in GBK; iconv -f GBK -t UTF-8 converts it'
+    return ''

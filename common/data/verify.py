@@ -18,7 +18,7 @@ from common.core.label_sets import all_labels, image_of
 from common.data.archives.lists import read_image_list
 from common.data.folders import folder_labels
 from common.data.layouts import find_layout, read_layout
-from common.data.lists import SPLITS
+from common.data.lists import SPLITS, gbk_hint
 from common.data.subset import Subset
 
 SHOWN = 5   # findings of each kind
@@ -225,7 +225,8 @@ def check_file(images, index, decode, key):
             key[2:] = hash_of(images.content(index))
             images.load(index)
     except Exception as error:  # noqa: BLE001 - whatever is wrong with the file
-        return kind, one_line(getattr(error, 'strerror', None) or error)
+        reason = one_line(getattr(error, 'strerror', None) or error)
+        return kind, reason + gbk_hint(images, index, error)
     return None, None
 
 
