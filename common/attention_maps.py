@@ -210,7 +210,7 @@ def read_pass(one):
             *layer.coordinates(one.tokens.reshape([1, h, w, -1])), h, w)
     else:
         # the layer itself says which tokens are in which window, and pads with zeros
-        queries = to_numpy(layer.partition(numbers, h, w)[0][:, :, 0])
+        queries = to_numpy(layer.partition(numbers, h, w)[:, :, 0])
         keys = queries[:, np.newaxis, :, np.newaxis].repeat(weights.shape[1], axis=1)
         fractions = np.ones_like(keys)
     return AttentionWeights(weights, queries.astype(np.int64), keys.astype(np.int64), fractions,

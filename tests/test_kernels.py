@@ -9,12 +9,18 @@ import pytest
 from paddle import nn
 
 from common.core import native, processes
-from common.layers.attention import attend
+from common.layers.attention import Attention, attend, attend_qkv
 from common.layers.basic import Dropout
 from common.layers.fast import GELU, Fast, LayerNorm, Linear, Silu, kernels
 from common.layers.fast.activation import MaskedGelu
 from common.layers.fast.dropout import draw_mask
+from common.layers.recompute import recompute_cells
+from common.layers.recording import recorded_attention
+from common.layers.windows import TokenWindowAttention
+from common.zoo import create_model
 from tests.test_fast_layers import Call, values_and_gradients
+
+from vitaev2_vsa.swin import ShiftedWindowAttention, Swin
 
 pytestmark = pytest.mark.smoke
 PROCESSOR = processes.processor()
@@ -36,6 +42,12 @@ def compiled(library, monkeypatch):
 
     switch(True)
     return switch
+
+
+@pytest.fixture
+def parts(library, monkeypatch):
+    """A function that has the kernels' work divided among so many threads."""
+    return lambda threads: monkeypatch.setattr(library, 'thread_count', lambda: threads)
 
 
 def with_float32(make, shape, out, compiled, scale=1.0):
@@ -89,6 +101,119 @@ def test_attention_is_the_plain_one(bias, compiled):
     compiled()
     for own, other in zip(found, run('float64'), strict=True):
         assert np.abs(own - other).max() < 4e-6 * np.abs(other).max()
+
+
+@pytest.mark.parametrize('threads', [1, 3])
+@pytest.mark.parametrize('B, N, n, d', [(2, 7, 3, 5), (1, 1100, 1, 4), (2, 1, 2, 3)])
+def test_attention_of_q_k_and_v_side_by_side(B, N, n, d, threads, compiled, parts):
+    """1100 tokens are several blocks of scores, the last a smaller one."""
+    parts(threads)
+    found, expected = with_float32(lambda: Call(attend_qkv, n, 0.3, Dropout()), (B, N, 3 * n * d),
+                                   (B, N, n * d), compiled)
+    for own, other in zip(found, expected, strict=True):
+        assert np.abs(own - other).max() < 4e-6 * np.abs(other).max()
+
+
+@pytest.mark.parametrize('threads', [1, 3])
+@pytest.mark.parametrize('make, C', [
+    (lambda: TokenWindowAttention(8, 2, 3, out_dim=6, relative_position=True), 6),
+    (lambda: TokenWindowAttention(8, 2, 3), 8),
+    (lambda: ShiftedWindowAttention(8, 2, 3, 0, 0.0, 0.0), 8),
+    (lambda: ShiftedWindowAttention(8, 2, 3, 1, 0.0, 0.0), 8)])
+@pytest.mark.parametrize('h, w', [(6, 9), (5, 7), (3, 2)])
+def test_attention_in_windows(make, C, h, w, threads, compiled, parts):
+    """Padded, shifted, with regions, the gradient of the bias table too."""
+    parts(threads)
+    found, expected = with_float32(lambda: Call(make(), h, w), (2, h * w, 8), (2, h * w, C),
+                                   compiled)
+    for own, other in zip(found, expected, strict=True):
+        assert np.abs(own - other).max() < 1e-5 * np.abs(other).max()
+
+
+@pytest.mark.parametrize('make', [
+    lambda: Call(Attention(8, 2, attention_dropout=0.4)),
+    lambda: Call(TokenWindowAttention(8, 2, 3, attention_dropout=0.4), 6, 3)])
+def test_attention_drops_what_the_plain_one_drops(make, compiled):
+    def seeded(x):
+        paddle.seed(3)
+        return layer(x)
+
+    random = np.random.default_rng(0)
+    x, weight = (random.standard_normal([2, 18, 8]).astype('float32') for _ in range(2))
+    layer = make()
+    call = Call(seeded)
+    call.layer = layer
+    found = values_and_gradients(call, x, weight)
+    compiled()
+    for own, other in zip(found, values_and_gradients(call, x, weight), strict=True):
+        assert np.abs(own - other).max() < 1e-5 * np.abs(other).max()
+
+
+@pytest.mark.parametrize('frozen', ['relative_position_bias_table', 'qkv.weight qkv.bias'])
+def test_what_is_frozen_gets_no_gradient(frozen, compiled):
+    layer = ShiftedWindowAttention(8, 2, 3, 1, 0.0, 0.0)
+    parameters = dict(layer.named_parameters())
+    for name in frozen.split():
+        parameters[name].stop_gradient = True
+    layer(paddle.randn([1, 36, 8]), 6, 6).sum().backward()
+    assert [name for name, p in parameters.items() if p.grad is None] == frozen.split()
+
+
+def test_attention_s_input_may_be_used_twice_and_has_its_hooks(compiled):
+    qkv = paddle.randn([2, 5, 12])
+    weight = paddle.randn([2, 5, 4])
+
+    def gradient(uses, hook=None):
+        x = qkv.clone()
+        x.stop_gradient = False
+        inner = x * 1
+        if hook is not None:
+            inner.register_hook(hook)
+        sum((attend_qkv(inner, 2, 0.3, Dropout()) * weight).sum() for _ in range(uses)).backward()
+        return x.grad.numpy()
+
+    np.testing.assert_allclose(gradient(2), 2 * gradient(1), rtol=1e-6)
+    np.testing.assert_allclose(gradient(1, lambda g: g * 3), 3 * gradient(1), rtol=1e-6)
+
+
+@pytest.mark.parametrize('name', ['vit_digits', 'swin'])
+def test_recomputed_blocks_of_attention_have_the_same_bits(name, compiled):
+    found = []
+    for recompute in (False, True):
+        paddle.seed(3)
+        model = tiny_swin() if name == 'swin' else create_model(name, attention_dropout=0.1)
+        if recompute:
+            recompute_cells(model)
+        paddle.seed(4)
+        (model(paddle.randn([2, 3, 32, 32])) ** 2).sum().backward()
+        found.append([p.grad.numpy() for p in model.parameters()])
+    for own, other in zip(*found, strict=True):
+        np.testing.assert_array_equal(own, other)
+
+
+def tiny_swin():
+    return Swin(32, num_classes=3, patch_size=2, dims=[4, 8], depths=[2, 1], num_heads=[1, 2],
+                attention=['window'] * 2, window_size=4)
+
+
+def test_recorded_weights_leave_the_output_as_it_is(compiled):
+    model, images = tiny_swin(), paddle.randn([2, 3, 32, 32])
+    model.eval()
+    with paddle.no_grad():
+        expected = model(images)
+        with recorded_attention([cell.attn for cell in model.cells()]) as calls:
+            found = model(images)
+    assert len(calls) == 3
+    np.testing.assert_allclose(found.numpy(), expected.numpy(), atol=1e-5)
+
+
+def test_graphs_have_the_plain_attention(compiled):
+    for model in (create_model('vit_digits'), tiny_swin()):
+        model.eval()
+        graph = paddle.jit.to_static(model, full_graph=True, input_spec=[
+            paddle.static.InputSpec([2, 3, 32, 32])])
+        text = str(graph.forward.concrete_program.main_program)
+        assert 'softmax' in text and 'py_layer' not in text
 
 
 def softmax(x):

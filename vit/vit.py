@@ -22,7 +22,7 @@ from paddle import nn
 from common.config import model_arguments
 from common.core.errors import InputError
 from common.core.sizes import to_pair
-from common.layers.attention import attend
+from common.layers.attention import attend_qkv
 from common.layers.basic import Dropout, DropPath, drop_path_rates, to_tokens
 from common.layers.classifier import ImageClassifier
 from common.layers.fast import Conv2D, LayerNorm, Linear, gelu_linear
@@ -73,13 +73,9 @@ class Attention(nn.Layer):
 
     def forward(self, x, return_weights=False):
         """[B, N, C] -> [B, N, C]; with return_weights also the softmax [B, n, N, N]."""
-        B, N, _ = x.shape
-        qkv = self.qkv(x).reshape([B, N, 3, self.num_heads, self.head_size])
-        q, k, v = qkv.transpose([2, 0, 3, 1, 4]).unbind(0)                 # each [B, n, N, d]
-        x = attend(q, k, v, self.scale, self.attn_dropout,
-                   return_weights=return_weights)                          # [B, n, N, d]
+        x = attend_qkv(self.qkv(x), self.num_heads, self.scale, self.attn_dropout,
+                       return_weights)                                     # [B, N, n * d]
         x, weights = x if return_weights else (x, None)
-        x = x.transpose([0, 2, 1, 3]).reshape([B, N, self.num_heads * self.head_size])
         x = self.proj_dropout(self.out(x))                                 # [B, N, C]
         return (x, weights) if return_weights else x
 

@@ -22,6 +22,7 @@ from common.layers.basic import DropPath, Mlp, drop_path_rates, to_tokens
 from common.layers.classifier import ImageClassifier
 from common.layers.conditional_position import ConditionalPosition
 from common.layers.fast import Conv2D, LayerNorm, Linear
+from common.layers.fast.kernels import has_kernels
 from common.layers.init import init_layer
 from common.layers.stages import per_stage, stage_specs
 from common.layers.vsa import Pointwise, TokenVSA, windows_in_pixels
@@ -74,27 +75,39 @@ class ShiftedWindowAttention(WindowAttention):
                          attention_dropout=attention_dropout)
         self.shift = shift
 
-    def partition(self, x, h, w):
-        """[B, h * w, C] -> windows [B * nW, s * s, C], regions, the shift, padded h and w."""
+    def pad(self, x, h, w):
+        """[B, h * w, C] -> a map of whole windows [B, H, W, C], its shift and regions."""
         s = self.window_size
         x = pad_map(x.reshape([-1, h, w, x.shape[-1]]), *window_padding(h, w, s, split=False))
         shift, regions = 0 if min(h, w) <= s else self.shift, None
-        h, w = x.shape[1:3]
+        if shift:
+            regions = paddle.to_tensor(shift_regions(*x.shape[1:3], s, shift))
+        return x, shift, regions
+
+    def partition(self, x, h, w):
+        """[B, h * w, C] -> windows [B * nW, s * s, C]"""
+        return self.shifted_windows(*self.pad(x, h, w)[:2])
+
+    def shifted_windows(self, x, shift):
+        """[B, H, W, C] -> [B * nW, s * s, C]"""
         if shift:
             x = paddle.roll(x, [-shift, -shift], [1, 2])
-            regions = paddle.to_tensor(shift_regions(h, w, s, shift))
-        return window_partition(x, s), regions, shift, h, w
+        return window_partition(x, self.window_size)
 
     def forward(self, x, h, w, return_weights=False):
         """[B, h * w, C] -> [B, h * w, C]; with return_weights also the attention weights
         [B, nW, n, s * s, s * s], whose windows are those of the shifted map."""
         B, _, C = x.shape
-        windows, regions, shift, padded_h, padded_w = self.partition(x, h, w)
-        x, weights = self.with_weights(windows, regions)
-        x = window_reverse(x, self.window_size, padded_h, padded_w)
-        if shift:
-            x = paddle.roll(x, [shift, shift], [1, 2])
-        if (padded_h, padded_w) != (h, w):
+        x, shift, regions = self.pad(x, h, w)
+        padded = x.shape[1:3]
+        if not return_weights and has_kernels(x):
+            x = self.in_map(x, shift, regions)
+        else:
+            x, weights = self.with_weights(self.shifted_windows(x, shift), regions)
+            x = window_reverse(x, self.window_size, *padded)
+            if shift:
+                x = paddle.roll(x, [shift, shift], [1, 2])
+        if padded != [h, w]:
             x = x[:, :h, :w]
         x = x.reshape([-1, h * w, C])
         return (x, split_windows(weights, B)) if return_weights else x

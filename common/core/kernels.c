@@ -241,6 +241,22 @@ void layer_norm_gradient(int64_t rows, int64_t C, int64_t threads, const float *
     }
 }
 
+/* y = softmax(y) of C numbers, of which top is the largest. */
+static inline void softmax_row(int64_t C, float top, float *restrict y)
+{
+    float sum = 0;
+    _Pragma("omp simd reduction(+:sum)")
+    for (int64_t i = 0; i < C; i++) {
+        float e = exponential(y[i] - top);
+        y[i] = e;
+        sum += e;
+    }
+    sum = 1.0f / sum;
+    SIMD
+    for (int64_t i = 0; i < C; i++)
+        y[i] *= sum;
+}
+
 /* y = softmax(x * scale + bias) of each row of C; bias: [bias_rows, C], for row i its row
  * i modulo bias_rows, or NULL. */
 void softmax(int64_t rows, int64_t C, const float *restrict x, float scale,
@@ -251,7 +267,7 @@ void softmax(int64_t rows, int64_t C, const float *restrict x, float scale,
     for (int64_t row = 0; row < rows; row++) {
         const float *restrict xr = x + row * C;
         float *restrict yr = y + row * C;
-        float top = -INFINITY, sum = 0;
+        float top = -INFINITY;
         if (bias) {
             const float *restrict br = bias + row % bias_rows * C;
             _Pragma("omp simd reduction(max:top)")
@@ -266,37 +282,35 @@ void softmax(int64_t rows, int64_t C, const float *restrict x, float scale,
                 top = yr[i] > top ? yr[i] : top;
             }
         }
-        _Pragma("omp simd reduction(+:sum)")
-        for (int64_t i = 0; i < C; i++) {
-            float e = exponential(yr[i] - top);
-            yr[i] = e;
-            sum += e;
-        }
-        sum = 1.0f / sum;
-        SIMD
-        for (int64_t i = 0; i < C; i++)
-            yr[i] *= sum;
+        softmax_row(C, top, yr);
     }
 }
 
-/* The gradient of x * scale + bias, and times scale that of x: y * (dy - sum of y dy). */
+/* The gradient of the argument of y = softmax, times scale, for a row: y * (dy - sum of y dy); dx may
+ * be dy. */
+static inline void softmax_gradient_row(int64_t C, const float *y, const float *dy, float scale,
+                                        float *dx)
+{
+    float sum = 0;
+    _Pragma("omp simd reduction(+:sum)")
+    for (int64_t i = 0; i < C; i++)
+        sum += y[i] * dy[i];
+    SIMD
+    for (int64_t i = 0; i < C; i++)
+        dx[i] = y[i] * (dy[i] - sum) * scale;
+}
+
+/* The gradient of x * scale + bias, and times scale that of x. */
 void softmax_gradient(int64_t rows, int64_t C, const float *restrict y, const float *restrict dy,
                       float scale, float *restrict dx)
 {
     int64_t size = rows * C;
     PARALLEL
-    for (int64_t row = 0; row < rows; row++) {
-        const float *restrict yr = y + row * C, *restrict dyr = dy + row * C;
-        float *restrict dxr = dx + row * C;
-        float sum = 0;
-        _Pragma("omp simd reduction(+:sum)")
-        for (int64_t i = 0; i < C; i++)
-            sum += yr[i] * dyr[i];
-        SIMD
-        for (int64_t i = 0; i < C; i++)
-            dxr[i] = yr[i] * (dyr[i] - sum) * scale;
-    }
+    for (int64_t row = 0; row < rows; row++)
+        softmax_gradient_row(C, y + row * C, dy + row * C, scale, dx + row * C);
 }
+
+#include "attention.c"
 
 int64_t thread_count(void)
 {

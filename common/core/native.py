@@ -1,16 +1,17 @@
 """Builds the kernels, kernels.c, with the machine's compiler, once, and loads them.
 
-What is built is kept in the cache folder, under a hash of all that it depends on: the source, the
-compiler and its flags, the processor, Paddle. set_up_cpu does it, on Linux with an
-x86-64 processor. Without a compiler, or where it fails, the callers have their plain forms, and the
-log of a training says why. PADDLE_VITAE_KERNELS=0 switches it off; CC names the compiler, also with
-flags.
+What is built is kept in the cache folder, under a hash of all that it depends on: the source with
+what it includes, the compiler and its flags, the processor, Paddle. set_up_cpu does it, on Linux
+with an x86-64 processor. Without a compiler, or where it fails, the callers have their plain forms,
+and the log of a training says why. PADDLE_VITAE_KERNELS=0 switches it off; CC names the compiler,
+also with flags.
 """
 import ctypes
 import functools
 import hashlib
 import os
 import platform
+import re
 import shlex
 import shutil
 import subprocess
@@ -76,10 +77,9 @@ def built(source, processor):
     Raises:
         OSError, subprocess.SubprocessError, ValueError: no compiler, or it failed.
     """
-    command, threads = compiler(), thread_library()
-    with open(source, 'rb') as stream:
-        parts = [stream.read(), *(word.encode() for word in (
-            *command, *FLAGS, version(command), processor, threads))]
+    command, libraries = compiler(), paddle_libraries()
+    parts = [*texts(source), *(word.encode() for word in (
+        *command, *FLAGS, version(command), processor, *libraries))]
     name = hashlib.sha256(b'\0'.join(parts)).hexdigest()[:32]
     path = os.path.join(cache_folder(), 'kernels', f'{name}.so')
     if not os.path.exists(path):
@@ -92,10 +92,20 @@ def built(source, processor):
             program, *more = command
             call([program, *FLAGS, *more, '-c', source, '-o', f'{temporary}.o'])
             try:  # without -fopenmp, which would bring the compiler's own
-                call([program, *more, '-shared', f'{temporary}.o', '-o', temporary, threads, '-lm'])
+                call([program, *more, '-shared', f'{temporary}.o', '-o', temporary, *libraries,
+                      '-lm'])
             finally:
                 os.remove(f'{temporary}.o')
     return path
+
+
+def texts(source):
+    """What stands in a C file, and in those that it includes from its folder."""
+    with open(source, 'rb') as stream:
+        found = [stream.read()]
+    for name in re.findall(rb'^#include "(.+)"$', found[0], re.MULTILINE):
+        found += texts(os.path.join(os.path.dirname(source), os.fsdecode(name)))
+    return found
 
 
 def compiler():
@@ -108,13 +118,15 @@ def compiler():
 
 
 @functools.cache
-def thread_library():
-    """The path of Paddle's OpenMP. A second one would have threads of its own, and each would wait
-    for the other's."""
+def paddle_libraries():
+    """The paths of Paddle's OpenMP and MKL. A second OpenMP would have threads of its own, and each
+    would wait for the other's."""
     import paddle  # takes a second, and nothing else here needs it
-    found = os.path.join(os.path.dirname(paddle.__file__), 'libs', 'libiomp5.so')
-    if not os.path.exists(found):
-        raise OSError('found no libiomp5.so in Paddle')
+    folder = os.path.join(os.path.dirname(paddle.__file__), 'libs')
+    found = [os.path.join(folder, name) for name in ('libiomp5.so', 'libmklml_intel.so')]
+    for path in found:
+        if not os.path.exists(path):
+            raise OSError(f'found no {os.path.basename(path)} in Paddle')
     return found
 
 

@@ -12,6 +12,8 @@ from common.core.errors import InputError
 from common.layers.basic import Dropout
 from common.layers.fast import Linear
 from common.layers.fast.activation import scaled_softmax
+from common.layers.fast.attention import Heads, attention
+from common.layers.fast.dropout import draw_mask
 from common.layers.fast.kernels import has_kernels
 from common.layers.flash_attention import flash_attention, has_flash_attention
 
@@ -69,6 +71,32 @@ def merge_heads(x):
     return x.transpose([0, 2, 1, 3]).reshape([B, N, n * d])
 
 
+def attend_qkv(qkv, num_heads, scale, dropout, return_weights=False):
+    """`attend` of q, k and v side by side, on a CPU by one kernel.
+
+    Args:
+        qkv: [B, N, 3 * n * d].
+        num_heads: n.
+        scale, dropout, return_weights: as for `attend`.
+
+    Returns:
+        [B, N, n * d]; with return_weights also the weights before dropout, [B, n, N, N].
+    """
+    B, N, _ = qkv.shape
+    if not return_weights and has_kernels(qkv):
+        return attention(qkv, heads_of(num_heads, scale, dropout, [B, 1, num_heads, N, N]))
+    q, k, v = split_heads(qkv, num_heads)                                  # each [B, n, N, d]
+    x = attend(q, k, v, scale, dropout, return_weights=return_weights)     # [B, n, N, d]
+    return (merge_heads(x[0]), x[1]) if return_weights else merge_heads(x)
+
+
+def heads_of(num_heads, scale, dropout, shape, **windows):
+    """The Heads of a forward pass; shape: of the weights, which dropout acts on."""
+    if dropout.is_idle():
+        return Heads(num_heads, scale, **windows)
+    return Heads(num_heads, scale, mask=draw_mask(shape, dropout.p), p=dropout.p, **windows)
+
+
 class Attention(nn.Layer):
     """Multi-head self-attention; one linear makes q, k and v, in this order.
 
@@ -97,11 +125,10 @@ class Attention(nn.Layer):
 
     def forward(self, x, return_weights=False):
         """[B, N, C] -> [B, N, channels out]; with return_weights also [B, n, N, N]."""
-        q, k, v = split_heads(self.qkv(x), self.num_heads)                 # each [B, n, N, d]
-        x = attend(q, k, v, self.head_dim ** -0.5, self.attn_dropout,
-                   return_weights=return_weights)                          # [B, n, N, d]
+        x = attend_qkv(self.qkv(x), self.num_heads, self.head_dim ** -0.5, self.attn_dropout,
+                       return_weights)                                     # [B, N, n * d]
         x, weights = x if return_weights else (x, None)
-        x = self.project(merge_heads(x))                                   # [B, N, channels out]
+        x = self.project(x)                                                # [B, N, channels out]
         return (x, weights) if return_weights else x
 
     def project(self, x):

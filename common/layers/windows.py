@@ -11,7 +11,9 @@ import paddle
 from paddle.nn.initializer import Normal
 
 from common.core.compat import pad_map
-from common.layers.attention import Attention, attend, merge_heads, split_heads
+from common.layers.attention import Attention, attend, heads_of, merge_heads, split_heads
+from common.layers.fast.attention import attention
+from common.layers.fast.kernels import has_kernels
 
 APART = -100.0  # added to a score so that its weight becomes 0, as in Swin
 
@@ -33,6 +35,15 @@ def window_reverse(windows, size, H, W):
 def split_windows(x, B):
     """[B * nW, ...] -> [B, nW, ...]"""
     return x.reshape([B, -1, *x.shape[1:]])
+
+
+@functools.lru_cache(maxsize=64)
+def window_order(h, w, size, shift=0):
+    """int32 [nW, s * s]: the token of a map [h, w] that is at each place of the windows, of the map
+    rolled by -shift along both axes; a tensor for the kernel of attention."""
+    tokens = np.roll(np.arange(h * w, dtype=np.int32).reshape(h, w), (-shift, -shift), (0, 1))
+    tokens = tokens.reshape(h // size, size, w // size, size).transpose(0, 2, 1, 3)
+    return paddle.to_tensor(tokens.reshape(-1, size * size))
 
 
 def padding_to_multiple(side, size):
@@ -136,24 +147,50 @@ class WindowAttention(Attention):
         """[B * nW, s * s, dim] -> [B * nW, s * s, out_dim]"""
         return self.with_weights(windows, regions)[0]
 
+    def in_map(self, x, shift=0, regions=None):
+        """The same for the windows of a map of whole ones, by a kernel that copies none of them;
+        for maps of which kernels.has_kernels.
+
+        Args:
+            x: [B, H, W, dim].
+            shift, regions: see window_order and with_weights.
+
+        Returns:
+            [B, H, W, out_dim]
+        """
+        B, H, W, _ = x.shape
+        order = window_order(H, W, self.window_size, shift)
+        shape = [B, order.shape[0], self.num_heads, *[order.shape[1]] * 2]
+        heads = heads_of(self.num_heads, self.head_dim ** -0.5, self.attn_dropout, shape,
+                         order=order, regions=regions)
+        qkv = self.qkv(x.flatten(1, 2))                                    # [B, H * W, 3 * n * d]
+        x = self.project(attention(qkv, heads, self.bias()))               # [B, H * W, out_dim]
+        return x.reshape([B, H, W, -1])
+
 
 class TokenWindowAttention(WindowAttention):
     """Window attention on tokens: the map is padded evenly on both sides, before q, k and v, and
     the zeros take part with their bias as key and value (upstream's way)."""
 
-    def partition(self, x, h, w):
-        """[B, h * w, C] -> windows [B * nW, s * s, C], and the padding (top, left)."""
+    def pad(self, x, h, w):
+        """[B, h * w, C] -> a map of whole windows [B, H, W, C], and the padding (top, left)."""
         padding = window_padding(h, w, self.window_size, split=True)
-        x = pad_map(x.reshape([-1, h, w, x.shape[-1]]), *padding)
-        return window_partition(x, self.window_size), padding[0], padding[2]
+        return pad_map(x.reshape([-1, h, w, x.shape[-1]]), *padding), padding[0], padding[2]
+
+    def partition(self, x, h, w):
+        """[B, h * w, C] -> windows [B * nW, s * s, C]"""
+        return window_partition(self.pad(x, h, w)[0], self.window_size)
 
     def forward(self, x, h, w, return_weights=False):
         """[B, h * w, C] -> [B, h * w, out_dim]; with return_weights also the attention weights
         [B, nW, n, s * s, s * s]."""
         s, B = self.window_size, x.shape[0]
-        windows, top, left = self.partition(x, h, w)
-        x, weights = self.with_weights(windows)
-        x = window_reverse(x, s, h + padding_to_multiple(h, s), w + padding_to_multiple(w, s))
+        x, top, left = self.pad(x, h, w)
+        if not return_weights and has_kernels(x):
+            x = self.in_map(x)
+        else:
+            x, weights = self.with_weights(window_partition(x, s))
+            x = window_reverse(x, s, h + padding_to_multiple(h, s), w + padding_to_multiple(w, s))
         if x.shape[1:3] != [h, w]:
             x = x[:, top:top + h, left:left + w]
         x = x.reshape([-1, h * w, x.shape[-1]])

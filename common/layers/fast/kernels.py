@@ -1,4 +1,4 @@
-"""Calls of core/kernels.c, on tensors.
+"""Calls of core/kernels.c and core/attention.c, on tensors.
 
 What they compute stands there. They are for float32 on a CPU; where `has_kernels` says no (see
 core/native.py, and Fast.plain), the caller takes Paddle's operators.
@@ -106,3 +106,40 @@ def softmax_gradient(y, dy, scale=1.0):
     dx, C = paddle.empty_like(y), y.shape[-1]
     call('softmax_gradient', y.size // C, C, y, dy, float(scale), dx)
     return dx
+
+
+def attention(qkv, heads, bias, keeps):
+    """See attention.py; qkv [B, T, 3 C], heads a Heads, bias [n, M, M] or None.
+
+    keeps: whether the weights are for a gradient.
+
+    Returns:
+        [B, T, C] and the weights [B, G, n, M, M], or None.
+    """
+    B, T, C, G, M = *heads.sizes(qkv), *heads.windows(qkv)
+    y = paddle.empty([B, T, C])
+    weights = paddle.empty([B, G, heads.n, M, M]) if keeps else None
+    threads, scratch = attention_scratch(M, C // heads.n)
+    call('attention', B, T, G, M, heads.n, C // heads.n, threads, heads.order, qkv, heads.scale,
+         bias, heads.regions, heads.mask, 1 / (1 - heads.p), weights, y, scratch)
+    return y, weights
+
+
+def attention_gradient(qkv, heads, weights, dy, of_bias):
+    """The gradients of qkv, and with `of_bias` of the bias, else None."""
+    B, T, C, G, M = *heads.sizes(qkv), *heads.windows(qkv)
+    dqkv = paddle.empty_like(qkv)
+    threads, scratch = attention_scratch(M, C // heads.n)
+    sums = paddle.zeros([threads, heads.n, M, M]) if of_bias else None
+    call('attention_gradient', B, T, G, M, heads.n, C // heads.n, threads, heads.order, qkv,
+         heads.scale, heads.mask, 1 / (1 - heads.p), weights, dy, dqkv, sums, scratch)
+    if of_bias:
+        sums = sums[0] if threads == 1 else sums.sum(axis=0)
+    return dqkv, sums
+
+
+def attention_scratch(M, d):
+    """How many threads there are, and memory for them."""
+    threads = Kernels.library.thread_count()
+    return threads, paddle.empty([threads, Kernels.library.attention_scratch(
+        ctypes.c_int64(M), ctypes.c_int64(d))])
