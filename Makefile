@@ -1,6 +1,7 @@
 # make demo   installs into .venv, trains a small ViT on real images, evaluates, predicts
 # make test   installs what the tests need and runs them; make quick: those that notice most
-.PHONY: demo demo-detection demo-segmentation engines test quick test-engines test-paddle26 reliability gpu-check fuzz lint clean
+# make docs   builds site/, the documentation as pages that a browser opens and searches, and checks it
+.PHONY: demo demo-detection demo-segmentation engines docs test quick test-engines test-paddle26 reliability gpu-check fuzz lint clean
 
 # The first Python of 3.10 to 3.12 that runs; `make demo PYTHON=/path/to/python` chooses another.
 PYTHON ?= $(shell for p in python3 python3.12 python3.11 python3.10; do \
@@ -24,6 +25,11 @@ $(BIN)/.demo: pyproject.toml
 $(BIN)/.test: pyproject.toml
 	$(call make_venv,$(BIN))
 	$(BIN)/pip install -q -e '.[cpu,test,export,openvino,dev]'
+	touch $@
+
+$(BIN)/.docs: pyproject.toml
+	$(call make_venv,$(BIN))
+	$(BIN)/pip install -q -e '.[docs]'
 	touch $@
 
 $(BIN26)/.test: pyproject.toml
@@ -95,6 +101,9 @@ demo-segmentation: $(BIN)/.engines
 		$$(ls $(SEGMENTS)/shapes/images/val/*.png | head -4)
 	@echo; echo "pictures: $(SEGMENTS)/predictions/examples.png $(SEGMENTS)/overlays/"
 
+docs: $(BIN)/.docs
+	$(BIN)/python -m docs.site.build
+
 # On two processes.
 test: $(BIN)/.test
 	$(BIN)/python -m pytest -n 2 --dist worksteal
@@ -139,4 +148,4 @@ lint: $(BIN)/.test
 	$(BIN)/ruff check .
 
 clean:
-	rm -rf .venv .venv-paddle26 data output *.egg-info
+	rm -rf .venv .venv-paddle26 build data output site *.egg-info

@@ -61,7 +61,7 @@ class Preprocessing(NamedTuple):
 
     Source: timm's `create_transform` for evaluation; it turns no image.
 
-    Example:
+    Examples:
         >>> from PIL import Image
         >>> from common.apis import Preprocessing
         >>> from common.zoo import model_config
@@ -190,7 +190,7 @@ def init_model(config_or_name: str | None = None,
 
     Source: the function of this name in MMClassification.
 
-    Example:
+    Examples:
         >>> from common.apis import init_model
         >>> model = init_model('vit_digits', device='cpu', options=['DATA.CROP_PCT=0.9'])
         >>> model.training, model.config.DATA.CROP_PCT
@@ -234,7 +234,7 @@ def inference_model(model: nn.Layer | Classifier, images: ImageInput | Sequence[
 
     Source: the function of this name in MMClassification, whose fields these are.
 
-    Example:
+    Examples:
         >>> import numpy as np
         >>> from common.apis import inference_model, init_model
         >>> model = init_model('vit_digits', num_classes=3)
@@ -286,7 +286,7 @@ def classify(model: nn.Layer | Classifier, images: Sequence[ImageInput], batch_s
 
     Source: this project.
 
-    Example:
+    Examples:
         >>> import numpy as np
         >>> from common.apis import classify, init_model
         >>> model = init_model('vit_digits')

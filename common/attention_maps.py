@@ -46,7 +46,7 @@ def attention_maps(model: ImageClassifier, image: np.ndarray | paddle.Tensor, la
 
     Source: the maps of DINO (arXiv 2104.14294), for all models of this project.
 
-    Example:
+    Examples:
         >>> import numpy as np
         >>> from common.apis import init_model
         >>> from common.attention_maps import attention_maps
@@ -88,7 +88,7 @@ def rollout(model: ImageClassifier, image: np.ndarray | paddle.Tensor,
 
     Source: "Quantifying Attention Flow in Transformers" (arXiv 2005.00928).
 
-    Example:
+    Examples:
         >>> import numpy as np
         >>> from common.apis import init_model
         >>> from common.attention_maps import rollout

@@ -51,7 +51,7 @@ class Backbone(nn.Layer):
 
     Source: this project; see the top of the file.
 
-    Example:
+    Examples:
         >>> from common.backbone import Backbone
         >>> from common.zoo import create_model
         >>> backbone = Backbone(create_model('swin_tiny', depths=[1, 1, 1, 1]), batch_norm='frozen')
@@ -143,7 +143,7 @@ def create_backbone(name: str | None, *, pretrained: str | os.PathLike | bool | 
         config: as create_model's, e.g. drop_path=0.1.
 
     Returns:
-        A Backbone: float32 [B, 3, H, W], normalised, of any size, to a list of maps
+        A Backbone from float32 [B, 3, H, W], normalised, of any size, to a list of maps
         [B, C_i, ceil(H / s_i), ceil(W / s_i)]. Its `channels`, `strides` and `out_indices` have an
         entry for each map.
 
@@ -152,7 +152,7 @@ def create_backbone(name: str | None, *, pretrained: str | os.PathLike | bool | 
 
     Source: `features_only` of timm, and upstream's backbones; see the top of common/backbone.py.
 
-    Example:
+    Examples:
         >>> import paddle
         >>> from common.backbone import create_backbone
         >>> backbone = create_backbone('swin_tiny', depths=[1, 1, 1, 1], out_indices=(1, 3))

@@ -275,7 +275,7 @@ def base_config() -> ConfigNode:
 
     Source: PaddleViT's config.py, whose keys most of these are.
 
-    Example:
+    Examples:
         >>> from common.config import base_config
         >>> base_config().DATA.CROP_PCT
         0.875

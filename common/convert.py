@@ -52,7 +52,7 @@ def convert(name_or_file: str | None, source: str | os.PathLike, target: str, ch
 
     Source: this project; PaddleViT has a load_pytorch_weights.py for each family instead.
 
-    Example:
+    Examples:
         >>> import paddle
         >>> from common.convert import convert
         >>> from common.zoo import create_model

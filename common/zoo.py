@@ -69,7 +69,7 @@ def list_models(pattern: str = '*') -> list[str]:
 
     Source: the function of this name in timm.
 
-    Example:
+    Examples:
         >>> from common.zoo import list_models
         >>> list_models('vit_tiny*')
         ['vit_tiny_patch16_224', 'vit_tiny_patch16_384']
@@ -122,7 +122,7 @@ def create_model(name: str | None = None, pretrained: str | os.PathLike | bool |
 
     Source: the function of this name in timm; the models' sources stand in their files.
 
-    Example:
+    Examples:
         >>> import paddle
         >>> from common.zoo import create_model
         >>> model = create_model('vit_digits', num_classes=5, drop_path=0.1)
@@ -197,15 +197,15 @@ def fetch_weights(reference: str | os.PathLike | bool, model: str | None) -> Fet
         model: name of the model that the weights are for; None where no 'hub' needs it.
 
     Returns:
-        Fetched, a named tuple (file, origin): origin is a text with URL and sha256, or None for a
-        path.
+        Fetched, a named tuple (file, origin), where origin is a text with URL and sha256, or None
+        for a path.
 
     Raises:
         InputError: no such weights, no connection, or not the file that it should be.
 
     Source: this project; the names are those of timm's tags.
 
-    Example:
+    Examples:
         >>> from common.zoo import fetch_weights
         >>> fetch_weights('RUN/best.pdparams', 'vit_digits').file
         'RUN/best.pdparams'
@@ -233,7 +233,7 @@ def build_model(config: ConfigNode) -> nn.Layer:
 
     Source: the function of this name in PaddleViT's model files.
 
-    Example:
+    Examples:
         >>> from common.zoo import build_model, model_config
         >>> model = build_model(model_config('vit_digits'))
         >>> type(model).__name__, model.config.MODEL.NAME
@@ -260,14 +260,14 @@ def model_config(name_or_file: str) -> ConfigNode:
         name_or_file: name of a model, see list_models, or the path of a yaml.
 
     Returns:
-        The frozen config: the defaults of the family with the values of the yaml.
+        The frozen config, the defaults of the family with the values of the yaml.
 
     Raises:
         InputError: an unknown name, or a yaml that is no config.
 
     Source: this project; the keys are PaddleViT's.
 
-    Example:
+    Examples:
         >>> from common.zoo import model_config
         >>> config = model_config('vit_digits')
         >>> config.MODEL.EMBED_DIM, config.DATA.IMAGE_SIZE
@@ -292,7 +292,7 @@ def with_recipe(config: ConfigNode, recipe: str | os.PathLike) -> ConfigNode:
 
     Source: this project.
 
-    Example:
+    Examples:
         >>> from common.zoo import model_config, with_recipe
         >>> config = with_recipe(model_config('vit_small_patch16_224'), 'finetune')
         >>> config.MODEL.NAME, config.MODEL.EMBED_DIM, config.AUG.MIXUP

@@ -81,7 +81,7 @@ def test_public_function_says_what_it_takes_and_gives(module, name):
     assert parameters <= {word for words in described for word in words.split(', ')}
     if not inspect.isclass(thing) and inspect.signature(thing).return_annotation is not None:
         assert '\nReturns:\n' in text or '\nYields:\n' in text
-    assert '\nSource: ' in text and '\nExample:\n    >>> ' in text
+    assert '\nSource: ' in text and '\nExamples:\n    >>> ' in text
 
 
 @pytest.mark.smoke

@@ -58,7 +58,7 @@ def load_config(defaults: ConfigNode, cfg_file: str | os.PathLike | None = None)
 
     Source: yacs, and `_update_config_from_file` of PaddleViT with its BASE.
 
-    Example:
+    Examples:
         >>> from common.config import base_config, load_config
         >>> with open('small.yaml', 'w') as file:
         ...     _ = file.write('DATA: {IMAGE_SIZE: 32}')
@@ -101,7 +101,7 @@ def update_config(config: ConfigNode, args: argparse.Namespace | None = None) ->
 
     Source: the function of this name in PaddleViT.
 
-    Example:
+    Examples:
         >>> import argparse
         >>> from common.config import base_config, update_config
         >>> args = argparse.Namespace(batch_size=8, o=['TRAIN.NUM_EPOCHS=40'])
@@ -133,7 +133,7 @@ def set_options(config: ConfigNode, options: Iterable[str]) -> None:
 
     Source: `merge_from_list` of yacs, with the form of Hydra's and mmcv's options.
 
-    Example:
+    Examples:
         >>> from common.config import base_config, set_options
         >>> config = base_config()
         >>> set_options(config, ['MODEL.DROPPATH=0.1', 'DATA.IMAGE_SIZE=[192, 256]'])
@@ -165,11 +165,11 @@ def model_arguments(config: ConfigNode) -> dict[str, object]:
         config: of a family's get_config, or common.zoo.model_config.
 
     Returns:
-        {argument: value}.
+        A dict from argument to value.
 
     Source: this project.
 
-    Example:
+    Examples:
         >>> from common.config import model_arguments
         >>> from common.zoo import model_config
         >>> arguments = model_arguments(model_config('vit_digits'))

@@ -60,7 +60,7 @@ def set_device(device: str) -> None:
 
     Source: `paddle.set_device`, with a check before it.
 
-    Example:
+    Examples:
         >>> import paddle
         >>> from common.apis import set_device
         >>> set_device('cpu')

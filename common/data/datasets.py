@@ -38,7 +38,7 @@ def get_dataset(config: ConfigNode, is_train: bool | str = True,
 
     Source: the function of this name in PaddleViT.
 
-    Example:
+    Examples:
         >>> from argparse import Namespace
         >>> from common.config import update_config
         >>> from common.data.datasets import get_dataset

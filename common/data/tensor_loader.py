@@ -91,7 +91,7 @@ def get_dataloader(config: ConfigNode, dataset: Dataset, is_train: bool | str = 
         mode: train | val, which older copies of PaddleViT have instead of `is_train`.
 
     Returns:
-        An iterable over batches of two tensors: images float32 [B, 3, H, W], normalised, and
+        An iterable over batches of two tensors, images float32 [B, 3, H, W], normalised, and
         labels int64 [B].
 
     Raises:
@@ -99,7 +99,7 @@ def get_dataloader(config: ConfigNode, dataset: Dataset, is_train: bool | str = 
 
     Source: the function of this name in PaddleViT.
 
-    Example:
+    Examples:
         >>> from argparse import Namespace
         >>> from common.config import update_config
         >>> from common.data.datasets import get_dataset

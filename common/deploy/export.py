@@ -65,7 +65,7 @@ def export_model(model: nn.Layer, folder: str | os.PathLike, format: str,
 
     Source: this project; the graphs are those of `paddle.jit.save` and Paddle2ONNX.
 
-    Example:
+    Examples:
         >>> from common.export import export_model
         >>> from common.zoo import create_model
         >>> metadata = export_model(create_model('vit_digits'), 'digits', 'paddle')
@@ -148,7 +148,7 @@ def runtime_of(model: nn.Layer, runtime: str = 'eager', batch_size: int = 1) -> 
         batch_size: images in a call, for which 'auto' measures.
 
     Returns:
-        A Classifier: uint8 [B, 3, H, W] -> logits, float32 [B, K], both of numpy. Of 'auto' it has
+        A Classifier, uint8 [B, 3, H, W] -> logits, float32 [B, K], both of numpy. Of 'auto' it has
         `notes`, what was found and taken.
 
     Raises:
@@ -156,7 +156,7 @@ def runtime_of(model: nn.Layer, runtime: str = 'eager', batch_size: int = 1) -> 
 
     Source: this project.
 
-    Example:
+    Examples:
         >>> import numpy as np
         >>> from common.export import runtime_of
         >>> from common.zoo import create_model

@@ -54,7 +54,7 @@ def export_int8(model: nn.Layer, folder: str | os.PathLike, photos: Sequence,
 
     Source: this project; ONNX Runtime's tools write the graph.
 
-    Example:
+    Examples:
         >>> import numpy as np
         >>> from common.export import export_int8
         >>> from common.zoo import create_model

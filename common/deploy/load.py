@@ -89,7 +89,7 @@ def load_exported(folder: str | os.PathLike, runtime: str | None = None,
         batch_size: images in a call, for which 'auto' measures.
 
     Returns:
-        A Classifier: uint8 [B, 3, H, W] -> logits, float32 [B, K], both of numpy. Its `notes` are
+        A Classifier, uint8 [B, 3, H, W] -> logits, float32 [B, K], both of numpy. Its `notes` are
         the sentences of 'auto' about what it found and took, which also go to the log
         `paddle_vitae`.
 
@@ -99,7 +99,7 @@ def load_exported(folder: str | os.PathLike, runtime: str | None = None,
 
     Source: this project; it runs graphs by Paddle Inference, ONNX Runtime and OpenVINO.
 
-    Example:
+    Examples:
         >>> import numpy as np
         >>> from common.export import export_model
         >>> from common.runtimes import load_exported

@@ -63,7 +63,7 @@ def draw_pictures(count: int, seed: int = 0, first: int = 0,
 
     Source: this project.
 
-    Example:
+    Examples:
         >>> from common.engines.shapes import CLASSES, draw_pictures
         >>> picture, = draw_pictures(1, seed=3)
         >>> picture.image.shape[:2] == picture.mask.shape

@@ -154,7 +154,7 @@ class ImageClassifier(nn.Layer):
 
         Source: the function of this name in MMClassification.
 
-        Example:
+        Examples:
             >>> import paddle
             >>> from common.zoo import create_model
             >>> model = create_model('vit_digits')
@@ -192,7 +192,7 @@ class ImageClassifier(nn.Layer):
             layers: indices of `cells()`, negative from the end; None for all.
 
         Returns:
-            list in the order of `layers`: [B, n, N, N], or, with windows of s x s tokens,
+            A list in the order of `layers` of [B, n, N, N], or, with windows of s x s tokens,
             [B, nW, n, s * s, s * s]; each row sums to 1.
 
         Raises:
@@ -200,7 +200,7 @@ class ImageClassifier(nn.Layer):
 
         Source: this project; common.attention_maps makes maps of them.
 
-        Example:
+        Examples:
             >>> import paddle
             >>> from common.zoo import create_model
             >>> model = create_model('vit_digits')
@@ -214,7 +214,8 @@ class ImageClassifier(nn.Layer):
         """What the attention of some cells did in a forward pass, a list of AttentionPass.
 
         Args:
-            as get_attention.
+            image: as get_attention's.
+            layers: as get_attention's.
         """
         attention = [cell.attn for cell in self.cells()]
         indices, stages = block_indices(layers, len(attention)), []
@@ -238,7 +239,7 @@ class ImageClassifier(nn.Layer):
 
         Source: the function of this name in timm.
 
-        Example:
+        Examples:
             >>> import paddle
             >>> from common.zoo import create_model
             >>> model = create_model('vit_digits')

@@ -27,7 +27,7 @@ def count_parameters(model: nn.Layer) -> int:
 
     Source: the usual sum over `parameters()`, as in PyTorch.
 
-    Example:
+    Examples:
         >>> import paddle
         >>> from common.layers.macs import count_parameters
         >>> count_parameters(paddle.nn.Linear(3, 2))
@@ -50,7 +50,7 @@ def count_macs(build: Callable[[], nn.Layer], image_size: int | Sequence[int]) -
 
     Source: the rules of fvcore's FlopCountAnalysis, less all that is no product of matrices.
 
-    Example:
+    Examples:
         >>> from common.layers.macs import count_macs
         >>> from common.zoo import create_model
         >>> count_macs(lambda: create_model('vit_digits'), 32)

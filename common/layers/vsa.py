@@ -96,7 +96,7 @@ class VSAWindowAttention(nn.Layer):
 
     Source: "VSA: Learning Varied-Size Window Attention in Vision Transformers" (arXiv 2204.08446).
 
-    Example:
+    Examples:
         >>> import paddle
         >>> from vitaev2_vsa.vsa import VSAWindowAttention
         >>> attention = VSAWindowAttention(dim=96, num_heads=3, window_size=7)

@@ -44,12 +44,12 @@ def probe(model: nn.Layer, data_path: str | os.PathLike | None = None, dataset: 
         workers: processes that read images; None is the config's DATA.NUM_WORKERS.
 
     Returns:
-        A dict: `model`, `features` (their type and number), `classes`, `unknown` (validation images
-        of a class without training images), `splits`, for 'train' and 'val' {'images', 'file',
-        'kept' (whether they were read from the file), 'seconds'}, and `results`, for 'majority',
-        'linear' and 'knn' {'acc1', 'interval' (95 %, Wilson), 'correct', 'seen'} as fractions and
-        numbers of images, with what was chosen, C or k, and 'tuned', its accuracy in the
-        cross-validation.
+        A dict of `model`, `features` (their type and number), `classes`, `unknown` (validation
+        images of a class without training images), `splits`, for 'train' and 'val' {'images',
+        'file', 'kept' (whether they were read from the file), 'seconds'}, and `results`, for
+        'majority', 'linear' and 'knn' {'acc1', 'interval' (95 %, Wilson), 'correct', 'seen'} as
+        fractions and numbers of images, with what was chosen, C or k, and 'tuned', its accuracy in
+        the cross-validation.
 
     Raises:
         InputError: scikit-learn is missing, the data set cannot be read, or an image of it; its
@@ -59,7 +59,7 @@ def probe(model: nn.Layer, data_path: str | os.PathLike | None = None, dataset: 
     regression with a penalty chosen on the training images; k nearest neighbours as Wu et al.
     (arXiv 1805.01978). Different: votes are not weighted, and features are standardised.
 
-    Example:
+    Examples:
         >>> from common.apis import init_model
         >>> from common.probing.linear_probe import probe
         >>> found = probe(init_model('vit_digits'), dataset='digits', cache='features', workers=0)

@@ -76,7 +76,7 @@ def write_report(folder: str, predictions: Predictions | SetPredictions, source:
 
     Source: this project; docs/report.md names the sources of the figures.
 
-    Example:
+    Examples:
         >>> import paddle
         >>> from common.reporting.report import write_report
         >>> from common.reporting.source import open_source, predict

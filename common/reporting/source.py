@@ -74,7 +74,7 @@ def open_source(run: str | None = None, cfg: str | None = None, pretrained: str 
 
     Source: this project.
 
-    Example:
+    Examples:
         >>> import paddle
         >>> from common.reporting.source import open_source, predict
         >>> from common.zoo import create_model

@@ -127,7 +127,7 @@ def build_ema(config: ConfigNode, model: nn.Layer, global_batch: int) -> Ema | N
 
     Source: ModelEma of timm 0.4.12, see above.
 
-    Example:
+    Examples:
         >>> from common.train.ema import build_ema
         >>> from common.zoo import create_model
         >>> model = create_model('vit_digits')

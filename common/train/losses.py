@@ -117,7 +117,7 @@ def build_loss(train: ConfigNode, weights: np.ndarray | None = None
 
     Source: the losses of timm, see the classes above.
 
-    Example:
+    Examples:
         >>> import math
         >>> import paddle
         >>> from common.config import base_config

@@ -111,7 +111,7 @@ def build_optimizer(train: ConfigNode, model: ImageClassifier) -> paddle.optimiz
 
     Source: AdamW is of arXiv 1711.05101; which parameters decay is said at TRAIN.OPTIMIZER.DECAY.
 
-    Example:
+    Examples:
         >>> from common.train.optim import build_optimizer
         >>> from common.zoo import create_model
         >>> model = create_model('vit_digits')

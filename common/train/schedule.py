@@ -108,7 +108,7 @@ def build_schedule(train: ConfigNode, steps_per_epoch: int, global_batch: int) -
 
     Source: the cosine of arXiv 1608.03983, and the linear scaling of arXiv 1706.02677.
 
-    Example:
+    Examples:
         >>> from common.train.schedule import build_schedule
         >>> from common.zoo import model_config
         >>> schedule = build_schedule(model_config('vit_digits').TRAIN, 22, 64)

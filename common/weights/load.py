@@ -66,7 +66,7 @@ def read_weights(file: str | os.PathLike) -> Weights:
     Source: this project; the rules are those of safetensors, and of the weights-only loading of
     PyTorch, at a bounded cost; see common/core/bounds.py.
 
-    Example:
+    Examples:
         >>> import paddle
         >>> from common.weights.load import read_weights
         >>> paddle.save(paddle.nn.Linear(3, 2).state_dict(), 'linear.pdparams')
@@ -161,7 +161,7 @@ def load_pretrained(model: ImageClassifier, file: str | os.PathLike, new_head: b
     Source: this project; strict as `load_state_dict` of PyTorch, with the resizing of
     position embeddings of ViT (arXiv 2010.11929, section 3.2).
 
-    Example:
+    Examples:
         >>> import paddle
         >>> from common.weights.load import load_pretrained
         >>> from common.zoo import create_model

@@ -120,11 +120,11 @@ def list_recipes() -> dict[str, str]:
     """The recipes that come with this project.
 
     Returns:
-        {name: yaml file}, sorted.
+        A dict from name to yaml file, sorted.
 
     Source: this project; a recipe's first lines say whose it is.
 
-    Example:
+    Examples:
         >>> from common.engines.detection.config import list_recipes
         >>> 'mask_rcnn_vitaev2_s_1x' in list_recipes()
         True
@@ -147,7 +147,7 @@ def read_config(name: str | None = None, options: Iterable[str] = ()) -> ConfigN
 
     Source: this project.
 
-    Example:
+    Examples:
         >>> from common.engines.detection.config import read_config
         >>> read_config('mask_rcnn_vitaev2_s_1x', ['MODEL.NUM_CLASSES=3']).TRAIN.WEIGHT_DECAY
         0.045

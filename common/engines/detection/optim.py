@@ -45,7 +45,7 @@ class StepSchedule:
 
     Source: `lr_config` of mmdetection, policy 'step' with linear warm-up.
 
-    Example:
+    Examples:
         >>> from common.engines.detection.config import read_config
         >>> from common.engines.detection.optim import StepSchedule
         >>> schedule = StepSchedule(read_config().TRAIN, steps_per_epoch=1000, global_batch=16)

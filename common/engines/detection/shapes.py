@@ -25,7 +25,7 @@ def write_shapes(folder: str | os.PathLike, train: int = 400, val: int = 100,
 
     Source: this project; the layout is COCO's.
 
-    Example:
+    Examples:
         >>> import os
         >>> from common.engines.detection.shapes import write_shapes
         >>> write_shapes('shapes', train=2, val=1)

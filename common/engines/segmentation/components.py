@@ -94,7 +94,7 @@ def build_model(config: ConfigNode, is_new: bool = False,
 
     Source: this project.
 
-    Example:
+    Examples:
         >>> import argparse
         >>> from common.engines.segmentation.components import build_model
         >>> from common.engines.segmentation.config import read_config

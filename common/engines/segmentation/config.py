@@ -114,11 +114,11 @@ def list_recipes() -> dict[str, str]:
     """The recipes that come with this project.
 
     Returns:
-        {name: yaml file}, sorted.
+        A dict from name to yaml file, sorted.
 
     Source: this project.
 
-    Example:
+    Examples:
         >>> from common.engines.segmentation.config import list_recipes
         >>> 'upernet_vitaev2_s_ade20k' in list_recipes()
         True
@@ -141,7 +141,7 @@ def read_config(name: str | None = None, args: Namespace | None = None) -> Confi
 
     Source: this project.
 
-    Example:
+    Examples:
         >>> from common.engines.segmentation.config import read_config
         >>> read_config('upernet_vitaev2_s_ade20k').TRAIN.BASE_LR
         6e-05

@@ -75,7 +75,7 @@ def find_pairs(root: str, split: str) -> Pairs:
 
     Source: the layouts are those of PaddleSeg's and MMSegmentation's documentation.
 
-    Example:
+    Examples:
         >>> import numpy as np, os
         >>> from PIL import Image
         >>> from common.engines.segmentation.data import find_pairs

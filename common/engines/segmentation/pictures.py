@@ -41,7 +41,7 @@ def overlay(image: np.ndarray, classes: np.ndarray, num_classes: int,
 
     Source: this project.
 
-    Example:
+    Examples:
         >>> import numpy as np
         >>> from common.engines.segmentation.pictures import overlay
         >>> image = np.zeros([8, 8, 3], np.uint8)

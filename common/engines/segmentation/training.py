@@ -48,7 +48,7 @@ def rate_at(train: ConfigNode, step: int) -> float:
     Source: mmcv's PolyLrUpdaterHook with linear warm-up, which upstream used. (PaddleSeg's builder
     starts the decay only after the warm-up.)
 
-    Example:
+    Examples:
         >>> from common.engines.segmentation.config import read_config
         >>> from common.engines.segmentation.training import rate_at
         >>> train = read_config('upernet_vitaev2_s_ade20k').TRAIN
