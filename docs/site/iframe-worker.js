@@ -6,12 +6,14 @@ if (location.protocol === 'file:') {
     constructor(url) {
       super()
       const frame = document.createElement('iframe')
-      frame.hidden = true
+      Object.assign(frame, { hidden: true, srcdoc: '<!doctype html><body>' })
+      this.ready = new Promise(resolve => { frame.onload = resolve }).then(() => {
+        this.inner = frame.contentWindow
+        this.inner.postMessage = data => this.dispatchEvent(new MessageEvent('message', { data }))
+        this.inner.importScripts = async (...urls) => { for (const one of urls) await this.load(one) }
+        return this.load(url)
+      })
       document.documentElement.append(frame)
-      this.inner = frame.contentWindow
-      this.inner.postMessage = data => this.dispatchEvent(new MessageEvent('message', { data }))
-      this.inner.importScripts = async (...urls) => { for (const url of urls) await this.load(url) }
-      this.ready = this.load(url)
     }
 
     load(url) {
@@ -26,6 +28,6 @@ if (location.protocol === 'file:') {
       this.ready.then(() => this.inner.dispatchEvent(new MessageEvent('message', { data })))
     }
 
-    terminate() { this.inner.frameElement.remove() }
+    terminate() { this.ready.then(() => this.inner.frameElement.remove()) }
   }
 }
