@@ -7,6 +7,6 @@ Nothing in this package knows which family it serves, but for `zoo.py`.
 # PNG code calls Paddle's zlib and crashes; the other way round both keep their own.
 import PIL.Image  # noqa: F401
 
-from common.core import quiet_paddle
+from common.core import cores, quiet_paddle  # noqa: F401 - cores looks at the environment
 
 quiet_paddle.install()

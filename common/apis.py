@@ -21,6 +21,7 @@ from common.config import ConfigNode
 from common.core.class_names import check_class_names, imagenet_classes  # noqa: F401 - for users
 from common.core.devices import set_device  # noqa: F401 - for users
 from common.core.errors import InputError, printable
+from common.core.parts import in_parts
 from common.core.probabilities import (  # noqa: F401 - for users
     THRESHOLD,
     check_threshold,
@@ -155,8 +156,8 @@ class Eager(Classifier):
     def __call__(self, pixels: np.ndarray) -> np.ndarray:
         """uint8 [B, 3, H, W] -> logits, float32 [B, K]; puts the model into evaluation mode."""
         self.model.eval()
-        with paddle.no_grad():
-            logits = self.model(self.normalize(paddle.to_tensor(pixels)))
+        images = self.normalize(paddle.to_tensor(pixels))
+        logits = in_parts(self.model, self.model, images)
         return logits.astype('float32').numpy()
 
 

@@ -51,9 +51,10 @@ from common.benchmarks.engine import engine_table
 from common.benchmarks.growth import BATCHES, PAPER, SIZES, TABLES, growth, growth_tables
 from common.benchmarks.memory import memory_table
 from common.benchmarks.model import environment, model_rows, model_table
-from common.benchmarks.processor import AS, cores
+from common.benchmarks.processor import AS
 from common.benchmarks.report import report_table
 from common.benchmarks.rivals import Setting, rivals, rivals_table
+from common.core.cores import free_cores
 from common.core.devices import gpus_looked_for
 from common.core.errors import InputError, complain, errors_of_a_tool
 from common.core.files import replace_atomically
@@ -158,7 +159,7 @@ def add_rivals(tools):
     add_flag(others, 'upstream', "folder of the authors' code, for models that timm does not have",
              metavar='FOLDER')
     add_flag(others, 'threads', 'one after the other, default 1 and all cores', type=int,
-             nargs='+', default=sorted({1, cores()}), metavar='N')
+             nargs='+', default=sorted({1, free_cores()}), metavar='N')
     add_flag(others, 'as', 'as on a processor without AVX-512', choices=list(AS), metavar='avx2')
     add_flag(others, 'rounds', 'turns of each, default 5', type=int, default=5, metavar='N')
     add_flag(others, 'json', 'writes the figures there, too', metavar='FILE')
@@ -176,7 +177,7 @@ def add_growth(tools):
     add_flag(growing, 'image_size', 'the same', type=int, nargs='+', default=list(SIZES),
              metavar='N')
     add_flag(growing, 'threads', 'the same; default 1 to all cores', type=int, nargs='+',
-             default=list(range(1, cores() + 1)), metavar='N')
+             default=list(range(1, free_cores() + 1)), metavar='N')
     add_flag(growing, 'train', 'training steps instead of forward passes', action='store_true')
     add_flag(growing, 'rounds', 'turns of each, default 3', type=int, default=3, metavar='N')
     add_flag(growing, 'json', 'writes the figures there, too', metavar='FILE')

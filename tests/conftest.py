@@ -4,6 +4,9 @@ import subprocess
 import sys
 from pathlib import Path
 
+# Two of the tests' processes share two cores, and a test that says nothing of cores has one.
+os.environ.setdefault('OMP_NUM_THREADS', '1')
+
 import numpy as np
 import paddle
 import pytest
@@ -43,11 +46,14 @@ def float64():
     paddle.set_default_dtype('float32')
 
 
-def run_script(arguments, folder='vit', timeout=240, env=None):
-    """Runs a command in a family's folder as a user does: (exit code, stdout, stderr)."""
+def run_script(arguments, folder='vit', timeout=240, env=None, whole=False):
+    """Runs a command in a family's folder as a user does: (exit code, stdout, stderr).
+
+    env: variables beside those of this process; with `whole` all that there are.
+    """
     result = subprocess.run([sys.executable, *map(str, arguments)],
                             cwd=ROOT / folder, capture_output=True, text=True, timeout=timeout,
-                            env={**os.environ, **(env or {})})
+                            env=env if whole else {**os.environ, **(env or {})})
     return result.returncode, result.stdout, result.stderr
 
 

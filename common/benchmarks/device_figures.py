@@ -10,8 +10,9 @@ import paddle
 
 from common.benchmarks.device import main as device_child
 from common.benchmarks.growth import PAPER
-from common.benchmarks.processor import cores, processor, today
+from common.benchmarks.processor import processor, today
 from common.benchmarks.rivals import own_command
+from common.core.cores import free_cores
 from common.core.errors import one_line
 from common.core.processes import end_of
 from paddle_vitae.version import VERSION
@@ -60,7 +61,7 @@ def specs_of(setting):
                 yield {'part': part, 'name': name, 'image_size': size, 'batch': batch,
                        'device': setting.device, 'seconds': setting.seconds,
                        'steps': setting.steps, 'ranks': setting.ranks if part == 'ranks' else 1,
-                       'workers': min(8, cores())}
+                       'workers': min(8, free_cores())}
 
 
 def run_part(spec):
@@ -80,7 +81,7 @@ def run_part(spec):
 def machine(device):
     """What the figures depend on."""
     found = {'project': VERSION, 'paddle': paddle.__version__, 'date': today(),
-             'processor': processor(), 'cores': cores(), 'device': device}
+             'processor': processor(), 'cores': free_cores(), 'device': device}
     if device == 'gpu':
         cuda = paddle.device.cuda
         found |= {'gpus': [cuda.get_device_name(number) for number in range(cuda.device_count())],

@@ -11,9 +11,10 @@ import statistics
 from typing import NamedTuple
 
 from common.benchmarks.own import main as own_child
-from common.benchmarks.processor import cores, processor, today
+from common.benchmarks.processor import processor, today
 from common.benchmarks.rivals import own_command
 from common.benchmarks.turns import Contender, ratios, take_turns
+from common.core.cores import free_cores
 from common.core.sizes import to_pair
 from common.layers.macs import count_macs
 from common.zoo import build_model, create_model
@@ -67,7 +68,7 @@ def growth(names, tables, batch_sizes, image_sizes, threads, train, rounds):
         take_turns(list(group.values()), rounds)
         measured[point] = point_figures(group, point, models)
     return {'models': list(names), 'what': 'training step' if train else 'inference',
-            'processor': processor(), 'cores': cores(), 'date': today(), 'rounds': rounds,
+            'processor': processor(), 'cores': free_cores(), 'date': today(), 'rounds': rounds,
             'tables': {table: [list(measured).index(point) for point in points]
                        for table, points in wanted.items()},
             'points': list(measured.values())}

@@ -6,7 +6,7 @@ import paddle
 from common.apis import Eager
 from common.benchmarks.memory import peak_memory
 from common.benchmarks.steps import inference_step, measure, training_step
-from common.core.devices import core_count
+from common.core.cores import core_count
 from common.core.errors import InputError, complain
 from common.core.sizes import to_pair
 from common.deploy.export import runtime_of

@@ -1,7 +1,6 @@
 """What kind of processor figures are of, and how to act as another kind."""
 import contextlib
 import datetime
-import os
 import re
 
 from common.core.errors import printable
@@ -39,13 +38,6 @@ def processor(acting_as=None):
     name = printable(name[1].strip()) if name else 'a processor'
     text = f'{name} ({kind_of_processor(cpu_info())})'
     return f'{text} acting as {acting_as.upper()}' if acting_as else text
-
-
-def cores():
-    """How many cores this process may use."""
-    with contextlib.suppress(AttributeError):  # not Linux
-        return len(os.sched_getaffinity(0))
-    return os.cpu_count() or 1
 
 
 def today():

@@ -4,6 +4,8 @@ import time
 import paddle
 import paddle.nn.functional as F
 
+from common.core.parts import in_parts
+
 LEARNING_RATE = 1e-4  # any: the time does not depend on it
 
 
@@ -17,9 +19,12 @@ def inference_step(model, images, amp=None):
     """
     model.eval()
 
+    def forward(part):
+        with autocast(amp):
+            return model(part)
+
     def step():
-        with paddle.no_grad(), autocast(amp):
-            model(images)
+        in_parts(model, forward, images)
     return step
 
 

@@ -1,4 +1,4 @@
-"""Where a run computes: on GPUs or on the CPU, and with how many cores."""
+"""Where a run computes: on GPUs or on the CPU."""
 import contextlib
 import os
 import re
@@ -42,11 +42,6 @@ def driver_version():
     with contextlib.suppress(OSError), open(DRIVER, errors='replace') as stream:
         return ''.join(re.findall(r'\b\d+\.\d+(?:\.\d+)?\b', stream.readline())[:1])
     return None
-
-
-def core_count():
-    """How many cores Paddle uses on a CPU: OMP_NUM_THREADS, of a list the first number; else 1."""
-    return int(os.environ.get('OMP_NUM_THREADS', '1').partition(',')[0])
 
 
 def set_device(device: str) -> None:

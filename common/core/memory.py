@@ -7,6 +7,8 @@ import os
 
 import numpy as np
 
+from common.core.groups import group_folders
+
 ALIGNMENT = 64  # bytes: each array starts on a cache line
 TOUCHED = 1 << 22  # bytes that are written at once to have their pages from the system
 
@@ -73,22 +75,16 @@ def machine_memory(proc):
                 yield int(line.split()[1]) * 1024
 
 
-# Of both versions of control groups: folder, limit, use, and of the use the files that can go.
-GROUPS = {'': ('', 'memory.max', 'memory.current', 'inactive_file'),
-          'memory': ('memory', 'memory.limit_in_bytes', 'memory.usage_in_bytes',
-                     'total_inactive_file')}
+# Of both versions of control groups: limit, use, and of the use the files that can go.
+GROUPS = {'': ('memory.max', 'memory.current', 'inactive_file'),
+          'memory': ('memory.limit_in_bytes', 'memory.usage_in_bytes', 'total_inactive_file')}
 
 
 def group_memory(proc, cgroups):
     """Yields what is left of the limit of each control group that this process is in."""
-    with contextlib.suppress(OSError), open(os.path.join(proc, 'self/cgroup')) as stream:
-        for line in stream:
-            _, controllers, path = line.rstrip('\n').split(':', 2)
-            if controllers in GROUPS:
-                folder, *files = GROUPS[controllers]
-                parts = path.strip('/').split('/')
-                for depth in range(len(parts) + 1):  # a container sees its own group as the root
-                    yield from left_of(os.path.join(cgroups, folder, *parts[:depth]), *files)
+    for kind, files in GROUPS.items():
+        for folder in group_folders(kind, proc, cgroups):
+            yield from left_of(folder, *files)
 
 
 def left_of(folder, limit, use, files):

@@ -10,6 +10,7 @@ import signal
 import sys
 import time
 
+from common.core.cores import set_up_cores
 from common.core.errors import InputError, complain
 from common.core.native import set_up_kernels
 
@@ -39,12 +40,15 @@ def set_up_cpu() -> None:
       products of matrices are then two (AVX2) to four (AVX-512) times as fast.
     - Kernels that the machine's C compiler builds once (native.py) take fewer passes over memory
       than Paddle's operators; training is some 1.08 times as fast.
+    - All free cores compute, divided by the ranks on this machine, where OMP_NUM_THREADS says
+      nothing (cores.py).
     - Memory that is freed stays with the process. Else each batch of images comes in fresh pages,
       and normalising it takes eight times as long, most of it in the kernel.
     """
     import paddle  # takes a second, and nothing else here needs it
     paddle.set_flags({'FLAGS_use_stride_kernel': False})
     set_up_mkl()
+    set_up_cores()
     set_up_kernels(processor())
     with contextlib.suppress(AttributeError):  # a C library without mallopt
         LIBC.mallopt(M_MMAP_THRESHOLD, GIB)

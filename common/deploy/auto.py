@@ -13,7 +13,7 @@ import time
 
 import numpy as np
 
-from common.core.devices import core_count
+from common.core.cores import core_count
 from common.core.errors import InputError
 from common.core.files import replace_atomically
 from common.core.processes import processor
@@ -35,7 +35,7 @@ def load_fastest(folder, makers, batch_size, threads=None):
         folder: of the export.
         makers: {runtime: function that loads the folder in it, or None if it is not installed}.
         batch_size: images in a call.
-        threads: CPU cores; None is OMP_NUM_THREADS, else one.
+        threads: CPU cores; None is what set_up_cpu takes, else OMP_NUM_THREADS, else one.
 
     Returns:
         A Classifier with `notes`, a list of sentences, which also go to the log.

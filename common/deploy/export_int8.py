@@ -7,7 +7,7 @@ from collections.abc import Sequence
 from paddle import nn
 
 from common.apis import Eager
-from common.core.devices import core_count
+from common.core.cores import core_count
 from common.core.errors import InputError
 from common.deploy.check import difference, in_batches, read_pictures
 from common.deploy.evaluation import evaluate_exported

@@ -2,7 +2,7 @@
 import numpy as np
 
 from common.apis import Classifier
-from common.core.devices import core_count
+from common.core.cores import core_count
 from common.core.errors import InputError
 from common.deploy.folder import checked_file, graph_files, read_metadata
 

@@ -85,7 +85,7 @@ def load_exported(folder: str | os.PathLike, runtime: str | None = None,
         runtime: 'paddle' or 'paddle-bf16'; 'onnx', 'openvino' or 'openvino-bf16'; or 'auto', which
             measures the installed ones that read the folder, in float32, takes the fastest, and
             keeps the choice in the folder's auto.json. None is 'paddle' or 'onnx', by the format.
-        threads: CPU cores; None is OMP_NUM_THREADS, else one, as in Paddle itself.
+        threads: CPU cores; None is what set_up_cpu takes, else OMP_NUM_THREADS, else one.
         batch_size: images in a call, for which 'auto' measures.
 
     Returns:

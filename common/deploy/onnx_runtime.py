@@ -10,7 +10,7 @@ class OnnxRuntime(Exported):
 
     Args:
         folder: an export to onnx.
-        threads: CPU cores; None is OMP_NUM_THREADS, else one.
+        threads: CPU cores; None is what set_up_cpu takes, else OMP_NUM_THREADS, else one.
     """
 
     format = 'onnx'

@@ -13,7 +13,7 @@ class OpenVino(Exported):
         folder: an export to onnx.
         precision: of what is not int8 in the graph: 'fp32', or 'bf16' for a CPU that multiplies
             bfloat16. Without being told, OpenVINO takes bfloat16 wherever the CPU has it.
-        threads: CPU cores; None is OMP_NUM_THREADS, else one.
+        threads: CPU cores; None is what set_up_cpu takes, else OMP_NUM_THREADS, else one.
     """
 
     format = 'onnx'

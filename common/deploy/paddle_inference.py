@@ -20,7 +20,7 @@ class PaddleInference(Exported):
     Args:
         folder: an export to paddle.
         precision: 'fp32', or 'bf16' for a CPU that multiplies bfloat16.
-        threads: CPU cores; None is OMP_NUM_THREADS, else one.
+        threads: CPU cores; None is what set_up_cpu takes, else OMP_NUM_THREADS, else one.
     """
 
     format = 'paddle'

@@ -5,6 +5,7 @@ import shutil
 import sys
 import tempfile
 import zipfile
+from functools import partial
 
 import numpy as np
 import paddle
@@ -13,6 +14,7 @@ from tqdm import tqdm
 from common.apis import Preprocessing, pixel_batches
 from common.core.errors import InputError, printable, say
 from common.core.files import replace_atomically
+from common.core.parts import in_parts
 from common.data.batches import Normalize
 
 COPY_BYTES = 1 << 20  # of a part at a time, into the file
@@ -76,9 +78,9 @@ def extract(model, files, types, stage=-1, batch_size=32, workers=0):
         arrays = {}
         if names:
             image = normalize(paddle.to_tensor(pixels[good]))              # [B, 3, H, W]
-            with paddle.no_grad():
-                arrays = {kind: one_stage(model.extract_feat(image, kind), stage)
-                          for kind in types}
+            arrays = {kind: one_stage(in_parts(
+                model, partial(model.extract_feat, out_type=kind), image), stage)
+                for kind in types}
         yield names, arrays, [error for error in errors if error]
 
 

@@ -52,6 +52,8 @@ class ImageClassifier(nn.Layer):
     | `pool_parts`            | names of the layers that `pool` alone needs            | backbones |
     | `optional_parts`        | names of layers that a weight file may lack, or have   | weights   |
     |                         | without the model                                      |           |
+    | `runs_in_parts`         | whether a forward pass notes nothing in the model, so  | core/     |
+    |                         | that threads may run parts of a batch at the same time | parts.py  |
     | NAME_names.py           | beside the model's NAME.py: DIALECTS, LOOKALIKES,      | weights   |
     |                         | PUBLISHED_CLASSES and config_of(shapes), see           |           |
     |                         | common/weights/dialects.py                             |           |
@@ -70,6 +72,7 @@ class ImageClassifier(nn.Layer):
     norms_maps = False
     pool_parts = ()
     optional_parts = ()
+    runs_in_parts = True
     class_names = None
     known_as = None
 

@@ -4,6 +4,7 @@ import paddle
 from tqdm import tqdm
 
 from common.core.errors import InputError
+from common.core.parts import in_parts
 from common.data.batches import Batches, build_normalize
 from common.data.loader import build_loader
 
@@ -29,7 +30,8 @@ def features_of(model, dataset, config, kind):
     found = None
     with tqdm(total=len(dataset), unit='img', disable=None, leave=False) as bar:
         for images, _ in batches:
-            values = model.extract_feat(images, kind)[-1].astype('float32').numpy()  # [B, C]
+            values = in_parts(model, lambda part: model.extract_feat(part, kind)[-1], images)
+            values = values.astype('float32').numpy()                          # [B, C]
             if found is None:
                 found = np.empty([len(dataset), values.shape[1]], np.float32)
             found[batches.indices] = values

@@ -5,6 +5,7 @@ import paddle
 
 from common.config import origin_of
 from common.core import dist
+from common.core.cores import core_count, free_cores
 from common.core.devices import driver_version, gpus_looked_for
 from common.core.native import Kernels
 from common.layers.fast.kernels import has_kernels
@@ -48,6 +49,7 @@ def describe(log, config, model, precision, device, folder):
     log.info(f'device: {dist.world_size()} x {device}, precision {precision}, '
              f'Paddle {paddle.__version__}')
     if device == 'cpu':
+        log.info(f'cores: {core_count()} for each process, of {free_cores()} that are free')
         log.info('compiled kernels: ' + ('yes' if has_kernels() else
                  f'no, {Kernels.missing or "Fast.plain"}; training takes some 1.1 times as long'))
     if device == 'cpu' and config.DEVICE != 'cpu':

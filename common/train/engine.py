@@ -11,6 +11,7 @@ from paddle.profiler import RecordEvent  # does nothing unless steps are recorde
 
 from common.core import dist
 from common.core.errors import InputError
+from common.core.parts import in_parts
 from common.core.randomness import seed_step
 from common.train.state import Callbacks, EpochSteps, LoopOptions, Meter, TrainState
 
@@ -171,6 +172,15 @@ def reduce_means(sums):
     return loss / max(seen, 1), correct / max(seen, 1), int(seen)
 
 
+def logits_of(model, images, precision):
+    """[B, 3, H, W] -> float32 [B, K], without gradients, on all cores of a CPU."""
+    def forward(part):
+        with precision.autocast():
+            return model(part)
+
+    return in_parts(model, forward, images).astype('float32')
+
+
 @paddle.no_grad()
 def evaluate(model, batches, precision, real_mask=None, observe=None):
     """Loss and accuracy over the batches of all ranks; each sample counts once.
@@ -191,9 +201,7 @@ def evaluate(model, batches, precision, real_mask=None, observe=None):
     model.eval()
     sums = paddle.zeros([6], 'float64')
     for images, labels in batches:
-        with precision.autocast():
-            logits = model(images)                                       # [B, K]
-        logits = logits.astype('float32')
+        logits = logits_of(model, images, precision)                     # [B, K]
         if observe:
             observe(logits)
         loss = F.cross_entropy(logits, labels, reduction='none').astype('float64').sum()

@@ -16,7 +16,7 @@ from multiprocessing import connection, parent_process, resource_tracker
 import paddle
 import paddle.distributed as paddle_dist
 
-from common.core import dist, processes
+from common.core import cores, dist, processes
 from common.core.devices import pick_device
 from common.core.environment import DEBUG, RUN_FOLDER, SUPERVISED
 from common.core.errors import InputError, RunError, complain, one_line, set_up_output
@@ -100,7 +100,8 @@ def supervise(config, max_restarts, signals):
     """
     processes.adopt_orphans()
     folder = choose_folder(config)
-    environment = {**os.environ, SUPERVISED: str(os.getpid()), RUN_FOLDER: folder or ''}
+    with cores.said_environment():
+        environment = {**os.environ, SUPERVISED: str(os.getpid()), RUN_FOLDER: folder or ''}
     with signals.noted():
         for restart in range(max_restarts + 1):
             code = run_child(command_of_child(), environment, signals)
@@ -227,7 +228,7 @@ def spawn(run, nprocs, signals):
     with signals.noted():
         with held_back():  # Python's own process ignores SIGTERM and SIGINT; it never gets SIGHUP
             resource_tracker.ensure_running()  # it lets the other two in
-        with held_back(), warnings.catch_warnings():
+        with held_back(), warnings.catch_warnings(), cores.said_environment():
             # what this run's own log says, too: that it computes on the CPU
             warnings.filterwarnings('ignore', 'Your model will be trained under CPUONLY mode')
             context = paddle_dist.spawn(spawned_worker, args=(run,), nprocs=nprocs, join=False,

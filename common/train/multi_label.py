@@ -9,6 +9,7 @@ import paddle.nn.functional as F
 
 from common.core import dist
 from common.core.errors import InputError
+from common.train.engine import logits_of
 
 
 def check_keys(config):
@@ -82,9 +83,7 @@ def evaluate_multi_label(model, batches, precision, num_classes, observe=None):
     loss = paddle.zeros([1], 'float64')
     scores, positive = [np.zeros([0, num_classes], np.float32)], [np.zeros([0, num_classes], bool)]
     for images, target in batches:
-        with precision.autocast():
-            logits = model(images)                                       # [B, K]
-        logits = logits.astype('float32')
+        logits = logits_of(model, images, precision)                     # [B, K]
         if observe:
             observe(logits)
         loss += F.binary_cross_entropy_with_logits(logits, target, reduction='none') \

@@ -13,7 +13,7 @@ import sys
 import numpy as np
 import paddle
 
-from common.core.devices import core_count
+from common.core.cores import core_count
 from common.core.errors import InputError, one_line
 from common.core.files import replace_atomically
 from common.deploy.paddle_inference import Predictor
