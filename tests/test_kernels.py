@@ -17,6 +17,7 @@ from common.layers.fast.dropout import draw_mask
 from common.layers.recompute import recompute_cells
 from common.layers.recording import recorded_attention
 from common.layers.windows import TokenWindowAttention
+from common.train.adamw import AdamW
 from common.zoo import create_model
 from tests.test_fast_layers import Call, values_and_gradients
 
@@ -214,6 +215,57 @@ def test_graphs_have_the_plain_attention(compiled):
             paddle.static.InputSpec([2, 3, 32, 32])])
         text = str(graph.forward.concrete_program.main_program)
         assert 'softmax' in text and 'py_layer' not in text
+
+
+@pytest.mark.parametrize('size', [1, 13, 100003])
+def test_adamw_is_its_formula(size, compiled):
+    """Decayed and not, with a rate of its own; against float64, and Paddle's operator."""
+    random = np.random.default_rng(0)
+    values, gradients = random.standard_normal([2, size]), random.standard_normal([3, 2, size])
+    beta1, beta2, epsilon, decay, rates = 0.9, 0.95, 1e-6, 0.3, (0.1, 0.025)
+
+    def run(kind, on):
+        compiled(on)
+        weights = [paddle.create_parameter([size], 'float32') for _ in range(2)]
+        for weight, value in zip(weights, values, strict=True):
+            weight.set_value(value.astype('float32'))
+        optimizer = kind(0.1, beta1, beta2, epsilon, weights, decay,
+                         apply_decay_param_fun=lambda name: name == weights[0].name)
+        weights[1].optimize_attr['learning_rate'] = 0.25
+        for step in gradients:
+            for weight, gradient in zip(weights, step, strict=True):
+                weight.grad = paddle.to_tensor(gradient.astype('float32'))
+            optimizer.step()
+        states = [value.numpy() for name, value in optimizer.state_dict().items()
+                  if name != 'LR_Scheduler']
+        return [weight.numpy() for weight in weights], states
+
+    weights, states = run(AdamW, True)
+    for kind in (AdamW, paddle.optimizer.AdamW):
+        others = run(kind, False)
+        for own, other in zip([*weights, *states], [*others[0], *others[1]], strict=True):
+            assert own.shape == other.shape and own.dtype == other.dtype
+            np.testing.assert_allclose(own, other, rtol=1e-5, atol=1e-6)
+    for index, rate in enumerate(rates):
+        weight, first, second = values[index], 0.0, 0.0
+        for t, gradient in enumerate(gradients[:, index], 1):
+            first = beta1 * first + (1 - beta1) * gradient
+            second = beta2 * second + (1 - beta2) * gradient ** 2
+            weight = weight * (1 - rate * (0.0 if index else decay)) - rate * (
+                first / (1 - beta1 ** t)) / (np.sqrt(second / (1 - beta2 ** t)) + epsilon)
+        np.testing.assert_allclose(weights[index], weight, rtol=1e-5, atol=1e-5)
+
+
+def test_adamw_of_other_types_is_paddle_s(compiled, monkeypatch):
+    called = []
+    monkeypatch.setattr(kernels, 'adamw', lambda *arguments: called.append(arguments))
+    for dtype, calls in (('float64', 0), ('float32', 1)):
+        weight = paddle.create_parameter([3], dtype)
+        weight.grad = paddle.ones([3], dtype)
+        before = weight.numpy()
+        AdamW(0.1, parameters=[weight], weight_decay=0.0).step()
+        assert len(called) == calls
+        np.testing.assert_allclose(weight.numpy(), before - 0.1 * (not calls), rtol=1e-6)
 
 
 def softmax(x):

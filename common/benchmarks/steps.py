@@ -5,6 +5,7 @@ import paddle
 import paddle.nn.functional as F
 
 from common.core.parts import in_parts
+from common.train.adamw import AdamW
 
 LEARNING_RATE = 1e-4  # any: the time does not depend on it
 
@@ -51,7 +52,7 @@ def training_step(model, images, amp=None, zero_gradients=False, optimizer=None)
 
 
 def build_adamw(model):
-    return paddle.optimizer.AdamW(LEARNING_RATE, parameters=model.parameters())
+    return AdamW(LEARNING_RATE, parameters=model.parameters())
 
 
 def labels_for(model, images):

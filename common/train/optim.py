@@ -7,6 +7,7 @@ import paddle
 from common.config import ConfigNode
 from common.core.errors import InputError, printable
 from common.layers.classifier import ImageClassifier, check_classifier
+from common.train.adamw import AdamW
 from common.train.sharding import ShardedOptimizer, is_split, own_share, unsharded
 
 
@@ -126,7 +127,7 @@ def build_optimizer(train: ConfigNode, model: ImageClassifier) -> paddle.optimiz
     wanted = decayed_parameters(model, train.OPTIMIZER.DECAY)
     if train.OPTIMIZER.NAME == 'AdamW':
         decayed = {parameter.name for name, parameter in parameters if name in wanted}
-        optimizer = paddle.optimizer.AdamW(
+        optimizer = AdamW(
             learning_rate=train.BASE_LR,
             parameters=[parameter for _, parameter in parameters],
             beta1=train.OPTIMIZER.BETAS[0],

@@ -1,4 +1,4 @@
-"""Calls of core/kernels.c and core/attention.c, on tensors.
+"""Calls of core/kernels.c and what it includes, on tensors.
 
 What they compute stands there. They are for float32 on a CPU; where `has_kernels` says no (see
 core/native.py, and Fast.plain), the caller takes Paddle's operators.
@@ -143,3 +143,9 @@ def attention_scratch(M, d):
     threads = Kernels.library.thread_count()
     return threads, paddle.empty([threads, Kernels.library.attention_scratch(
         ctypes.c_int64(M), ctypes.c_int64(d))])
+
+
+def adamw(weight, gradient, moments, powers, rate, betas, epsilon, decay):
+    """A step of AdamW, in place; see optimiser.c. rate and powers are tensors of one number."""
+    call('adamw', weight.size, weight, gradient, *moments, *powers, rate, *map(float, betas),
+         float(epsilon), float(decay))
