@@ -11,7 +11,7 @@ from paddle import nn
 from common.core import native, processes
 from common.layers.attention import Attention, attend, attend_qkv
 from common.layers.basic import Dropout
-from common.layers.fast import GELU, Fast, LayerNorm, Linear, Silu, kernels
+from common.layers.fast import GELU, Conv2D, Fast, LayerNorm, Linear, Silu, kernels
 from common.layers.fast.activation import MaskedGelu
 from common.layers.fast.dropout import draw_mask
 from common.layers.recompute import recompute_cells
@@ -266,6 +266,86 @@ def test_adamw_of_other_types_is_paddle_s(compiled, monkeypatch):
         AdamW(0.1, parameters=[weight], weight_decay=0.0).step()
         assert len(called) == calls
         np.testing.assert_allclose(weight.numpy(), before - 0.1 * (not calls), rtol=1e-6)
+
+
+def convolution_by_loops(x, weight, bias, dy, groups):
+    """The result and the gradients of x, weight and bias, in float64, one tap after the other."""
+    (B, _, H, W), C = x.shape, weight.shape[1]
+    x = np.pad(x, [(0, 0), (0, 0), (1, 1), (1, 1)]).reshape(B, groups, C, H + 2, W + 2)
+    weight = weight.reshape(groups, -1, C, 3, 3)
+    dy = dy.reshape(B, groups, -1, H, W)
+    y, dx, dw = np.zeros_like(dy), np.zeros_like(x), np.zeros_like(weight)
+    for i, j in np.ndindex(3, 3):
+        part = ..., slice(i, i + H), slice(j, j + W)
+        seen, tap = x[part], weight[..., i, j]                             # [g, D, C]
+        y += np.einsum('bgchw,gdc->bgdhw', seen, tap)
+        dx[part] += np.einsum('bgdhw,gdc->bgchw', dy, tap)
+        dw[..., i, j] = np.einsum('bgchw,bgdhw->gdc', seen, dy)
+    y, dy = y.reshape(B, -1, H, W), dy.reshape(B, -1, H, W)
+    dx = dx[..., 1:-1, 1:-1].reshape(B, -1, H, W)
+    return y + bias[:, None, None], dx, dw.reshape(-1, C, 3, 3), dy.sum((0, 2, 3))
+
+
+def groups_of_models():
+    """B, G, C, D, H, W: images, groups, channels of a group in and out, map; some of the models',
+    and others."""
+    random = np.random.default_rng(1)
+    drawn = random.integers((1, 2, 4, 4, 1, 1), (12, 4, 10, 10, 40, 40), [6, 6]).tolist()
+    return [(2, 2, 4, 16, 28, 28), (2, 2, 16, 4, 14, 14), (9, 3, 4, 4, 7, 7), (1, 2, 4, 8, 1, 1),
+            (3, 2, 8, 5, 2, 3), *drawn]
+
+
+@pytest.mark.parametrize('threads', [1, 3])
+@pytest.mark.parametrize('B, G, C, D, H, W', groups_of_models())
+def test_convolutions_in_groups(B, G, C, D, H, W, threads, compiled, parts, monkeypatch):
+    random = np.random.default_rng(0)
+    layer = Conv2D(G * C, G * D, 3, 1, 1, groups=G)
+    arrays = [random.standard_normal(shape) for shape in (
+        (B, G * C, H, W), layer.weight.shape, layer.bias.shape, (B, G * D, H, W))]
+    x, weight, bias, dy = (array.astype('float32') for array in arrays)
+    layer.weight.set_value(weight)
+    layer.bias.set_value(bias)
+    found = values_and_gradients(layer, x, dy)
+    monkeypatch.setattr(F, 'conv2d', None)  # a kernel it is
+    parts(threads)
+    expected = convolution_by_loops(*(v.astype('float64') for v in (x, weight, bias, dy)), G)
+    for own, again, other in zip(values_and_gradients(layer, x, dy), found, expected, strict=True):
+        assert own.dtype == np.float32 and own.shape == other.shape
+        np.testing.assert_array_equal(own, again)
+        assert np.abs(own - other).max() < 4e-6 * np.abs(other).max()
+
+
+@pytest.mark.parametrize('frozen', [('x',), ('weight',), ('bias',), ('weight', 'bias')])
+def test_convolutions_in_groups_of_what_is_frozen(frozen, compiled):
+    layer = Conv2D(8, 8, 3, 1, 1, groups=2, bias_attr=None if 'bias' in frozen[:1] else False)
+    x = paddle.to_tensor(np.ones([2, 8, 5, 5], 'float32'), stop_gradient='x' in frozen)
+    for name, parameter in layer.named_parameters():
+        parameter.stop_gradient = name in frozen
+
+    def gradients():
+        layer(x).square().sum().backward()
+        found = [None if p.grad is None else p.grad.numpy() for p in (x, *layer.parameters())]
+        layer.clear_gradients()
+        x.clear_gradient()
+        return found
+
+    found = gradients()
+    compiled()
+    for own, other in zip(found, gradients(), strict=True):
+        assert (own is None) == (other is None)
+        if own is not None:
+            np.testing.assert_allclose(own, other, rtol=1e-4, atol=1e-4)
+
+
+@pytest.mark.parametrize('options', [
+    {'stride': 2}, {'padding': 0}, {'padding': 'SAME'}, {'padding': 2, 'dilation': 2},
+    {'groups': 1}, {'groups': 4}, {'kernel_size': 5}, {'padding': [1, 2]}])
+def test_other_convolutions_are_paddle_s(options, compiled, monkeypatch):
+    layer = Conv2D(8, 12, **{'kernel_size': 3, 'padding': 1, 'groups': 2, **options})
+    x = paddle.to_tensor(np.random.default_rng(0).standard_normal([2, 8, 9, 7]).astype('float32'))
+    monkeypatch.setattr(kernels, 'convolution', None)
+    found = layer(x).numpy()
+    np.testing.assert_allclose(found, nn.Conv2D.forward(layer, x).numpy(), rtol=1e-4, atol=1e-5)
 
 
 def softmax(x):

@@ -14,7 +14,8 @@ PYTHON = 'Python between the operators'
 WORDS = {
     **dict.fromkeys(('matmul', 'matmul_v2', 'addmm', 'bmm', 'fused_gemm_epilogue'),
                     'matrix products'),
-    **dict.fromkeys(('conv2d', 'depthwise_conv2d', 'Conv2D', 'AddToChannels'), 'convolutions'),
+    **dict.fromkeys(('conv2d', 'depthwise_conv2d', 'convolution', 'Conv2D', 'AddToChannels',
+                     'GroupedConvolution'), 'convolutions'),
     'TiledConvolution': 'depthwise convolutions by tiles',
     **dict.fromkeys(('gelu', 'GELU', 'GeluFunction'), 'GELU'),
     **dict.fromkeys(('silu', 'swish', 'Silu', 'SiluFunction'), 'SiLU'),

@@ -141,8 +141,36 @@ def attention_gradient(qkv, heads, weights, dy, of_bias):
 def attention_scratch(M, d):
     """How many threads there are, and memory for them."""
     threads = Kernels.library.thread_count()
-    return threads, paddle.empty([threads, Kernels.library.attention_scratch(
-        ctypes.c_int64(M), ctypes.c_int64(d))])
+    return threads, paddle.empty([threads, size_of('attention_scratch', M, d)])
+
+
+def convolution(x, weight, bias, groups, turned=False):
+    """A convolution of 3 x 3, of stride 1, with zeros around the map; bias: or None. Turned, from
+    its result's gradient x that of its input, without bias."""
+    B, C, H, W = x.shape
+    C, D = C // groups, weight.shape[1] if turned else weight.shape[0] // groups
+    y, threads = paddle.empty([B, groups * D, H, W], 'float32'), Kernels.library.thread_count()
+    size = size_of('convolution_scratch', threads, groups, C, D, H, W)
+    scratch = paddle.empty([size], 'float32')
+    call('convolution', threads, B, groups, C, D, H, W, int(turned), x, weight, bias, scratch, y)
+    return y
+
+
+def convolution_gradient(x, weight, dy, groups):
+    """The gradients of the weight and of the bias."""
+    B, C, H, W = x.shape
+    C, D = C // groups, weight.shape[0] // groups
+    dw, db = paddle.empty_like(weight), paddle.empty(weight.shape[:1], 'float32')
+    threads = min(Kernels.library.thread_count(), groups)
+    size = size_of('convolution_gradient_scratch', B, C, D, H, W)
+    scratch = paddle.empty([threads, size], 'float32')
+    call('convolution_gradient', threads, B, groups, C, D, H, W, x, dy, scratch, dw, db)
+    return dw, db
+
+
+def size_of(name, *arguments):
+    """How many numbers a kernel needs to work in."""
+    return getattr(Kernels.library, name)(*map(to_c, arguments))
 
 
 def adamw(weight, gradient, moments, powers, rate, betas, epsilon, decay):
