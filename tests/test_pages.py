@@ -260,7 +260,11 @@ def check_install(words):
 
 
 def check_make(words):
-    targets = re.search(r'^\.PHONY: (.*)$', (ROOT / 'Makefile').read_text(), re.M)[1].split()
+    folder = ''
+    if words[:1] == ['-C']:
+        folder, words = words[1], words[2:]
+    makefile = (ROOT / folder / 'Makefile').read_text()
+    targets = re.search(r'^\.PHONY: (.*)$', makefile, re.M)[1].split()
     assert all(word in targets or '=' in word for word in words), words
 
 
@@ -290,6 +294,8 @@ def check_command(page, words):
         check_file(rest[0])
     elif program == 'curl':
         check_url(rest)
+    elif program.startswith('./'):
+        check_make(['-C', 'examples/cpp', program[2:]])
     else:
         assert program in ('cd', '.', 'git', 'nohup', 'ls'), f'what is {program}?'
 
