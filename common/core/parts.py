@@ -66,6 +66,7 @@ def part_count(model, images):
 def run_threads(function, pieces, threads):
     """function of each piece, in a thread of its own whose operators take so many threads."""
     results, errors = [None] * len(pieces), [None] * len(pieces)
+    ended = [threading.Event() for _ in pieces]
 
     def compute(index):
         try:
@@ -73,6 +74,8 @@ def run_threads(function, pieces, threads):
                 results[index] = function(pieces[index])
         except BaseException as error:  # noqa: BLE001 - raised below, in the thread that asked
             errors[index] = error
+        finally:
+            ended[index].set()
 
     workers = [threading.Thread(target=compute, args=(index,), daemon=True)
                for index in range(len(pieces))]
@@ -80,21 +83,24 @@ def run_threads(function, pieces, threads):
         for worker in workers:
             worker.start()
     finally:
-        stop = wait_for(workers)
+        stop = wait_for([event for worker, event in zip(workers, ended, strict=True)
+                         if worker.ident is not None])
+    for worker in workers:
+        worker.join()
     for error in (stop, *errors):
         if error is not None:
             raise error
     return results
 
 
-def wait_for(workers):
-    """Waits until threads have ended; returns what a signal has raised meanwhile, or None: it ends
-    no operator."""
+def wait_for(events):
+    """Waits for all events; returns what a signal has raised meanwhile, or None: it ends no
+    operator. (A join that a signal ends takes the thread for one that has ended.)"""
     stop = None
-    for worker in workers:
-        while worker.is_alive():
-            try:
-                worker.join()
-            except BaseException as error:  # noqa: BLE001 - ctrl-C, or a Stopped
-                stop = stop or error
-    return stop
+    while True:
+        try:
+            for event in events:
+                event.wait()
+            return stop
+        except BaseException as error:  # noqa: BLE001 - ctrl-C, or a Stopped
+            stop = stop or error
