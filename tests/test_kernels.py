@@ -9,8 +9,10 @@ import pytest
 from paddle import nn
 
 from common.core import native, processes
+from common.layers import conditional_position
 from common.layers.attention import Attention, attend, attend_qkv
 from common.layers.basic import Dropout
+from common.layers.conditional_position import ConditionalPosition
 from common.layers.fast import GELU, Conv2D, Fast, LayerNorm, Linear, Silu, kernels
 from common.layers.fast.activation import MaskedGelu
 from common.layers.fast.dropout import draw_mask
@@ -346,6 +348,27 @@ def test_other_convolutions_are_paddle_s(options, compiled, monkeypatch):
     monkeypatch.setattr(kernels, 'convolution', None)
     found = layer(x).numpy()
     np.testing.assert_allclose(found, nn.Conv2D.forward(layer, x).numpy(), rtol=1e-4, atol=1e-5)
+
+
+@pytest.mark.parametrize('threads', [1, 3])
+@pytest.mark.parametrize('B, h, w, C, k', [
+    (2, 14, 14, 16, 7), (3, 7, 7, 8, 7), (1, 1, 1, 1, 7), (2, 3, 19, 37, 7), (2, 9, 2, 20, 7),
+    (2, 9, 8, 20, 3), (3, 4, 5, 3, 1), (5, 4, 30, 33, 9)])
+def test_depthwise_convolutions(B, h, w, C, k, threads, compiled, parts, monkeypatch):
+    layer = Call(ConditionalPosition(C, k), h, w)
+    random = np.random.default_rng(0)
+    x, weight = (random.standard_normal((B, h * w, C)).astype('float32') for _ in range(2))
+    with monkeypatch.context() as patch:  # a kernel it is
+        patch.setattr(conditional_position, 'add_depthwise_convolution', None)
+        once = values_and_gradients(layer, x, weight)
+        parts(threads)
+        found = values_and_gradients(layer, x, weight)
+    compiled()
+    layer.to(dtype='float64')
+    expected = values_and_gradients(layer, x.astype('float64'), weight.astype('float64'))
+    for own, again, other in zip(found, once, expected, strict=True):
+        np.testing.assert_array_equal(own, again)
+        assert np.abs(own - other).max() < 4e-6 * max(np.abs(other).max(), 1)
 
 
 def softmax(x):

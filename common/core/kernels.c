@@ -313,6 +313,7 @@ void softmax_gradient(int64_t rows, int64_t C, const float *restrict y, const fl
 #include "attention.c"
 #include "optimiser.c"
 #include "convolutions.c"
+#include "depthwise.c"
 
 int64_t thread_count(void)
 {

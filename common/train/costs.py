@@ -17,6 +17,7 @@ WORDS = {
     **dict.fromkeys(('conv2d', 'depthwise_conv2d', 'convolution', 'Conv2D', 'AddToChannels',
                      'GroupedConvolution'), 'convolutions'),
     'TiledConvolution': 'depthwise convolutions by tiles',
+    **dict.fromkeys(('depthwise', 'DepthwiseConvolution'), 'depthwise convolutions'),
     **dict.fromkeys(('gelu', 'GELU', 'GeluFunction'), 'GELU'),
     **dict.fromkeys(('silu', 'swish', 'Silu', 'SiluFunction'), 'SiLU'),
     'relu': 'ReLU',

@@ -168,6 +168,25 @@ def convolution_gradient(x, weight, dy, groups):
     return dw, db
 
 
+def depthwise(x, h, w, weight, bias, turned=False):
+    """x plus a convolution of each of its channels, [B, h * w, C], with zeros around the map.
+    Turned, from its result's gradient x that of its input, without bias."""
+    (B, _, C), k, y = x.shape, weight.shape[-1], paddle.empty_like(x)
+    threads = Kernels.library.thread_count()
+    scratch = paddle.empty([threads, size_of('depthwise_scratch', h, w, C, k)], 'float32')
+    call('depthwise', threads, B, h, w, C, k, int(turned), x, weight, bias, scratch, y)
+    return y
+
+
+def depthwise_gradient(x, h, w, weight, dy):
+    """The gradients of the weight and of the bias."""
+    (B, _, C), k, dw = x.shape, weight.shape[-1], paddle.empty_like(weight)
+    db, threads = paddle.empty([C], 'float32'), Kernels.library.thread_count()
+    scratch = paddle.empty([threads, size_of('depthwise_scratch', h, w, C, k)], 'float32')
+    call('depthwise_gradient', threads, B, h, w, C, k, x, dy, scratch, dw, db)
+    return dw, db
+
+
 def size_of(name, *arguments):
     """How many numbers a kernel needs to work in."""
     return getattr(Kernels.library, name)(*map(to_c, arguments))
