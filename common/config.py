@@ -182,8 +182,8 @@ _C.TRAIN.FREEZE = []
 _C.TRAIN.RECOMPUTE = False
 # the forward and backward pass as a graph (paddle.jit.to_static); on a CPU slower than without
 _C.TRAIN.TO_STATIC = False
-# what is split over the ranks: 0 nothing; 1 the optimiser's states, see docs/scale.md; 2 gradients
-# and 3 weights too are refused (Paddle has them for GPUs only)
+# what is split over the ranks: 0 nothing; 1 the optimiser's states; 2 gradients too; 3 also the
+# weights of the blocks, see docs/scale.md
 _C.TRAIN.SHARDING = Key(0, low=0, high=3)
 # micro-batches that are summed before one optimiser step
 _C.TRAIN.ACCUM_ITER = Key(1, low=1)

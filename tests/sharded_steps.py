@@ -1,10 +1,11 @@
-"""What test_sharding.py starts on several ranks: trains each case plainly and with split states.
+"""What test_sharding.py starts on several ranks: trains each case plainly and with TRAIN.SHARDING.
 
-python -m paddle.distributed.launch --nproc_per_node N sharded_steps.py FOLDER CASE...
+python -m paddle.distributed.launch --nproc_per_node N sharded_steps.py FOLDER CASE:STAGE...
 
 Rank 0 writes what it has found to FOLDER/found.json.
 """
 import json
+import math
 import resource
 import signal
 import sys
@@ -25,8 +26,11 @@ from common.train.losses import build_loss
 from common.train.optim import build_optimizer, optimizer_state, sharded, states_on_master
 from common.train.precision import Precision
 from common.train.schedule import Schedule
+from common.train.sharding import unsharded
+from common.train.split_model import parallel, whole
 from common.train.state import Callbacks, EpochSteps, LoopOptions, TrainState
 from common.zoo import create_model
+from tests.loss_scaler import cpu_scaler
 
 STEPS = 20
 FACTS = {'epoch': 0, 'step': STEPS - 2, 'best': None, 'config': {}}
@@ -42,25 +46,13 @@ CASES = {
 }
 
 
-class Scaler:
-    """What GradScaler does with an optimiser where it is enabled, which on a CPU it never is."""
-
-    def scale(self, loss):
-        return loss * 1024.0
-
-    @paddle.no_grad()
-    def unscale_(self, optimizer):
-        gradients = [p.grad for p in optimizer._parameter_list if p.grad is not None]
-        self.found = not all(bool(paddle.isfinite(g).all()) for g in gradients)
-        for gradient in gradients:
-            gradient.scale_(1 / 1024.0)
-
-    def step(self, optimizer):
-        if not self.found:
-            optimizer.step()
-
-    def update(self):
-        pass
+def float64_scaler():
+    """Paddle's own GradScaler for gradients in float64, which it has no list for."""
+    scaler = cpu_scaler(1024.0)
+    scaler._scale = scaler._scale.astype('float64')
+    paddle.base.core.eager.get_grads_lists = lambda parameters: (
+        [], [], [p.grad for p in parameters if p.grad is not None])
+    return scaler
 
 
 def batches(broken, accum_iter):
@@ -88,17 +80,41 @@ class Case:
         paddle.seed(3)
         self.model = create_model(name, **SIZES.get(name, {}))
         precision = Precision()
-        precision.scaler = Scaler() if case == 'scaler' else None
+        precision.scaler = float64_scaler() if case == 'scaler' else None
         self.optimizer = sharded(config.TRAIN, build_optimizer(config.TRAIN, self.model),
                                  self.model)
         if config.TRAIN.RECOMPUTE:
             recompute_cells(self.model)
         self.ema = Ema(self.model, 0.9)
         self.state = TrainState(
-            dist.data_parallel(self.model), build_loss(config.TRAIN), self.optimizer,
+            self.model, build_loss(config.TRAIN), self.optimizer,
             Schedule(1e-2, 1, STEPS, warmup_epochs=0.2), precision, self.ema)
+        parallel(self.state, sharding)
         self.options = LoopOptions.from_config(config)
         self.broken = case in ('skipped', 'scaler')
+        self.most = {'gradients': 0, 'weights': 0}  # numbers that were here at a step, at most
+        self.step, unsharded(self.optimizer).step = unsharded(self.optimizer).step, self.counted
+
+    def counted(self):
+        """A step of the optimiser."""
+        here = {'gradients': [p.grad for p in self.state.parameters if p.grad is not None],
+                'weights': [p for p in self.model.parameters() if p._is_initialized()]}
+        for kind, tensors in here.items():
+            count = sum(math.prod(tensor.shape) for tensor in tensors)
+            self.most[kind] = max(self.most[kind], count)
+        self.step()
+
+    def least(self):
+        """What `most` must be: of the gradients and the weights of the blocks this rank's share."""
+        whole = sum(math.prod(p.shape) for p in self.model.parameters())
+        split = self.state.split
+        if not split:
+            return {'gradients': sum(math.prod(p.shape) for p in self.state.parameters),
+                    'weights': whole}
+        away = sum(math.prod(p.shape) for cell in split.cells
+                   for p, owner in zip(cell.parameters, cell.owners, strict=True)
+                   if owner != dist.rank())
+        return {'gradients': self.optimizer.sizes[dist.rank()], 'weights': whole - away}
 
     def train(self, first, end):
         train_one_epoch(self.state, batches(self.broken, self.options.accum_iter), self.options,
@@ -110,7 +126,9 @@ class Case:
             states = {f'{path}.{slot}': value.numpy() for path, slots in optimizer_state(
                 self.optimizer, self.model).items() for slot, value in slots.items()} \
                 if dist.is_master() else {}
-        return {'weights': {key: value.numpy() for key, value in self.model.state_dict().items()},
+        with whole(self.state):
+            weights = {key: value.numpy() for key, value in self.model.state_dict().items()}
+        return {'weights': weights,
                 'average': {key: value.numpy() for key, value in self.ema.average.items()},
                 'states': states}
 
@@ -124,7 +142,7 @@ class Case:
         limits = resource.getrlimit(resource.RLIMIT_FSIZE)
         tracemalloc.start()
         written = True
-        with states_on_master(self.optimizer, self.model):
+        with whole(self.state), states_on_master(self.optimizer, self.model):
             if dist.is_master():
                 try:
                     if limit:
@@ -139,7 +157,8 @@ class Case:
         return peak, written
 
     def load(self, file):
-        resume(file, self.model, self.optimizer, None, self.ema)
+        with whole(self.state):
+            resume(file, self.model, self.optimizer, None, self.ema)
 
 
 def largest_difference(first, second):
@@ -153,10 +172,10 @@ def largest_difference(first, second):
     return found
 
 
-def compare(case, folder):
+def compare(case, stage, folder):
     """What differs between plain and split states: after STEPS - 2 steps, and after two more, each
     from the other's checkpoint."""
-    plain, split = Case(case, 0), Case(case, 1)
+    plain, split = Case(case, 0), Case(case, stage)
     for each in (plain, split):
         each.train(0, STEPS - 2)
     differences = [largest_difference(plain.numbers(), split.numbers())]
@@ -164,19 +183,21 @@ def compare(case, folder):
     plain.save(files[0])
     full = split.save(files[1], limit=10_000)[1]
     peak, written = split.save(files[1])
-    dist.Barrier(case)()
-    loaded = Case(case, 0), Case(case, 1)
+    dist.Barrier(f'{case}{stage}')()
+    loaded = Case(case, 0), Case(case, stage)
     for each, file in zip(loaded, reversed(files), strict=True):
         each.load(file)
         each.train(STEPS - 2, STEPS)
     differences.append(largest_difference(*(each.numbers() for each in loaded)))
     plain.train(STEPS - 2, STEPS)
     differences.append(largest_difference(plain.numbers(), loaded[1].numbers()))
-    sums = dist.gather_texts(repr([p.abs().sum().item() for p in loaded[1].state.parameters]))
+    with whole(loaded[1].state):
+        sums = dist.gather_texts(repr([p.abs().sum().item() for p in loaded[1].state.parameters]))
     held = [int(number) for number in dist.gather_texts(str(sum(split.held())))]
+    kept = dist.gather_texts(json.dumps([split.most, split.least(), plain.most, plain.least()]))
     return {'differences': differences, 'held': held, 'all': sum(plain.held()),
             'largest': max(plain.held()), 'kinds_of_ranks': len(set(sums)), 'peak': peak,
-            'written': [full, written]}
+            'written': [full, written], 'kept': [json.loads(text) for text in kept]}
 
 
 def main(folder, *cases):
@@ -186,7 +207,10 @@ def main(folder, *cases):
     dist.join_group()
     paddle.set_default_dtype('float64')
     signal.signal(signal.SIGXFSZ, signal.SIG_IGN)
-    found = {case: compare(case, folder) for case in cases}
+    found = {}
+    for name in cases:
+        case, stage = name.split(':')
+        found[name] = compare(case, int(stage), folder)
     if dist.is_master():
         (Path(folder) / 'found.json').write_text(json.dumps(found))
 

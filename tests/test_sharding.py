@@ -1,5 +1,5 @@
-"""Optimiser states that are split over the ranks (TRAIN.SHARDING), on a CPU by gloo: the same
-weights, checkpoints of one format, less memory; Paddle's own way beside it."""
+"""Optimiser states, gradients and weights that are split over the ranks (TRAIN.SHARDING), on a CPU
+by gloo: the same weights, checkpoints of one format, less memory; Paddle's own way beside it."""
 import json
 from types import SimpleNamespace
 
@@ -9,13 +9,18 @@ from paddle.distributed.fleet.meta_optimizers.dygraph_optimizer.dygraph_sharding
     DygraphShardingOptimizer,
 )
 
-from common.train.sharding import check_stage, owners_of
+from common.train.engine import agree_on_overflow
+from common.train.sharding import owners_of
 from common.zoo import create_model
 from tests.conftest import ROOT, refusal, refused_run, run_script
 from tests.sharded_steps import CASES
 
-SHORT = ('vit', 'vitae')
-LEAST = 1e-12  # float64; it has always been 0
+SHORT = ('vit:1', 'vit:3', 'vitae:3')
+ALL = tuple(f'{case}:{stage}' for case in CASES for stage in (1, 2, 3))
+# Of weights in float64. At 1 it has always been 0. At 2 and 3 the sums over micro-batches, blocks
+# and the norm have another order, and AdamW divides a gradient that is nothing but rounding by its
+# own size.
+LEAST = {1: 1e-12, 2: 1e-9, 3: 1e-9}
 
 
 def steps(ranks, cases, folder):
@@ -31,16 +36,20 @@ def steps(ranks, cases, folder):
 
 
 @pytest.mark.parametrize('ranks, cases', [
-    (2, SHORT), pytest.param(2, tuple(CASES), marks=pytest.mark.long),
-    pytest.param(4, tuple(CASES), marks=pytest.mark.long)])
+    (2, SHORT), pytest.param(2, ALL, marks=pytest.mark.long),
+    pytest.param(4, ALL, marks=pytest.mark.long)])
 def test_split_states_change_no_weight_and_no_checkpoint_H1_H2(ranks, cases, tmp_path):
     """The three families, with accumulation, clipping, layer decay, averages, recomputed blocks,
     skipped steps and a scaler: weights, averages and states are those of plain data parallelism,
-    also after a checkpoint of the other kind. Each rank has its share of the states. A disk that is
-    full is no error of the others, and a save has no more than a tensor at a time."""
-    for case, found in steps(ranks, cases, tmp_path).items():
-        assert all(value <= LEAST for kinds in found['differences'] for value in kinds.values()), \
-            (case, found['differences'])
+    also after a checkpoint of the other kind. Each rank has its share of the states, gradients and
+    weights. A disk that is full is no error of the others, and a save has no more than a tensor of
+    the states at a time."""
+    for name, found in steps(ranks, cases, tmp_path).items():
+        case, stage = name.split(':')
+        assert all(value <= LEAST[int(stage)] for kinds in found['differences']
+                   for value in kinds.values()), (name, found['differences'])
+        for most, least, plain, all_of_them in found['kept']:
+            assert (most, plain) == (least, all_of_them)
         assert found['kinds_of_ranks'] == 1
         assert sum(found['held']) == found['all']
         # a rank that has less than the others gets the next parameter
@@ -68,11 +77,9 @@ def test_what_cannot_be_split_is_one_line_H3(small_data, tmp_path, capfd):
     assert owners_of(parameters, 2) == [0, 1]
     assert refusal(owners_of, parameters, 3) == (
         'TRAIN.SHARDING: got 3 processes for 2 trained parameters, expected no more than these')
-    for stage in (2, 3):
-        for device, where in (('cpu', 'GPUs only'), ('gpu', 'not built in')):
-            message = refusal(check_stage, stage, device)
-            assert f'TRAIN.SHARDING: got {stage}, expected 0 or 1; ' in message and where in message
-    assert 'TRAIN.SHARDING: got 2, expected 0 or 1' in refused_run(
-        ['-cfg=' + str(ROOT / 'vit/configs/vit_digits.yaml'), f'-data_path={small_data}',
-         f'-output={tmp_path / "out"}', '-o', 'TRAIN.SHARDING=2'], capfd)
+    assert 'TRAIN.SHARDING: got 2 with TRAIN.TO_STATIC, expected 0 or 1, or no graph' in \
+        refused_run(['-cfg=' + str(ROOT / 'vit/configs/vit_digits.yaml'),
+                     f'-data_path={small_data}', f'-output={tmp_path / "out"}',
+                     '-o', 'TRAIN.SHARDING=2', '-o', 'TRAIN.TO_STATIC=True'], capfd)
     assert not (tmp_path / 'out').exists()
+    assert 'has no GradScaler._found_inf' in refusal(agree_on_overflow, SimpleNamespace())

@@ -97,6 +97,11 @@ def broadcast_all(tensors, owners):
         task.wait()
 
 
+def sum_to(tensor, owner):
+    """Sums a tensor over all ranks, in place on its owner; the others' has any value then."""
+    paddle_dist.reduce(tensor, dst=owner)
+
+
 def gather_rows(rows):
     """The rows of all ranks, those of one rank after the other's, on every rank.
 

@@ -5,8 +5,9 @@
 | 0              | False           | nothing                                                       |
 | 1              | False           | each rank sends the weights that it has updated               |
 | 0, then 1      | True            | the forward pass again: a quarter to a third of the time      |
-| 2, then 3      | False, True     | as 1; at 3 the weights are sent in each pass. A run refuses   |
-|                |                 | them, so they are compared only where somebody asks for them  |
+| 2, then 3      | False, True     | gradients are sent one by one, in each micro-batch; at 3 the  |
+|                |                 | weights too, in each pass. Compared with plain training on    |
+|                |                 | CPUs only, so that they come last                             |
 
 What serves is a micro-batch of the whole share of a device in the global batch, or of ENOUGH
 images. Where none serves, the one with the largest micro-batch is taken.
@@ -19,7 +20,7 @@ ENOUGH = 16  # images of a micro-batch, with which a device is taken for busy; a
 # A micro-batch that makes the exact global batch is taken down to this share of the largest.
 EXACT_SHARE = 0.5
 ORDER = ((0, False), (1, False), (0, True), (1, True), (2, False), (2, True), (3, False), (3, True))
-MOST_SHARDING = 1  # the most that a run takes; what 2 and 3 would give is known here
+MOST_SHARDING = 3
 
 
 @dataclasses.dataclass(frozen=True)

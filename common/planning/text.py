@@ -16,9 +16,12 @@ def mib(number):
 def state_table(budget: Budget, choices: list[Choice]) -> list[str]:
     """What is there between steps and the gradients, for each stage of TRAIN.SHARDING."""
     stages = {choice.setting.sharding: choice.setting for choice in choices}
-    columns = [budget.resident(setting) if setting.devices > 1  # whose copies they are then
-               else {**budget.resident(setting), 'gradients': budget.trained}
-               for _, setting in sorted(stages.items())]
+    columns = []
+    for _, setting in sorted(stages.items()):
+        column = budget.resident(setting)
+        if 'ranks' not in column:  # which they are then
+            column['gradients'] = budget.trained * budget.share(setting, 2)
+        columns.append(column)
     head = ' | '.join(f'TRAIN.SHARDING {stage}' for stage in sorted(stages))
     lines = [f'| a device keeps | {head} |', '|---' * (1 + len(columns)) + '|']
     for part, text in {**PARTS, 'gradients': 'gradients, in a step'}.items():
@@ -150,5 +153,7 @@ def last_lines(args, choice: Choice | None, choices: list[Choice], global_batch:
         batch += f', not the {global_batch} of the recipe'
     if choice.batch < ENOUGH and setting.accum_iter > 1:
         batch += '; so small a batch may leave a GPU idle' if args.device == 'gpu' else ''
+    if setting.sharding > 1 and args.device == 'gpu':
+        batch += f'; TRAIN.SHARDING {setting.sharding} has not been run on a GPU yet'
     return [f'{batch}; {gib(choice.total)} of tensors in {gib(usable)}', '',
             command_line(args, choice, workers)]

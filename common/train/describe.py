@@ -100,17 +100,19 @@ def describe_training(log, config, state, sampler):
     log.info(f'{train.OPTIMIZER.NAME}: weight decay {train.WEIGHT_DECAY:g} on {len(decayed)} of '
              f'{len(trainable_parameters(state.model))} parameters, clip {train.GRAD_CLIP}')
     if train.SHARDING:
-        log.info(f'TRAIN.SHARDING {train.SHARDING}: ' + describe_shares(state.optimizer))
+        log.info(f'TRAIN.SHARDING {train.SHARDING}: '
+                 + describe_shares(state.optimizer, train.SHARDING))
     if state.ema:
         describe_ema(log, state.ema, schedule.num_steps, train.EMA.BEST)
 
 
-def describe_shares(optimizer):
-    """Says how the optimiser's states are split over the ranks."""
+def describe_shares(optimizer, stage):
+    """Says what is split over the ranks, and how, by TRAIN.SHARDING."""
     if not isinstance(optimizer, ShardedOptimizer):
         return 'one process, which has all of the optimiser\'s states'
+    more = {1: '', 2: '; gradients too', 3: '; gradients and the weights of the blocks too'}[stage]
     return (f'optimiser states of {min(optimizer.sizes):,} to {max(optimizer.sizes):,} weights on '
-            f'each of {len(optimizer.sizes)} processes')
+            f'each of {len(optimizer.sizes)} processes{more}')
 
 
 def describe_ema(log, ema, num_steps, can_be_best=False):

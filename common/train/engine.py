@@ -13,6 +13,7 @@ from common.core import dist
 from common.core.errors import InputError
 from common.core.parts import in_parts
 from common.core.randomness import seed_step
+from common.train.split_model import whole
 from common.train.state import Callbacks, EpochSteps, LoopOptions, Meter, TrainState
 
 CLIP_EPSILON = 1e-6  # PyTorch's, of clip_grad_norm_
@@ -42,7 +43,7 @@ def train_one_epoch(state: TrainState, batches, options: LoopOptions, steps: Epo
         state.optimizer.set_lr(lr)
         accumulate_gradients(state, batches, options, steps.epoch, step, meter)
         if options.max_skipped and not state.precision.scaler \
-                and not gradients_are_finite(state.parameters):
+                and not gradients_are_finite(state.parameters, state.split):
             skipped += 1
             if skipped > options.max_skipped:
                 raise InputError(f'epoch {steps.epoch}, step {step + 1}: got {skipped} steps in a '
@@ -52,9 +53,9 @@ def train_one_epoch(state: TrainState, batches, options: LoopOptions, steps: Epo
         else:
             skipped = 0
             with RecordEvent('optimiser'):
-                update(state.optimizer, state.parameters, options.grad_clip, state.precision)
+                update(state, options.grad_clip)
                 if state.ema:
-                    with RecordEvent('moving average'):
+                    with RecordEvent('moving average'), whole(state, meet=False):
                         state.ema.update()
         callbacks.after_update(step + 1, meter.sums)
         if (step + 1) % options.report_freq == 0 or step + 1 == steps.end:
@@ -75,7 +76,7 @@ def accumulate_gradients(state, batches, options, epoch, step, meter):
         if options.max_skipped:  # a step that will be left out has no part in the report
             sums = paddle.where(paddle.isfinite(sums[0]), sums, paddle.zeros_like(sums))
         meter.sums += sums
-    if options.recompute:
+    if options.recompute and not state.split:
         dist.average_gradients(state.parameters)
 
 
@@ -85,7 +86,8 @@ def backward(state, images, target, accum_iter):
     with RecordEvent('forward'), precision.autocast():
         logits = state.model(images)                                # [B, K]
         loss = state.criterion(logits, target)
-    scaled = loss / accum_iter if accum_iter > 1 else loss
+    parts = accum_iter * (state.split.ranks if state.split else 1)
+    scaled = loss / parts if parts > 1 else loss
     if precision.scaler:
         scaled = precision.scaler.scale(scaled)
     with RecordEvent('backward'):
@@ -121,20 +123,24 @@ def figures_of(meter, epoch, step, lr):
 
 
 @paddle.no_grad()
-def gradients_are_finite(parameters):
-    """Gradients are means over the ranks, so that all ranks get the same answer."""
-    finite = [paddle.isfinite(p.grad).all() for p in parameters if p.grad is not None]
-    return bool(paddle.stack(finite).all())
+def gradients_are_finite(parameters, split=None):
+    """Gradients are means over the ranks, so that all ranks get the same answer; with a SplitModel
+    each rank looks at those that it has."""
+    broken = [~paddle.isfinite(p.grad).all() for p in parameters if p.grad is not None]
+    count = paddle.stack(broken).astype('float64').sum() if broken else paddle.zeros([], 'float64')
+    return not (dist.all_reduce_sum(count) if split else count).item()
 
 
-def update(optimizer, parameters, grad_clip, precision):
+def update(state, grad_clip):
     """One optimiser step: unscale, clip, step, clear."""
-    scaler = precision.scaler
+    optimizer, scaler = state.optimizer, state.precision.scaler
     if scaler:
         scaler.unscale_(optimizer)
+        if state.split:
+            agree_on_overflow(scaler)
     if grad_clip is not None:
         with RecordEvent('clipping'):
-            clip_by_global_norm(parameters, grad_clip)
+            clip_by_global_norm(state.parameters, grad_clip, state.split)
     if scaler:
         scaler.step(optimizer)
         scaler.update()
@@ -143,17 +149,28 @@ def update(optimizer, parameters, grad_clip, precision):
     optimizer.clear_grad(set_to_zero=False)
 
 
+def agree_on_overflow(scaler):
+    """Has all ranks leave out a step if a gradient is not finite on any: each has looked at its
+    own."""
+    if not isinstance(getattr(scaler, '_found_inf', None), paddle.Tensor):
+        raise InputError(f'TRAIN.SHARDING 2 and 3 with a loss scaler: Paddle {paddle.__version__} '
+                         f'has no GradScaler._found_inf, expected that of 2.6 to 3.3')
+    scaler._found_inf = dist.all_reduce_sum(scaler._found_inf.astype('float64')) > 0
+
+
 @paddle.no_grad()
-def clip_by_global_norm(parameters, max_norm):
+def clip_by_global_norm(parameters, max_norm, split=None):
     """g * min(1, max_norm / (norm + CLIP_EPSILON)) with the L2 norm of all gradients, as PyTorch.
 
-    The norm is computed in float32 at least; at O2 gradients are of several types.
+    The norm is computed in float32 at least; at O2 gradients are of several types. With a
+    SplitModel it is of all ranks' gradients.
     """
     gradients = [p.grad for p in parameters if p.grad is not None]
     wide = paddle.float64 if any(g.dtype == paddle.float64 for g in gradients) else paddle.float32
     # g ** 2 takes 40 times as long
     squares = [paddle.square(g.astype(wide)).sum() for g in gradients]
-    norm = paddle.stack(squares).sum().sqrt()
+    total = paddle.stack(squares).sum() if squares else paddle.zeros([], wide)
+    norm = (dist.all_reduce_sum(total.astype('float64')) if split else total).sqrt()
     scale = paddle.clip(max_norm / (norm + CLIP_EPSILON), max=1.0)
     for gradient in gradients:
         gradient.multiply_(scale.astype(gradient.dtype))

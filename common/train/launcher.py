@@ -170,7 +170,7 @@ def launch(config, nprocs, build_model, get_dataset, signals, report=None,
     """
     device = pick_device(config)
     if not config.EVAL:
-        check_stage(config.TRAIN.SHARDING, device)
+        check_stage(config.TRAIN)
     nprocs = count_processes(nprocs, device)
     train_set = None if config.EVAL else get_dataset(config, is_train=True)
     val_set = get_dataset(config, is_train=False)

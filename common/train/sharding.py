@@ -1,4 +1,5 @@
-"""Optimiser states that are split over the ranks: stage 1 of ZeRO, TRAIN.SHARDING 1.
+"""Optimiser states that are split over the ranks: stage 1 of ZeRO, TRAIN.SHARDING 1; 2 and 3 split
+gradients and weights too, see train/split_model.py.
 
 Each rank keeps the states of its share of the parameters and updates these; then it gets the new
 values of the others from the ranks whose they are. Gradients are those of plain data parallelism
@@ -24,25 +25,22 @@ from common.core.errors import InputError
 from common.core.signals import held_back
 from common.weights.load import dtype_name
 
-NOT_HERE = (2, 3)  # stages that Paddle has for GPUs, and this project not yet
 # What rank 0 tells another one, instead of the number of a tensor that it wants.
 DONE, WAIT, INDEX = -1, -2, -3
 DTYPES = ('float32', 'float64', 'float16')  # of states
 PERIOD = 5.0  # seconds between two times that it tells them to wait
 
 
-def check_stage(stage, device):
-    """Raises InputError for a TRAIN.SHARDING that cannot be on a device ('cpu' or 'gpu')."""
-    if stage in NOT_HERE:
-        why = 'GPUs only' if device == 'cpu' else 'GPUs, by group_sharded_parallel, which was ' \
-            'never run with this project and is not built in'
-        raise InputError(f'TRAIN.SHARDING: got {stage}, expected 0 or 1; Paddle splits gradients '
-                         f'(2) and weights (3) on {why}')
+def check_stage(train):
+    """Raises InputError for what a TRAIN node has beside TRAIN.SHARDING, and cannot be with it."""
+    if train.SHARDING > 1 and train.TO_STATIC:
+        raise InputError(f'TRAIN.SHARDING: got {train.SHARDING} with TRAIN.TO_STATIC, expected 0 '
+                         f'or 1, or no graph: in a graph no gradient is there before the last')
 
 
 def is_split(stage):
     """Whether a run with this TRAIN.SHARDING has its optimiser's states split."""
-    return stage == 1 and dist.world_size() > 1
+    return stage > 0 and dist.world_size() > 1
 
 
 def owners_of(parameters, ranks):
@@ -96,6 +94,7 @@ class ShardedOptimizer:
         self.sizes = [sum(math.prod(parameter.shape) for parameter, owner in zip(
             parameters, self.owners, strict=True) if owner == rank)
             for rank in range(dist.world_size())]
+        self.sent = list(zip(parameters, self.owners, strict=True))  # after a step
         self.states = States()
 
     def __getattr__(self, name):  # set_lr, state_dict, set_state_dict and what GradScaler calls
@@ -104,7 +103,12 @@ class ShardedOptimizer:
     @paddle.no_grad()
     def step(self):
         self.inner.step()
-        dist.broadcast_all(self._parameter_list, self.owners)
+        dist.broadcast_all(*zip(*self.sent, strict=True))
+
+    def keep_apart(self, parameters):
+        """Leaves parameters on their ranks after a step: those that are fetched when needed."""
+        names = {parameter.name for parameter in parameters}
+        self.sent = [pair for pair in self.sent if pair[0].name not in names]
 
     def clear_grad(self, set_to_zero=True):
         for parameter in self._parameter_list:

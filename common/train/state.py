@@ -9,6 +9,7 @@ from paddle.profiler import RecordEvent
 
 from common.train.ema import Ema
 from common.train.precision import Precision
+from common.train.split_model import SplitModel
 
 
 @dataclass
@@ -24,6 +25,7 @@ class TrainState:
         ema: the moving average that follows each optimiser step, or None.
         multi_label: whether a target [B, K] says of each class whether the image has it; else it is
             a distribution over the classes.
+        split: SplitModel of a model whose gradients are split over the ranks, or None.
     """
     model: nn.Layer
     criterion: Callable
@@ -32,6 +34,7 @@ class TrainState:
     precision: Precision
     ema: Ema | None = None
     multi_label: bool = False
+    split: SplitModel | None = None
 
     def __post_init__(self):
         self.parameters = [p for p in self.model.parameters() if not p.stop_gradient]

@@ -26,6 +26,7 @@ from common.train.results import (
     score_of,
     weights_text,
 )
+from common.train.split_model import whole
 from common.train.state import Callbacks, EpochSteps, LoopOptions
 from common.weights.load import BEST, LAST
 
@@ -112,9 +113,12 @@ class Trainer(Callbacks):
             self.evaluate(self.epoch)  # this epoch was not to be the last one when it ended
         self.log.draw_curves(force=True)
         self.saver.check(LAST)
-        if self.unsaved and self.unsaved['epoch'] == self.epoch:
-            self.keep_best(self.unsaved)  # once more; the weights are in the checkpoint too
-            self.saver.check(BEST)
+        again = bool(self.unsaved) and self.unsaved['epoch'] == self.epoch
+        if any(self.barrier(again)):
+            with whole(self.state):
+                if again:
+                    self.keep_best(self.unsaved)  # the weights are in the checkpoint too
+                    self.saver.check(BEST)
         best = self.best or self.unsaved
         write_final_result(self.log, self.saver.folder, best, f'best, epoch {best["epoch"]}',
                            self.evaluation.class_names)
@@ -201,7 +205,8 @@ class Trainer(Callbacks):
                     'unsaved': self.unsaved, 'bad_images': self.bad_images}
         if self.patience.limit is not None:
             metadata['patience'] = self.patience.state()
-        with RecordEvent('checkpoint'), states_on_master(self.state.optimizer, self.bare_model):
+        with RecordEvent('checkpoint'), whole(self.state), \
+                states_on_master(self.state.optimizer, self.bare_model):
             self.saver.save(LAST, save_checkpoint, self.bare_model, metadata, beside, ema=self.ema,
                             optimizer=self.state.optimizer, scaler=self.state.precision.scaler,
                             resumed=self.resumed)
@@ -256,6 +261,11 @@ class Trainer(Callbacks):
         """Evaluates the model and its moving average; keeps the weights of the model, or with
         TRAIN.EMA.BEST of the better one of both, if they are the best so far. An average that is
         mostly the first weights is not kept, whatever it reaches."""
+        with whole(self.state):
+            self.evaluate_whole(epoch)
+
+    def evaluate_whole(self, epoch):
+        """Does the work of `evaluate` on a model that has all its weights."""
         result = self.evaluation.run(self.bare_model, epoch)
         if self.ema:
             with self.ema.in_place():
@@ -290,7 +300,8 @@ class Trainer(Callbacks):
         if self.unsaved is None:
             return
         if (self.epoch, self.step) == (self.unsaved['epoch'], 0):
-            self.keep_best(self.unsaved)
+            with whole(self.state):
+                self.keep_best(self.unsaved)
         else:
             self.log.warning(f'{BEST} holds {weights_text(self.best)}; the best evaluation\'s, '
                              f'{weights_text(self.unsaved)}, could not be written')

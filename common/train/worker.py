@@ -41,6 +41,7 @@ from common.train.same_run import check_same_run, continue_run, data_fingerprint
 from common.train.saver import CheckpointSaver
 from common.train.schedule import build_schedule
 from common.train.sharding import is_split
+from common.train.split_model import parallel
 from common.train.state import TrainState
 from common.train.trainer import Trainer
 from common.weights.load import load_pretrained, read_weights
@@ -225,7 +226,7 @@ def prepare_training(run, model, evaluation, origin):
 
     # STEP 6: the loop
     batches = train_batches(config, loader)
-    state.model = dist.data_parallel(state.model)
+    parallel(state, config.TRAIN.SHARDING)
     beside = config.SAVE_ASYNC
     if beside and is_split(config.TRAIN.SHARDING):
         log.info('SAVE_ASYNC is off: with TRAIN.SHARDING no process has memory for all states; '
