@@ -420,7 +420,8 @@ def test_checkpoint_with_a_moment_of_another_shape_is_refused_L10(tmp_path, kind
     {'sums': []}, {'sums': ['a', 'b', 'c']}, {'sums': [[1.0], [2.0], [3.0]]},
     {'best': {}}, {'best': {'epoch': 1}}, {'best': {**BEST, 'acc1': None}},
     {'best': {**BEST, 'acc1': float('nan')}}, {'best': {**BEST, 'at': 1}}, {'unsaved': {'acc1': 1}},
-    {'amp_grad_scaler': []}, {'class_names': 5}, {'class_names': [1]}, {'data': None}, {'data': {}},
+    {'amp_grad_scaler': []}, {'cores': -1}, {'cores': '2'}, {'class_names': 5},
+    {'class_names': [1]}, {'data': None}, {'data': {}},
     {'data_sets': 'x'}, {'data_sets': {'train': 1}}, {'config': {1: 2}}, {'config': {'DATA': 'x'}},
     {'config': {'DATA': {'AUG': {1: 2}}}}], ids=lambda change: str(change)[:40])
 def test_fact_that_no_run_writes_is_refused_W5(tmp_path, change):

@@ -45,6 +45,7 @@ METADATA = {
     'config': is_config,
     'class_names': lambda value: value is None or isinstance(value, list) and all(
         isinstance(name, str) for name in value),
+    'cores': lambda value: value is None or is_count(value),
     'data': lambda value: isinstance(value, dict) and 'images' in value,
     'data_sets': lambda value: isinstance(value, dict) and isinstance(value.get('train'), dict)
     and 'sha256' in value['train'],

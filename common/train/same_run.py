@@ -118,6 +118,8 @@ def continue_run(start, folder, metadata, log):
     log.info(f'resume: {file}, after epoch {start["epoch"]}{steps}')
     for line in differences(start['config'], metadata['config']):
         log.info(f'  {line}')
+    for line in core_lines(start.get('cores'), metadata['cores']):
+        log.info(f'  {line}')
     before, now = order_of_samples(start, metadata), order_of_samples(metadata, metadata)
     if start['step'] and before != now:
         raise InputError(
@@ -139,6 +141,19 @@ def continue_run(start, folder, metadata, log):
     if file != damaged and os.path.exists(damaged):
         # else the next checkpoint would make it the previous one
         os.replace(damaged, f'{damaged}.damaged')
+
+
+def core_lines(before, now):
+    """A line where a run on CPUs goes on with another number of cores: the sums of its threads are
+    rounded otherwise.
+
+    Args:
+        before, now: cores of a process, or None: on a GPU, and in checkpoints that do not say it.
+    """
+    if None in (before, now) or before == now:
+        return []
+    return [f'cores: {now} instead of {before}, so its numbers are the same up to rounding only; '
+            f'OMP_NUM_THREADS={before} keeps them to the bit']
 
 
 def order_of_samples(content, metadata):

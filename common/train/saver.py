@@ -27,8 +27,8 @@ class CheckpointSaver:
 
     Args:
         folder: the run's, or None to write nothing.
-        metadata: dict that each file holds beside the weights: seed, config, class_names, data and
-            data_sets.
+        metadata: dict that each file holds beside the weights: seed, config, class_names, cores,
+            data and data_sets.
         log: RunLog.
         beside: whether checkpoints are written beside the training where there is memory for a
             copy.

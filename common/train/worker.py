@@ -10,6 +10,7 @@ import paddle
 from common.config import plain_config
 from common.core import dist, processes
 from common.core.class_names import check_same, match_labels
+from common.core.cores import core_count
 from common.core.errors import InputError
 from common.core.label_sets import label_text
 from common.core.signals import Stopped
@@ -212,6 +213,7 @@ def prepare_training(run, model, evaluation, origin):
     metadata = {
         'seed': config.SEED, 'config': plain_config(config),
         'class_names': run.train_set.class_names,
+        'cores': core_count() if run.device == 'cpu' else None,
         'data_sets': data_fingerprints(run.train_set, run.val_set),
         'data': {'images': sampler.num_samples, 'global_batch': sampler.global_batch,
                  'repeats': sampler.repeats, 'balance': config.DATA.BALANCE}}

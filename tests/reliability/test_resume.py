@@ -274,6 +274,15 @@ def test_data_that_change_in_their_place_R10(tmp_path, capsys):
     assert 'WARNING: the data have changed' in capsys.readouterr().out
 
 
+def test_run_on_another_number_of_cores_says_so(data, tmp_path, capsys):
+    assert cut('vit', data, tmp_path / 'out', stop_at=5) == 143
+    file = str(run_folder(tmp_path / 'out') / LAST)
+    content = load_pickle(file)
+    write_atomically({**content, 'cores': content['cores'] + 6}, file)
+    assert cut('vit', data, tmp_path / 'out', '-resume=auto') == 0
+    assert f'cores: {content["cores"]} instead of {content["cores"] + 6}' in capsys.readouterr().out
+
+
 def test_checkpoint_that_does_not_know_its_data_R10(data, tmp_path, capsys):
     """As earlier versions wrote it: the number of images counts."""
     assert cut('vit', data, tmp_path / 'out', stop_at=5) == 143
