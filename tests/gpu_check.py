@@ -4,17 +4,21 @@ python -m tests.gpu_check [-device cpu] [-json output/gpu-check.json] [-short]
 
 Forward passes on the GPU beside the CPU's; flash attention beside the plain one; short trainings on
 scikit-learn's digits in float32, and in float16 and bfloat16 at O1 and O2, by the real scripts; the
-same on all GPUs if there are several; then the figures of `paddle-vitae benchmark device`: images a
-second by runtime and precision at the sizes and batches of the authors' table, training with
-FlashAttention and without, loss scales that overflowed, the wait for images, peak memory, the share
-of the all-reduce on several GPUs. All of it goes into one file of JSON, to be attached to an issue.
+same on all GPUs if there are several, and on two what TRAIN.SHARDING gives beside plain data
+parallelism: 20 steps, a checkpoint, the peak of ViT-B's memory; then the figures of
+`paddle-vitae benchmark device`: images a second by runtime and precision at the sizes and batches
+of the authors' table, training with FlashAttention and without, loss scales that overflowed, the
+wait for images, peak memory, the share of the all-reduce on several GPUs. All of it goes into one
+file of JSON, to be attached to an issue.
 
 Without a GPU it says so and its exit code is 0. `-device cpu` tries the checks themselves: mixed
 precision has no effect there. `-short` measures one tiny model instead of the figures.
 """
 import argparse
+import itertools
 import json
 import os
+import re
 import subprocess
 import sys
 import tempfile
@@ -38,6 +42,7 @@ PRECISIONS = [None, ('float16', 'O1'), ('float16', 'O2'), ('bfloat16', 'O1'), ('
 TABLE = ('vit_small_patch16_224', 'vit_base_patch16_224', 'swin_tiny', 'vitaev2_s', 'vitaev2_vsa_s',
          'vitae_tiny')
 OLD = paddle.__version__.startswith('2.')  # its linear layers give float32 at O1
+LARGE = {'gpu': ('vit_base_patch16_224',), 'cpu': ('vit_small_patch16_224',)}  # memory is measured
 EPOCHS, LEAST = 8, 0.5  # of the short trainings: the validation accuracy is .1 by chance
 
 
@@ -113,6 +118,40 @@ def training(family, precision, device, gpus, sharding=0):
     return accuracy >= LEAST, f'acc@1 {accuracy:.1%} after {EPOCHS} epochs'
 
 
+def sharding(stage, device):
+    """20 steps of a ViT in float64 with TRAIN.SHARDING on two devices, also with a loss scaler, and
+    going on from a checkpoint: the largest difference from plain data parallelism; the peak of
+    memory of a ViT-B step without and with it."""
+    with tempfile.TemporaryDirectory() as folder:
+        on_two('sharded_steps.py', device, folder, f'vit:{stage}', f'scaler:{stage}')
+        found = json.loads((Path(folder) / 'found.json').read_text())
+        worst = max(value for case in found.values() for kinds in case['differences']
+                    for value in kinds.values())
+        peaks = [max(map(int, re.findall(r'peak of tensors (\d+) MB', on_two(
+            'measure_sharding.py', device, folder, str(each), *LARGE[device]))))
+            for each in (0, stage)]
+    text = f'differs by {worst:.1e}; {LARGE[device][0]} takes {peaks[1]} MB, {peaks[0]} without'
+    return worst < 1e-6 and peaks[1] < peaks[0], text
+
+
+def on_two(script, device, folder, *arguments):
+    """What a script of this folder prints on two ranks; its last line is the error if it fails."""
+    env = {**os.environ, 'PYTHONPATH': str(ROOT)}
+    if device == 'cpu':
+        env['PADDLE_DISTRI_BACKEND'] = 'gloo'
+    else:
+        env['CUDA_VISIBLE_DEVICES'] = ','.join(visible()[:2])
+    logs = Path(folder) / f'log {script} {arguments}'.replace('/', '_')
+    done = subprocess.run(
+        [sys.executable, '-m', 'paddle.distributed.launch', '--nproc_per_node=2',
+         f'--log_dir={logs}', ROOT / 'tests' / script, folder, *arguments],
+        capture_output=True, text=True, env=env)
+    said = '\n'.join(file.read_text() for file in sorted(logs.glob('workerlog.*')))
+    if done.returncode:
+        raise RuntimeError(' '.join(f'{said}\n{done.stderr}'.split())[-200:])
+    return said
+
+
 def visible():
     """The numbers of the GPUs that may be used."""
     names = os.environ.get('CUDA_VISIBLE_DEVICES')
@@ -140,9 +179,15 @@ def checks(device):
         for family in FAMILIES:
             yield f'{family}: training on {count_gpus()} GPUs', lambda family=family: \
                 training(family, None, device, count_gpus())
-        for precision in (None, ('float16', 'O2')):  # the loss scaler, float32 weights
-            yield f'vit: optimiser states over {count_gpus()} GPUs, {precision or "float32"}', \
-                lambda precision=precision: training('vit', precision, device, count_gpus(), 1)
+        for stage, precision in itertools.product((1, 2, 3), (None, ('float16', 'O2'))):
+            # the loss scaler, float32 weights
+            yield f'vit: TRAIN.SHARDING {stage} on {count_gpus()} GPUs, {precision or "float32"}', \
+                lambda stage=stage, precision=precision: \
+                training('vit', precision, device, count_gpus(), stage)
+    for stage in (1, 2, 3):
+        yield f'TRAIN.SHARDING {stage} beside plain data parallelism', lambda stage=stage: \
+            sharding(stage, device) if device == 'cpu' or count_gpus() > 1 else \
+            (True, 'NOT CHECKED: it takes two GPUs, and there is one')
 
 
 def run_checks(device):

@@ -28,6 +28,7 @@ from common.train.precision import Precision
 from common.train.split_model import parallel, whole
 from common.train.state import Callbacks, EpochSteps, LoopOptions, TrainState
 from common.zoo import build_model, model_config
+from tests.sharded_steps import join
 
 STEPS = 3
 MB = 2 ** 20
@@ -51,10 +52,7 @@ def planned(*arguments):
 
 
 def main(folder, sharding, name='vit_base_patch16_224', *options):
-    paddle.set_device('cpu')
-    set_up_cpu()
-    dist.use_gloo()
-    dist.join_group()
+    join()
     config = config_with(sharding, name, options)
     model = build_model(config)
     optimizer = sharded(config.TRAIN, build_optimizer(config.TRAIN, model), model)

@@ -6,6 +6,7 @@ Rank 0 writes what it has found to FOLDER/found.json.
 """
 import json
 import math
+import os
 import resource
 import signal
 import sys
@@ -17,6 +18,7 @@ import paddle
 
 from common.config import base_config
 from common.core import dist
+from common.core.environment import BACKEND
 from common.core.processes import set_up_cpu
 from common.layers.recompute import recompute_cells
 from common.train.checkpoint import resume, save_checkpoint
@@ -200,11 +202,18 @@ def compare(case, stage, folder):
             'written': [full, written], 'kept': [json.loads(text) for text in kept]}
 
 
-def main(folder, *cases):
-    paddle.set_device('cpu')
-    set_up_cpu()
-    dist.use_gloo()
+def join():
+    """Joins the ranks on CPUs where the launcher was told to use gloo, else on a GPU each."""
+    if os.environ.get(BACKEND) == 'gloo':
+        paddle.set_device('cpu')
+        set_up_cpu()
+    else:
+        paddle.set_device('gpu')
     dist.join_group()
+
+
+def main(folder, *cases):
+    join()
     paddle.set_default_dtype('float64')
     signal.signal(signal.SIGXFSZ, signal.SIG_IGN)
     found = {}

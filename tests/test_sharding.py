@@ -16,7 +16,9 @@ from tests.conftest import ROOT, refusal, refused_run, run_script
 from tests.sharded_steps import CASES
 
 SHORT = ('vit:1', 'vit:3', 'vitae:3')
-ALL = tuple(f'{case}:{stage}' for case in CASES for stage in (1, 2, 3))
+ALL = [pytest.param(ranks, tuple(f'{case}:{stage}' for case in CASES), marks=pytest.mark.long,
+                    id=f'{ranks} ranks, stage {stage}')
+       for ranks in (2, 4) for stage in (1, 2, 3)]
 # Of weights in float64. At 1 it has always been 0. At 2 and 3 the sums over micro-batches, blocks
 # and the norm have another order, and AdamW divides a gradient that is nothing but rounding by its
 # own size.
@@ -35,9 +37,7 @@ def steps(ranks, cases, folder):
     return json.loads((folder / 'found.json').read_text())
 
 
-@pytest.mark.parametrize('ranks, cases', [
-    (2, SHORT), pytest.param(2, ALL, marks=pytest.mark.long),
-    pytest.param(4, ALL, marks=pytest.mark.long)])
+@pytest.mark.parametrize('ranks, cases', [(2, SHORT), *ALL])
 def test_split_states_change_no_weight_and_no_checkpoint_H1_H2(ranks, cases, tmp_path):
     """The three families, with accumulation, clipping, layer decay, averages, recomputed blocks,
     skipped steps and a scaler: weights, averages and states are those of plain data parallelism,
