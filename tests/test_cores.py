@@ -139,8 +139,16 @@ def test_error_of_a_part_is_raised_when_all_have_ended(two_cores):
     assert len(ended) == 1 and threading.active_count() == before
 
 
+@pytest.fixture
+def interrupts():
+    """SIGINT raises, also where a shell that ignores it has started the tests."""
+    before = signal.signal(signal.SIGINT, signal.default_int_handler)
+    yield
+    signal.signal(signal.SIGINT, before)
+
+
 @needs_libraries
-def test_ctrl_c_is_raised_when_all_parts_have_ended(two_cores):
+def test_ctrl_c_is_raised_when_all_parts_have_ended(two_cores, interrupts):
     model, ended, before = create_model('vit_digits'), [], threading.active_count()
 
     def forward(part):
