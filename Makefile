@@ -1,7 +1,7 @@
 # make demo   installs into .venv, trains a small ViT on real images, evaluates, predicts
 # make test   installs what the tests need and runs them; make quick: those that notice most
 # make docs   builds site/, the documentation as pages that a browser opens and searches, and checks it
-.PHONY: demo demo-detection demo-segmentation engines docs test quick test-engines test-paddle26 reliability gpu-check fuzz lint clean
+.PHONY: demo demo-detection demo-segmentation engines docs notebooks test quick test-engines test-paddle26 reliability gpu-check fuzz lint clean
 
 # The first Python of 3.10 to 3.12 that runs; `make demo PYTHON=/path/to/python` chooses another.
 PYTHON ?= $(shell for p in python3 python3.12 python3.11 python3.10; do \
@@ -30,6 +30,11 @@ $(BIN)/.test: pyproject.toml
 $(BIN)/.docs: pyproject.toml
 	$(call make_venv,$(BIN))
 	$(BIN)/pip install -q -e '.[docs]'
+	touch $@
+
+$(BIN)/.notebooks: pyproject.toml
+	$(call make_venv,$(BIN))
+	$(BIN)/pip install -q -e '.[cpu,digits,report,notebooks]'
 	touch $@
 
 $(BIN26)/.test: pyproject.toml
@@ -103,6 +108,10 @@ demo-segmentation: $(BIN)/.engines
 
 docs: $(BIN)/.docs
 	$(BIN)/python -m docs.site.build
+
+# Runs notebooks/ from the first cell to the last; tests/notebooks.py says how outputs are renewed.
+notebooks: $(BIN)/.notebooks
+	$(BIN)/python -m tests.notebooks
 
 # On two processes.
 test: $(BIN)/.test

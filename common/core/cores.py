@@ -111,8 +111,9 @@ def ranks_here():
 def set_up_cores():
     """Makes Paddle use the cores that are this process's, from the calling thread on.
 
-    Threads of OpenMP that have no work sleep at once: by default they spin for 0.2 s, in which they
-    keep others from a core. On free cores that costs nothing.
+    Threads of OpenMP that have no work spin for a millisecond, then sleep; by default they spin for
+    0.2 s, in which they keep others from a core. Waking them for each operator of a small model
+    takes longer than one core needs for it; measured in common/README.md, "What did not help".
     """
     if SAID is not None:
         Cores.count = number_of(SAID)  # Paddle has read it, too
@@ -131,7 +132,7 @@ def use_cores():
         openmp, _ = libraries()
         openmp.omp_set_num_threads(Cores.count)
         if not any(name in os.environ for name in WAIT_VARIABLES):
-            openmp.kmp_set_blocktime(0)
+            openmp.kmp_set_blocktime(1)
 
 
 @functools.cache
