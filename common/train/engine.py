@@ -53,7 +53,8 @@ def train_one_epoch(state: TrainState, batches, options: LoopOptions, steps: Epo
         else:
             skipped = 0
             with RecordEvent('optimiser'):
-                update(state, options.grad_clip)
+                update(state.optimizer, state.parameters, options.grad_clip, state.precision,
+                       state.split)
                 if state.ema:
                     with RecordEvent('moving average'), whole(state, meet=False):
                         state.ema.update()
@@ -131,16 +132,16 @@ def gradients_are_finite(parameters, split=None):
     return not (dist.all_reduce_sum(count) if split else count).item()
 
 
-def update(state, grad_clip):
+def update(optimizer, parameters, grad_clip, precision, split=None):
     """One optimiser step: unscale, clip, step, clear."""
-    optimizer, scaler = state.optimizer, state.precision.scaler
+    scaler = precision.scaler
     if scaler:
         scaler.unscale_(optimizer)
-        if state.split:
+        if split:
             agree_on_overflow(scaler)
     if grad_clip is not None:
         with RecordEvent('clipping'):
-            clip_by_global_norm(state.parameters, grad_clip, state.split)
+            clip_by_global_norm(parameters, grad_clip, split)
     if scaler:
         scaler.step(optimizer)
         scaler.update()
