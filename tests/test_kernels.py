@@ -471,3 +471,26 @@ def test_built_once_and_again_for_another_source(compiled, tmp_path, monkeypatch
     assert 'error' in native.reason(caught.value)
     assert sorted(name.rpartition('.')[2] for name in os.listdir(tmp_path / 'kernels')) == \
         ['so', 'so']
+
+
+def test_kernels_are_for_float32_whatever_the_default_is(library, monkeypatch):
+    monkeypatch.setattr(native.Kernels, 'library', library)
+
+    def gradients(model, images):
+        paddle.seed(0)
+        model(images).sum().backward()
+        found = [p.grad.numpy() for p in model.parameters() if p.grad is not None]
+        model.clear_gradients()
+        return found
+
+    for name in ('vit_digits', 'vitaev2_vsa_digits', 'vitae_digits'):
+        model, images = create_model(name, dropout=0.0, attention_dropout=0.0), paddle.ones(
+            [2, 3, 32, 32])
+        model.train()
+        expected = gradients(model, images)
+        paddle.set_default_dtype('float64')
+        try:
+            found = gradients(model, images)
+        finally:
+            paddle.set_default_dtype('float32')
+        assert all(np.array_equal(x, y) for x, y in zip(found, expected, strict=True))

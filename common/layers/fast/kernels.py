@@ -80,7 +80,7 @@ def layer_norm(x, weight, bias, epsilon):
     """The normalised rows, and for the gradient mean and inverse deviation of each, [rows]."""
     C = x.shape[-1]
     rows = x.size // C
-    y, mean, inverse = paddle.empty_like(x), paddle.empty([rows]), paddle.empty([rows])
+    y, mean, inverse = paddle.empty_like(x), floats(rows), floats(rows)
     call('layer_norm', rows, C, x, weight, bias, float(epsilon), y, mean, inverse)
     return y, mean, inverse
 
@@ -88,7 +88,7 @@ def layer_norm(x, weight, bias, epsilon):
 def layer_norm_gradient(x, weight, dy, mean, inverse):
     """The gradients of x, weight and bias."""
     C, threads = x.shape[-1], Kernels.library.thread_count()
-    dx, sums = paddle.empty_like(x), paddle.zeros([threads, 2, C])
+    dx, sums = paddle.empty_like(x), paddle.zeros([threads, 2, C], 'float32')
     call('layer_norm_gradient', x.size // C, C, threads, x, weight, dy, mean, inverse, dx, sums)
     return dx, *(sums[0] if threads == 1 else sums.sum(axis=0)).unbind(0)
 
@@ -117,9 +117,9 @@ def attention(qkv, heads, bias, keeps):
         [B, T, C] and the weights [B, G, n, M, M], or None.
     """
     B, T, C, G, M = *heads.sizes(qkv), *heads.windows(qkv)
-    y = paddle.empty([B, T, C])
-    weights = paddle.empty([B, G, heads.n, M, M]) if keeps else None
-    threads, scratch = attention_scratch(M, C // heads.n)
+    y, threads = floats(B, T, C), Kernels.library.thread_count()
+    weights = floats(B, G, heads.n, M, M) if keeps else None
+    scratch = floats(threads, size_of('attention_scratch', M, C // heads.n))
     call('attention', B, T, G, M, heads.n, C // heads.n, threads, heads.order, qkv, heads.scale,
          bias, heads.regions, heads.mask, 1 / (1 - heads.p), weights, y, scratch)
     return y, weights
@@ -128,9 +128,9 @@ def attention(qkv, heads, bias, keeps):
 def attention_gradient(qkv, heads, weights, dy, of_bias):
     """The gradients of qkv, and with `of_bias` of the bias, else None."""
     B, T, C, G, M = *heads.sizes(qkv), *heads.windows(qkv)
-    dqkv = paddle.empty_like(qkv)
-    threads, scratch = attention_scratch(M, C // heads.n)
-    sums = paddle.zeros([threads, heads.n, M, M]) if of_bias else None
+    dqkv, threads = paddle.empty_like(qkv), Kernels.library.thread_count()
+    scratch = floats(threads, size_of('attention_scratch', M, C // heads.n))
+    sums = paddle.zeros([threads, heads.n, M, M], 'float32') if of_bias else None
     call('attention_gradient', B, T, G, M, heads.n, C // heads.n, threads, heads.order, qkv,
          heads.scale, heads.mask, 1 / (1 - heads.p), weights, dy, dqkv, sums, scratch)
     if of_bias:
@@ -138,20 +138,13 @@ def attention_gradient(qkv, heads, weights, dy, of_bias):
     return dqkv, sums
 
 
-def attention_scratch(M, d):
-    """How many threads there are, and memory for them."""
-    threads = Kernels.library.thread_count()
-    return threads, paddle.empty([threads, size_of('attention_scratch', M, d)])
-
-
 def convolution(x, weight, bias, groups, turned=False):
     """A convolution of 3 x 3, of stride 1, with zeros around the map; bias: or None. Turned, from
     its result's gradient x that of its input, without bias."""
     B, C, H, W = x.shape
     C, D = C // groups, weight.shape[1] if turned else weight.shape[0] // groups
-    y, threads = paddle.empty([B, groups * D, H, W], 'float32'), Kernels.library.thread_count()
-    size = size_of('convolution_scratch', threads, groups, C, D, H, W)
-    scratch = paddle.empty([size], 'float32')
+    y, threads = floats(B, groups * D, H, W), Kernels.library.thread_count()
+    scratch = floats(size_of('convolution_scratch', threads, groups, C, D, H, W))
     call('convolution', threads, B, groups, C, D, H, W, int(turned), x, weight, bias, scratch, y)
     return y
 
@@ -160,10 +153,9 @@ def convolution_gradient(x, weight, dy, groups):
     """The gradients of the weight and of the bias."""
     B, C, H, W = x.shape
     C, D = C // groups, weight.shape[0] // groups
-    dw, db = paddle.empty_like(weight), paddle.empty(weight.shape[:1], 'float32')
+    dw, db = paddle.empty_like(weight), floats(len(weight))
     threads = min(Kernels.library.thread_count(), groups)
-    size = size_of('convolution_gradient_scratch', B, C, D, H, W)
-    scratch = paddle.empty([threads, size], 'float32')
+    scratch = floats(threads, size_of('convolution_gradient_scratch', B, C, D, H, W))
     call('convolution_gradient', threads, B, groups, C, D, H, W, x, dy, scratch, dw, db)
     return dw, db
 
@@ -173,7 +165,7 @@ def depthwise(x, h, w, weight, bias, turned=False):
     Turned, from its result's gradient x that of its input, without bias."""
     (B, _, C), k, y = x.shape, weight.shape[-1], paddle.empty_like(x)
     threads = Kernels.library.thread_count()
-    scratch = paddle.empty([threads, size_of('depthwise_scratch', h, w, C, k)], 'float32')
+    scratch = floats(threads, size_of('depthwise_scratch', h, w, C, k))
     call('depthwise', threads, B, h, w, C, k, int(turned), x, weight, bias, scratch, y)
     return y
 
@@ -181,10 +173,15 @@ def depthwise(x, h, w, weight, bias, turned=False):
 def depthwise_gradient(x, h, w, weight, dy):
     """The gradients of the weight and of the bias."""
     (B, _, C), k, dw = x.shape, weight.shape[-1], paddle.empty_like(weight)
-    db, threads = paddle.empty([C], 'float32'), Kernels.library.thread_count()
-    scratch = paddle.empty([threads, size_of('depthwise_scratch', h, w, C, k)], 'float32')
+    db, threads = floats(C), Kernels.library.thread_count()
+    scratch = floats(threads, size_of('depthwise_scratch', h, w, C, k))
     call('depthwise_gradient', threads, B, h, w, C, k, x, dy, scratch, dw, db)
     return dw, db
+
+
+def floats(*shape):
+    """Memory for a kernel; its numbers are float32, whatever Paddle's default is."""
+    return paddle.empty(shape, 'float32')
 
 
 def size_of(name, *arguments):
