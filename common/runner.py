@@ -159,13 +159,11 @@ def config_to_evaluate(name, weights):
 def evaluate_export(args):
     """Prints the accuracy of an export on the validation set that the flags name."""
     from common.deploy.evaluation import evaluate_exported  # a run needs no runtime
-    from common.deploy.load import load_exported
+    from common.deploy.load import check_alone, load_exported
 
     with errors_of_a_tool():
-        for flag in ('cfg', 'pretrained', 'resume', 'image_size', 'report', 'nprocs', 'recipe',
-                     'real_labels', 'amp'):
-            if getattr(args, flag):
-                raise InputError(f'-exported: got -{flag} too, expected one of the two')
+        check_alone(args, 'cfg', 'pretrained', 'resume', 'image_size', 'report', 'nprocs', 'recipe',
+                    'real_labels', 'amp')
         processes.set_up_cpu()
         batch_size = args.batch_size_eval or base_config().DATA.BATCH_SIZE_EVAL
         classifier = load_exported(args.exported, args.runtime, batch_size=batch_size)

@@ -128,6 +128,13 @@ def load_exported(folder: str | os.PathLike, runtime: str | None = None,
     return RUNTIME_OF[runtime].make(folder, threads=threads)
 
 
+def check_alone(args, *flags):
+    """Raises InputError for a flag that names what an export already has, beside -exported."""
+    for flag in flags:
+        if getattr(args, flag):
+            raise InputError(f'-exported: got -{flag} too, expected one of the two')
+
+
 def exported_of_tool(args, batch_size=1):
     """The export that a tool's -exported names, with a line on standard error about `auto`.
 
@@ -138,9 +145,7 @@ def exported_of_tool(args, batch_size=1):
     Raises:
         InputError: there is another model among the flags, or what load_exported raises.
     """
-    for flag in ('cfg', 'pretrained', 'o'):
-        if getattr(args, flag):
-            raise InputError(f'-exported: got -{flag} too, expected one of the two')
+    check_alone(args, 'cfg', 'pretrained', 'o')
     if args.device:
         set_device(args.device)
     classifier = load_exported(args.exported, args.runtime, batch_size=batch_size)
