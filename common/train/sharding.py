@@ -79,6 +79,9 @@ class ShardedOptimizer:
     Args:
         optimizer: of the parameters that `own_share` gives.
         parameters: all trainable ones.
+
+    Attributes:
+        pairs: (parameter, rank whose it is) of all.
     """
 
     def __init__(self, optimizer, parameters):
@@ -86,15 +89,13 @@ class ShardedOptimizer:
         # By these names Paddle's GradScaler finds the gradients: those of all ranks' shares, so
         # that all of them leave out the same steps.
         self._parameter_list = self._param_groups = list(parameters)
-        self.owners = owners_of(parameters, dist.world_size())
-        self.own_names = {parameter.name for parameter, owner in zip(parameters, self.owners,
-                                                                    strict=True)
+        self.pairs = list(zip(parameters, owners_of(parameters, dist.world_size()), strict=True))
+        self.own_names = {parameter.name for parameter, owner in self.pairs
                           if owner == dist.rank()}
         # weights of each rank's share
-        self.sizes = [sum(math.prod(parameter.shape) for parameter, owner in zip(
-            parameters, self.owners, strict=True) if owner == rank)
-            for rank in range(dist.world_size())]
-        self.sent = list(zip(parameters, self.owners, strict=True))  # after a step
+        self.sizes = [sum(math.prod(parameter.shape) for parameter, owner in self.pairs
+                          if owner == rank) for rank in range(dist.world_size())]
+        self.sent = self.pairs  # after a step
         self.states = States()
 
     def __getattr__(self, name):  # set_lr, state_dict, set_state_dict and what GradScaler calls

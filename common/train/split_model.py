@@ -46,10 +46,9 @@ class SplitModel:
         self.barrier = dist.Barrier(f'weights/{next(self.numbers)}')
         values = list(model.state_dict().values())
         dist.broadcast_all(values, [0] * len(values))
-        pairs = list(zip(optimizer._parameter_list, optimizer.owners, strict=True))
-        for parameter, owner in pairs:
+        for parameter, owner in optimizer.pairs:
             parameter._register_backward_hook(functools.partial(to_owner, parameter, owner))
-        owners = {parameter.name: owner for parameter, owner in pairs}
+        owners = {parameter.name: owner for parameter, owner in optimizer.pairs}
         self.cells = []
         for cell, parameters in split_parameters(model) if weights else []:
             self.cells.append(CellWeights(cell, [(p, owners[p.name]) for p in parameters]))
